@@ -1,0 +1,5 @@
+"""`python -m ferbal` is `ferbal`."""
+
+from ferbal.cli import main
+
+main()

@@ -1,0 +1,349 @@
+"""The command line: parse, call, print, exit codes. Everything heavy is imported by the command that needs it.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed,
+130 or 143 interrupted (what was done is kept).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ferbal import __version__
+from ferbal.errors import FerbalError, UsageError, nearest
+
+app = typer.Typer(
+    name="ferbal",
+    help="Class-imbalance and ensembling studies on images, facial expressions first.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+study_app = typer.Typer(help="Check, run and report a study.", no_args_is_help=True)
+data_app = typer.Typer(help="Bring in a data set and look at it.", no_args_is_help=True)
+app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
+
+Root = Annotated[Path, typer.Option("--root", help="Where data/, studies/ and reports/ lie.", show_default="here")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: --set training.epochs=10")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="FILE", help="The study file.")]
+HERE = Path()
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def main() -> NoReturn:
+    """Entry point: an error that a user can act on becomes one message and a documented exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        app()
+    except FerbalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except Interrupted as stop:
+        print("interrupted; what was done is kept, and the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + stop.number)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise Interrupted(number)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ferbal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ferbal(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(path: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("studies/my-study.yaml")) -> None:
+    """Write a commented study file to start from."""
+    from importlib.resources import files as resources
+
+    from ferbal import files
+    from ferbal.store import slug
+
+    if path.exists():
+        raise UsageError(f"{path} exists already; give another name")
+    text = (resources("ferbal") / "starter.yaml").read_text(encoding="utf-8")
+    files.write_text(path, text.replace("my-study", slug(path.stem)))
+    print(f"{path} written. Next: ferbal study check {path}")
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[Path, typer.Argument(help="fer2013.csv (columns emotion, pixels, Usage).")],
+    name: Annotated[str, typer.Option("--as", help="Name under data/.", show_default="the file's name")] = "",
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a data set of that name.")] = False,
+    root: Root = HERE,
+) -> None:
+    """Read a data set, check every pixel, and write it to data/NAME."""
+    from ferbal import data
+    from ferbal.store import slug
+
+    name = name or slug(source.stem)
+    if name == "demo" or slug(name) != name:
+        raise UsageError(f"--as {name!r}: a data set's name is lower-case letters, digits and dashes, and not 'demo'")
+    folder = root / "data" / name
+    if folder.exists() and not replace:
+        raise UsageError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
+    about = data.save(data.read(source), folder, replace=replace)
+    rows = sum(map(sum, about["counts"].values()))
+    print(f"{folder}: {rows:,} images of {about['shape'][2]}x{about['shape'][3]} px, {len(about['classes'])} classes")
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="A data set under data/, or demo.")],
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
+    """Rows per class and split, imbalance, and how many pictures stand in more than one split."""
+    from ferbal import data
+
+    dataset = data.open(name, root)
+    counts = data.describe(name, root)["counts"]
+    twins = len(dataset.train) - len(data.training_rows(dataset, "drop"))
+    found = {
+        "name": dataset.name,
+        "digest": dataset.digest,
+        "counts": {split: dict(zip(dataset.classes, rows, strict=True)) for split, rows in counts.items()},
+        "imbalance": round(max(counts["train"]) / max(min(counts["train"]), 1), 2),
+        "training_rows_with_a_twin": twins,
+        "test_rows_without_a_twin": len(data.without_twin(dataset)),
+    }
+    if as_json:
+        return _print_json(found)
+    _print_table(
+        ["class", *counts],
+        [[label, *(f"{counts[split][k]:,}" for split in counts)] for k, label in enumerate(dataset.classes)]
+        + [["all", *(f"{sum(rows):,}" for rows in counts.values())]],
+    )
+    print(f"largest to smallest class in training: {found['imbalance']} : 1")
+    print(f"training rows whose picture is also in validation or test: {twins:,} (left out by `twins: drop`)")
+    print(f"test rows without a twin elsewhere: {found['test_rows_without_a_twin']:,} of {len(dataset.test):,}")
+
+
+@study_app.command("check")
+def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:  # noqa: B006
+    """Show what every arm will do, before anything trains."""
+    from ferbal import study
+
+    checked = study.prepare(file, root, changes)
+    trials, finals = checked.spec.trainings
+    if as_json:
+        arms = [
+            {
+                "arm": arm.name,
+                "recipe": arm.recipe,
+                "rows": dict(zip(plan.classes, plan.counts.tolist(), strict=True)),
+                "stages": [_stage(stage) for stage in plan.stages],
+                "notes": list(plan.notes),
+            }
+            for arm, plan in checked.plans
+        ]
+        return _print_json({"study": checked.spec.name, "arms": arms, "trials": trials, "final_runs": finals})
+    dataset = checked.dataset
+    print(f"{checked.spec.name}: {len(checked.plans)} arms on {dataset.name} ({len(dataset.train):,} training rows)\n")
+    rows = []
+    for arm, plan in checked.plans:
+        by_class = dict(zip(plan.classes, plan.counts.tolist(), strict=True))
+        counts = [f"{by_class[name]:,}" if name in by_class else "-" for name in dataset.classes]
+        rows.append([arm.name, *counts, " + ".join(f"{s.epochs} epochs" for s in plan.stages)])
+    _print_table(["arm", *dataset.classes, "stages"], rows)
+    for arm, plan in {arm.label: (arm, plan) for arm, plan in checked.plans}.values():
+        print(f"\n{arm.label}: {arm.recipe}")
+        for note in plan.notes:
+            print(f"  {note}")
+    print(f"\n{trials + finals} trainings: {trials} trials and {finals} final runs on {len(checked.spec.seeds)} seeds")
+
+
+@study_app.command("run")
+def study_run(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:  # noqa: B006
+    """Search, train on fresh seeds, combine and report. What is done already is kept."""
+    from rich.console import Console
+
+    from ferbal import study
+    from ferbal.progress import Display
+
+    reported = Display(Console(stderr=True)).watch(study.run(study.prepare(file, root, changes)))
+    _print_reported(reported, as_json)
+    if reported.failed:
+        raise typer.Exit(4)
+
+
+@study_app.command("status")
+def study_status(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:  # noqa: B006
+    """How far a study is: trials, final runs and scores of every arm."""
+    from ferbal import study
+
+    found = study.status(study.prepare(file, root, changes))
+    if as_json:
+        return _print_json(found)
+    _print_table(
+        ["arm", "trials", "final runs", "failed", "val macro-F1"],
+        [
+            [
+                arm["arm"],
+                f"{arm['trials_done']}/{arm['trials']}",
+                f"{arm['final_runs_done']}/{arm['final_runs']}",
+                str(arm["failed"] or ""),
+                "" if arm["macro_f1"] is None else f"{arm['macro_f1']:.3f}",
+            ]
+            for arm in found["arms"]
+        ],
+    )
+
+
+@study_app.command("report")
+def study_report(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:  # noqa: B006
+    """Make the page anew from what is on disk. Nothing is trained."""
+    from ferbal import study
+
+    _print_reported(study.report(study.prepare(file, root, changes)), as_json)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="strategies, backbones or data")],
+    name: Annotated[str, typer.Argument(help="A strategy to explain, or part of a backbone's name.")] = "",
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
+    """What there is to choose from."""
+    lists = {"strategies": _strategies, "backbones": _backbones, "data": _data_sets}
+    if what not in lists:
+        raise UsageError(f"cannot list {what!r}{nearest(what, lists)}; known are {', '.join(lists)}")
+    lists[what](name, as_json, root)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of a study file, for editors that complete and check YAML."""
+    from ferbal.spec import StudySpec
+
+    _print_json(StudySpec.model_json_schema())
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, device and threads: what to send along with a question."""
+    from importlib.metadata import version
+
+    from ferbal import device
+
+    packages = ("torch", "torchvision", "timm", "optuna", "scikit-learn", "imbalanced-learn", "plotly", "pandas")
+    found = {
+        "ferbal": __version__,
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in packages},
+        **device.describe(),
+    }
+    if as_json:
+        return _print_json(found)
+    for key, value in found.items():
+        print(f"{key:18} {value}")
+
+
+def _strategies(name: str, as_json: bool, root: Path) -> None:
+    from inspect import getdoc
+
+    from ferbal import recipe
+    from ferbal.strategies import CATALOGUE
+
+    factories = {key: recipe.find(key) for key in ([name] if name else [*CATALOGUE, *recipe.plugins()])}
+    docs = {key: getdoc(factory) or "" for key, factory in factories.items()}
+    if as_json:
+        return _print_json({key: {"parameters": recipe.signature(f), "doc": docs[key]} for key, f in factories.items()})
+    if name:
+        print(f"{name}{recipe.signature(factories[name])}\n\n{docs[name]}")
+    else:
+        _print_table(
+            ["strategy", "what it does"],
+            [[key + recipe.signature(f), docs[key].splitlines()[0]] for key, f in factories.items()],
+        )
+
+
+def _backbones(name: str, as_json: bool, root: Path) -> None:
+    from ferbal import models
+
+    found = [backbone for backbone in (*models.own(), *(n for n in models.known() if n not in models.own()))]
+    found = [backbone for backbone in found if name in backbone]
+    return _print_json(found) if as_json else print("\n".join(found))
+
+
+def _data_sets(name: str, as_json: bool, root: Path) -> None:
+    from ferbal import data
+
+    found = [known for known in data.names(root) if name in known]
+    return _print_json(found) if as_json else print("\n".join(found))
+
+
+def _stage(stage: Any) -> dict[str, Any]:
+    return {
+        "epochs": stage.epochs,
+        "scope": stage.scope,
+        "odds": None if stage.odds is None else stage.odds.tolist(),
+    }
+
+
+def _print_reported(reported: Any, as_json: bool) -> None:
+    models = reported.summary.to_dict("records")
+    if as_json:
+        return _print_json({"report": str(reported.path), "failed_runs": reported.failed, "models": models})
+    if models:
+        shown = ("macro_f1", "balanced_accuracy", "accuracy")
+        _print_table(
+            ["on test", "runs", *shown],
+            [[m["model"], str(m["runs"]), *(f"{m[name]:.3f}" for name in shown)] for m in models],
+        )
+    print(reported.path)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Columns of text: the first to the left, numbers to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    width = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    numeric = [all(_is_number(line[column]) for line in lines[1:]) for column in range(len(width))]
+    for line in lines:
+        cells = [t.rjust(w) if right else t.ljust(w) for t, w, right in zip(line, width, numeric, strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "").replace("-", "").replace("/", "").strip().isdigit() or text in ("", "-")

@@ -1,0 +1,85 @@
+"""Where and in which number format training runs, and how the machine is described."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chosen
+
+
+def pick() -> torch.device:
+    """The GPU if torch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    """Forward passes in this format; fp32 changes nothing."""
+    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=precision != "fp32")
+
+
+def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> dict[str, float]:
+    """Images a second of a training step in each format that this device knows. The model is left trained on noise.
+
+    shape: of one batch, [B, C, H, W].
+    """
+    model = model.to(device).train()
+    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
+    def step(precision: Precision) -> None:
+        with autocast(device, precision):
+            loss = model(images).float().logsumexp(-1).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    formats: list[Precision] = ["fp32", "bf16"]
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        formats = ["fp32", "fp16"]
+    best = dict.fromkeys(formats, float("inf"))
+    for precision in formats:
+        step(precision)
+    for _ in range(4):
+        for precision in formats:
+            start = time.perf_counter()
+            step(precision)
+            best[precision] = min(best[precision], time.perf_counter() - start)
+    return {precision: round(shape[0] / seconds, 1) for precision, seconds in best.items()}
+
+
+def choose(speeds: dict[str, float]) -> str:
+    """fp32, unless another format is worthwhile."""
+    rival = max(speeds, key=lambda precision: speeds[precision])
+    return rival if speeds[rival] >= WORTHWHILE * speeds["fp32"] else "fp32"
+
+
+def describe() -> dict[str, Any]:
+    """The machine, for provenance."""
+    device = pick()
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "host": platform.node(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

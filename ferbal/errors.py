@@ -1,0 +1,36 @@
+"""Errors that a user meets: one message, one next step, one exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FerbalError(Exception):
+    """Something failed that a user can act on. The message says what, where and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(FerbalError):
+    """The command line or the study file asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class DataError(FerbalError):
+    """The data are missing, damaged or not what they claim to be."""
+
+    exit_code = 3
+
+
+class RunError(FerbalError):
+    """One training failed (a diverging loss, say). The study goes on without it and ends with code 4."""
+
+    exit_code = 4
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the known name closest to `name`, or nothing if none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

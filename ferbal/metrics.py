@@ -1,0 +1,80 @@
+"""Scores of predictions, from a confusion matrix or from probabilities. NumPy only."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+def confusion(
+    labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], classes: int
+) -> Int[np.ndarray, "k k"]:
+    """Counts of (true, predicted). Rows are true classes, columns predictions."""
+    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def precision(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
+    """Right predictions of each class over all predictions of it, 0..1. 0 where it is never predicted."""
+    return _ratio(np.diag(matrix), matrix.sum(0), empty=0.0)
+
+
+def recall(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
+    """Right predictions of each class over its rows, 0..1. NaN where the class has no rows."""
+    return _ratio(np.diag(matrix), matrix.sum(1), empty=np.nan)
+
+
+def f1(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
+    """F1 of each class, 0..1. A class that is neither seen nor predicted is NaN."""
+    return _ratio(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1), empty=np.nan)
+
+
+def macro_f1(matrix: Int[np.ndarray, "k k"]) -> float:
+    """Mean F1 over the classes that are seen or predicted (the convention of scikit-learn)."""
+    return float(np.nanmean(f1(matrix))) if matrix.sum() else float("nan")
+
+
+def accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
+    """Share of rows predicted right, 0..1. NaN without rows."""
+    return float(np.trace(matrix) / matrix.sum()) if matrix.sum() else float("nan")
+
+
+def balanced_accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
+    """Mean recall over the classes that have rows, 0..1."""
+    return float(np.nanmean(recall(matrix))) if matrix.sum() else float("nan")
+
+
+def gmean(matrix: Int[np.ndarray, "k k"]) -> float:
+    """Geometric mean of the recalls of the classes that have rows: 0 as soon as one class is lost."""
+    seen = recall(matrix)[matrix.sum(1) > 0]
+    return float(np.prod(seen) ** (1 / len(seen))) if len(seen) else float("nan")
+
+
+def expected_calibration_error(
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], bins: int = 15
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of confidence, 0..1 (Guo et al. 2017)."""
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    slot = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(slot, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def summary(matrix: Int[np.ndarray, "k k"]) -> dict[str, float]:
+    """The figures that a table shows for one model, in the order in which it shows them."""
+    return {
+        "macro_f1": macro_f1(matrix),
+        "balanced_accuracy": balanced_accuracy(matrix),
+        "accuracy": accuracy(matrix),
+        "gmean": gmean(matrix),
+    }
+
+
+def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Probabilities of each row. A logit of -inf (a class the model does not know) becomes 0."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    return shifted / shifted.sum(1, keepdims=True)
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float) -> Float[np.ndarray, " k"]:
+    return np.divide(top, bottom, out=np.full(len(top), empty), where=bottom > 0)

@@ -1,0 +1,57 @@
+"""Make a backbone, ready to train on images of a given size and number of channels."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from ferbal import models
+from ferbal.errors import UsageError
+from ferbal.models import nets as _nets  # noqa: F401  registers ferbal's own nets with timm
+from ferbal.plan import Training
+
+
+def build(backbone: str, training: Training, *, classes: int, channels: int, seed: int) -> nn.Module:
+    """A model that maps float images [B, channels, size, size] to logits [B, classes].
+
+    The initial weights depend on the seed alone. Raises UsageError where timm has no such model or weights, or
+    the model cannot take images of this size.
+    """
+    models.check(backbone)
+    size = training.image_size
+    settings: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "drop_rate": training.dropout}
+    if "img_size" in inspect.signature(timm.model_entrypoint(backbone)).parameters or _fixed_size(backbone):
+        settings["img_size"] = size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = timm.create_model(backbone, pretrained=training.pretrained, **settings)
+        except Exception as error:  # timm raises as many kinds as it has models and download paths
+            raise UsageError(f"backbone {backbone}: {type(error).__name__}: {_first_line(error)}") from error
+    _try_out(model, backbone, channels, size)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _fixed_size(backbone: str) -> bool:
+    """Whether the model (a vision transformer, say) must be told the size of its images."""
+    return bool(getattr(timm.get_pretrained_cfg(backbone), "fixed_input_size", False))
+
+
+@torch.no_grad()
+def _try_out(model: nn.Module, backbone: str, channels: int, size: int) -> None:
+    model.eval()
+    try:
+        model(torch.zeros(1, channels, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"backbone {backbone} cannot take {size} px images ({_first_line(error)}); "
+            f"set training.image_size to a size it knows, 96 or 224 say"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no reason given"])[0]

@@ -1,0 +1,264 @@
+"""What one training run will do, as data, and the few operations every strategy is made of.
+
+A strategy is a pure function `Plan -> Plan`. Nothing here touches a disk, a clock, a device or global
+random state, and nothing imports torch: losses are written with the methods of the tensors they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Lt
+from jaxtyping import Bool, Float, Int, UInt8
+
+from ferbal.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+else:
+    Generator = Tensor = Any  # shapes are still checked; torch itself is not imported by the core
+
+Loss = Callable[["Float[Tensor, 'b k']", "Float[Tensor, 'b k']"], "Float[Tensor, ' b']"]
+"""(logits, soft targets) -> one number a row. Never reduced: the loop takes the mean."""
+Mix = Callable[["Tensor", "Tensor", "Generator"], "tuple[Tensor, Tensor]"]
+"""(images [B,C,H,W], soft targets [B,K], generator) -> the same, blended within the batch."""
+Schedule = Callable[[float], float]
+"""Progress through a stage, 0..1 -> multiple of the base learning rate."""
+Adjust = Callable[["Float[np.ndarray, 'n k']"], "Float[np.ndarray, 'n k']"]
+"""Logits -> logits, after training."""
+Strategy = Callable[["Plan"], "Plan"]
+Scope = Literal["all", "head"]
+
+
+def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """-sum_k t_k log softmax(z)_k of each row, in nats."""
+    return -(targets * logits.log_softmax(-1)).sum(-1)
+
+
+def cosine(warmup: float = 0.1) -> Schedule:
+    """Linear warm-up over the first `warmup` of the stage, then half a cosine down to 0."""
+
+    def multiple(progress: float) -> float:
+        if progress < warmup:
+            return progress / warmup
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+    return multiple
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The rows one epoch passes over. `source` counts within the training split."""
+
+    source: Int[np.ndarray, " m"]
+    label: Int[np.ndarray, " m"]
+    mirror: Bool[np.ndarray, " m"]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: Int[np.ndarray, " r"] | Bool[np.ndarray, " m"]) -> Samples:
+        """These rows, in this order, as often as they are named."""
+        return Samples(self.source[rows], self.label[rows], self.mirror[rows])
+
+    def join(self, other: Samples) -> Samples:
+        """These rows, then the other's."""
+        return Samples(
+            np.concatenate([self.source, other.source]),
+            np.concatenate([self.label, other.label]),
+            np.concatenate([self.mirror, other.mirror]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A stretch of epochs trained in one way.
+
+    odds: relative chance of each class to be drawn, or None to pass over every row once an epoch.
+    scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics.
+    """
+
+    epochs: int
+    loss: Loss = cross_entropy
+    odds: Float[np.ndarray, " k"] | None = None
+    mix: Mix | None = None
+    scope: Scope = "all"
+    schedule: Schedule = field(default_factory=cosine)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """One training run, before it knows its backbone. Strategies rewrite it; `train.fit` carries it out."""
+
+    classes: tuple[str, ...]
+    samples: Samples
+    stages: tuple[Stage, ...]
+    adjust: Adjust | None = None
+    seed: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Int[np.ndarray, " k"]:
+        """Rows of each class in one pass over the samples."""
+        return np.bincount(self.samples.label, minlength=len(self.classes))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def prior(self, stage: Stage | None = None) -> Float[np.ndarray, " k"]:
+        """How often the model meets each class in a stage (the last one by default), summing to 1.
+
+        This is the prior after resampling and odds, which is what prior-based corrections must correct.
+        """
+        stage = stage or self.stages[-1]
+        share = self.counts.astype(float) if stage.odds is None else stage.odds
+        return share / share.sum()
+
+    def index(self, name: str) -> int:
+        """The label of a class, or a UsageError that names the nearest class."""
+        if name not in self.classes:
+            raise UsageError(
+                f"no class {name!r} among {', '.join(self.classes)}{nearest(name, self.classes)}"
+            )
+        return self.classes.index(name)
+
+    def noted(self, text: str) -> Plan:
+        """The same plan with one more note."""
+        return replace(self, notes=(*self.notes, text))
+
+    def each_stage(self, change: Callable[[Stage], Stage]) -> Plan:
+        """The same plan with every stage changed."""
+        return replace(self, stages=tuple(change(stage) for stage in self.stages))
+
+    def resampled(self, samples: Samples, by: str) -> Plan:
+        """The same plan over other rows, with a note of every class whose count that changes."""
+        after = replace(self, samples=samples)
+        moved = [
+            f"{name} {old} -> {new}"
+            for name, old, new in zip(self.classes, self.counts, after.counts, strict=True)
+            if old != new
+        ]
+        return after.noted(f"{by}: {', '.join(moved) or 'changes no row'}")
+
+
+def start(
+    classes: tuple[str, ...],
+    labels: Int[np.ndarray, " n"],
+    *,
+    epochs: int,
+    rows: Int[np.ndarray, " m"] | None = None,
+    warmup: float = 0.1,
+    seed: int = 0,
+) -> Plan:
+    """The plain plan: every training row (or those in `rows`) once an epoch, cross-entropy, one stage."""
+    source = np.arange(len(labels)) if rows is None else rows
+    samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
+    return Plan(classes, samples, (Stage(epochs, schedule=cosine(warmup)),), seed=seed)
+
+
+def chain(*strategies: Strategy) -> Strategy:
+    """Strategies applied from left to right."""
+    return lambda plan: reduce(lambda so_far, strategy: strategy(so_far), strategies, plan)
+
+
+def split(stage: Stage, after: float) -> tuple[Stage, Stage]:
+    """One stage as two that together do the same; the second begins `after` (0..1) of the way through.
+
+    Each part has at least one epoch, and both follow the schedule of the whole.
+    """
+    if stage.epochs < 2:
+        raise UsageError(f"a stage of {stage.epochs} epoch cannot be split; give training.epochs at least 2")
+    first = min(max(round(stage.epochs * after), 1), stage.epochs - 1)
+    cut = first / stage.epochs
+    whole = stage.schedule
+    return (
+        replace(stage, epochs=first, schedule=lambda progress: whole(progress * cut)),
+        replace(stage, epochs=stage.epochs - first, schedule=lambda p: whole(cut + p * (1 - cut))),
+    )
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What the search varies. patience: epochs without a better validation macro-F1 before a run stops."""
+
+    lr: float
+    batch_size: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class Training:
+    """The settings that all arms of a study share."""
+
+    epochs: Annotated[int, Ge(1)] = 60
+    """Epochs of one training at most; early stopping may end it sooner."""
+    image_size: Annotated[int, Ge(8)] = 48
+    """Side of the square image the net sees, in pixels; other sizes are resized to it."""
+    augment: Literal["none", "flip", "light", "standard", "strong"] = "standard"
+    """How strongly training images are varied."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
+    pretrained: bool = False
+    """Start from timm's published weights (downloaded by timm) instead of at random."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum 0.9."""
+    weight_decay: Annotated[float, Ge(0)] = 0.02
+    """Decay of weights; biases and normalisation layers never decay."""
+    warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Share of the steps over which the learning rate rises, before it falls as a cosine."""
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of each target spread evenly over all classes."""
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.999
+    """Decay of the averaged weights that are evaluated and kept; 0 keeps the last weights themselves."""
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Dropout before the classifier."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing a study compares: a strategy on a backbone. `label` is what people call the strategy."""
+
+    label: str
+    recipe: str
+    backbone: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.label} · {self.backbone}"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Labelled images, which may be memory-mapped. Rows of one group show the same picture.
+
+    ids: str [N], the row's name in its source: unique within the data set, and how logits find their rows.
+    """
+
+    images: UInt8[np.ndarray, "n c h w"]
+    labels: Int[np.ndarray, " n"]
+    ids: np.ndarray
+    group: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits over the same classes. `digest` changes with any pixel, label or split."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+    digest: str
+    mean: float = 0.5
+    std: Annotated[float, Gt(0)] = 0.25

@@ -1,0 +1,130 @@
+"""Recipe text -> strategy: `drop("disgust") | mirror(below=0.5) | deferred(weighted(beta=0.999), after=0.8)`.
+
+A recipe holds names of strategies, `|`, calls and literals, and nothing else: it is parsed, never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, get_type_hints
+
+from ferbal.errors import UsageError, nearest
+from ferbal.plan import Strategy, chain
+from ferbal.strategies import CATALOGUE
+
+GROUP = "ferbal.strategies"
+
+
+def parse(text: str) -> Strategy:
+    """The strategy a recipe describes, or a UsageError that says which part of it is wrong."""
+    return _strategy(_tree(text), text)
+
+
+def canonical(text: str) -> str:
+    """The same recipe in one spelling, so that spaces, quotes and empty brackets make no new run."""
+    return ast.unparse(_bare(_tree(text)))
+
+
+def find(name: str) -> Callable[..., Strategy]:
+    """A strategy by its name in the catalogue, the name of an installed entry point, or its dotted path."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    if "." in name:
+        return _imported(name)
+    if name in (installed := plugins()):
+        factory: Callable[..., Strategy] = installed[name].load()
+        return factory
+    raise UsageError(
+        f"unknown strategy {name!r}{nearest(name, [*CATALOGUE, *installed])}. `ferbal list strategies` shows them all"
+    )
+
+
+def plugins() -> dict[str, EntryPoint]:
+    """Strategies that other installed packages offer, by name, not loaded."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _tree(text: str) -> ast.expr:
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise UsageError(f"recipe {text!r}: {error.msg} at column {error.offset}") from None
+
+
+def _strategy(node: ast.expr, text: str) -> Strategy:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return chain(_strategy(node.left, text), _strategy(node.right, text))
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    name = _name(call.func)
+    if name is None:
+        raise UsageError(
+            f"recipe {text!r}: expected a strategy such as focal(gamma=2), found {ast.unparse(node)!r}"
+        )
+    factory = find(name)
+    if any(isinstance(arg, ast.Starred) for arg in call.args) or any(k.arg is None for k in call.keywords):
+        raise UsageError(f"recipe {text!r}: * and ** are not part of the language")
+    positional = [_value(arg, text) for arg in call.args]
+    named = {str(k.arg): _value(k.value, text) for k in call.keywords}
+    try:
+        inspect.signature(factory).bind(*positional, **named)
+        strategy = factory(*positional, **named)
+    except TypeError as error:
+        raise UsageError(f"recipe {text!r}: {name}: {error}; it takes {signature(factory)}") from None
+    if not callable(strategy):
+        raise UsageError(f"recipe {text!r}: {name} gave {strategy!r}, which is no function Plan -> Plan")
+    return strategy
+
+
+def signature(factory: Callable[..., Strategy]) -> str:
+    """The parameters of a strategy and their defaults: `(gamma=2.0)`."""
+    plain = [
+        p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(factory).parameters.values()
+    ]
+    return str(inspect.Signature(plain))
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    """A literal, or a strategy given to a strategy."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return _strategy(node, text)
+
+
+def _name(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (owner := _name(node.value)):
+        return f"{owner}.{node.attr}"
+    return None
+
+
+def _bare(node: ast.expr) -> ast.expr:
+    """`plain()` as `plain`, at every depth."""
+
+    class Bare(ast.NodeTransformer):
+        def visit_Call(self, call: ast.Call) -> ast.AST:
+            self.generic_visit(call)
+            return call if call.args or call.keywords else call.func
+
+    bare: ast.expr = Bare().visit(node)
+    return bare
+
+
+def _imported(path: str) -> Callable[..., Strategy]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        factory: Callable[..., Strategy] = getattr(importlib.import_module(module), attribute)
+        promised = get_type_hints(factory).get("return")
+    except (ImportError, AttributeError, TypeError, NameError) as error:
+        raise UsageError(
+            f"strategy {path!r}: {error}; a dotted path names a function in an importable module"
+        ) from None
+    # A study file may come from a stranger: os.system("...") must not be a strategy.
+    if promised != Strategy:
+        raise UsageError(f"strategy {path!r}: the function must be annotated to return ferbal.plan.Strategy")
+    return factory

@@ -1,0 +1,1 @@
+"""The report: store -> tables (`tables`) -> figures (`panels`) -> one HTML page (`page`)."""

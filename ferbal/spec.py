@@ -1,0 +1,269 @@
+"""The study file: what it may say, read once, every mistake named with file and line."""
+
+from __future__ import annotations
+
+import io
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ferbal.data import Twins
+from ferbal.errors import UsageError, nearest
+from ferbal.plan import Arm, Training
+from ferbal.search import Budget, Space
+
+Method = Literal["average", "weighted", "greedy", "stack"]
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Several = BeforeValidator(_listed)
+Rate = Annotated[float, Field(gt=0, le=10)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataSpec(_Section):
+    source: str = "demo"
+    """A data set under data/, a path to one, or `demo`."""
+    twins: Twins = "drop"
+    """What to do with training rows whose picture is also in validation or test."""
+
+
+class SearchSpec(_Section):
+    trials: Annotated[int, Field(ge=0)] = 20
+    """Trials of every arm, over all calls together; 0 if each knob has a single value."""
+    lr: Rate | Annotated[tuple[Rate, Rate], Several] = (1e-4, 3e-2)
+    """Peak learning rate: one value, or [lowest, highest], searched on a logarithmic scale."""
+    batch_size: Count | Annotated[tuple[Count, ...], Several] = (32, 64, 128, 256)
+    """One value, or a list to choose from."""
+    patience: Count | Annotated[tuple[Count, Count], Several] = (3, 15)
+    """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
+    prune: bool = True
+    """Whether trials that fall behind the median are given up, never before an arm's last stage."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Where the proposals begin."""
+
+    @field_validator("lr", "patience")
+    @classmethod
+    def _ordered(cls, value: Any) -> Any:
+        if isinstance(value, tuple) and value[0] >= value[1]:
+            raise ValueError(f"a range is [lowest, highest], but {value[0]:g} is not below {value[1]:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.trials == 0 and self.space.fixed is None:
+            raise ValueError("with trials: 0, lr, batch_size and patience need a single value each")
+        return self
+
+    @property
+    def space(self) -> Space:
+        lr = float(self.lr) if isinstance(self.lr, (int, float)) else self.lr
+        return Space(lr, self.batch_size, self.patience)
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(self.trials, self.prune, self.seed)
+
+
+class FinalSpec(_Section):
+    seeds: Count = 6
+    """Fresh seeds on which every arm is trained with its best knobs, the same for all arms."""
+
+
+class ReportSpec(_Section):
+    baseline: str = ""
+    """The strategy that the others are compared with; the first one if not given."""
+
+
+class StudySpec(_Section):
+    """Everything a study file says, checked. Unknown keys are errors."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    """Names the folder studies/NAME and the page reports/NAME.html."""
+    data: DataSpec = DataSpec()
+    backbones: Annotated[tuple[str, ...], Several, Field(min_length=1)]
+    """Any timm names, or ferbal's own nets."""
+    strategies: Annotated[dict[str, str], Field(min_length=1)]
+    """Label: recipe, for each strategy to compare."""
+    training: Training = Training()
+    search: SearchSpec = SearchSpec()
+    final: FinalSpec = FinalSpec()
+    ensembles: Annotated[tuple[Method, ...], Several] = ("average", "stack")
+    """How the final runs of all arms are combined."""
+    report: ReportSpec = ReportSpec()
+
+    @model_validator(mode="after")
+    def _known_baseline(self) -> Self:
+        if self.report.baseline and self.report.baseline not in self.strategies:
+            raise ValueError(
+                f"report.baseline: no strategy {self.report.baseline!r}"
+                f"{nearest(self.report.baseline, self.strategies)}"
+            )
+        return self
+
+    @property
+    def baseline(self) -> str:
+        return self.report.baseline or next(iter(self.strategies))
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """Every strategy on every backbone, backbone by backbone."""
+        return tuple(
+            Arm(label, recipe, backbone) for backbone in self.backbones for label, recipe in self.strategies.items()
+        )
+
+    @property
+    def seeds(self) -> range:
+        """Of the final runs. The search uses seed 0, so these are fresh."""
+        return range(1, self.final.seeds + 1)
+
+    @property
+    def trainings(self) -> tuple[int, int]:
+        """How many trials and final runs there are at most."""
+        trials = 0 if self.search.space.fixed else self.search.trials
+        return trials * len(self.arms), len(self.seeds) * len(self.arms)
+
+
+class Places:
+    """Where in the file each setting stands."""
+
+    def __init__(self, path: Path, lines: dict[tuple[str, ...], int], overridden: dict[tuple[str, ...], str]):
+        self.path, self._lines, self._overridden = path, lines, overridden
+
+    def of(self, where: Sequence[str]) -> str:
+        """`imbalance.yaml:7: search.lr`, or `--set search.lr=...: search.lr`."""
+        names = tuple(where)
+        known = [names[:length] for length in range(len(names), 0, -1)]
+        dotted = ".".join(names)
+        for prefix in known:
+            if prefix in self._overridden:
+                return f"{self._overridden[prefix]}: {dotted}"
+            if prefix in self._lines:
+                return f"{self.path}:{self._lines[prefix]}: {dotted}"
+        return f"{self.path}: {dotted}" if dotted else f"{self.path}"
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
+    """Read a study file, with `key.path=value` changes. Raises one UsageError that names every mistake."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such study file. `ferbal init {path}` writes one to start from")
+    values, lines = _parsed(path)
+    overridden: dict[tuple[str, ...], str] = {}
+    for change in changes:
+        _apply(values, change, overridden)
+    places = Places(path, lines, overridden)
+    try:
+        return StudySpec.model_validate(values), places
+    except ValidationError as error:
+        raise UsageError("\n".join(dict.fromkeys(_told(p, places) for p in _relevant(error.errors())))) from None
+
+
+def _parsed(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import DuplicateKeyError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = YAML(typ="safe", pure=True).load(text)
+        marked = YAML().load(text)
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file in UTF-8") from None
+    except DuplicateKeyError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        key = str(error.problem).split('"')[1] if '"' in str(error.problem) else str(error.problem)
+        raise UsageError(f"{path}:{line}: duplicate key {key!r}; keep one of the two") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except YAMLError as error:
+        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: a study file is a mapping with name, backbones and strategies")
+    return values, dict(_lines(marked))
+
+
+def _lines(node: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    if hasattr(node, "items") and hasattr(node, "lc"):
+        for key, value in node.items():
+            yield (*above, str(key)), node.lc.key(key)[0] + 1
+            yield from _lines(value, (*above, str(key)))
+
+
+def _apply(values: dict[str, Any], change: str, overridden: dict[tuple[str, ...], str]) -> None:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise UsageError(f"--set {change}: expected key=value, training.epochs=10 say")
+    try:
+        value = YAML(typ="safe", pure=True).load(io.StringIO(text))
+    except YAMLError:
+        raise UsageError(f"--set {change}: {text!r} is no YAML value") from None
+    *path, last = key.split(".")
+    place = values
+    for name in path:
+        place = place.setdefault(name, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {change}: {name} holds no settings of its own")
+    place[last] = value
+    overridden[(*path, last)] = f"--set {change}"
+
+
+def _relevant(problems: Sequence[Any]) -> list[Any]:
+    """Without what pydantic says of the other form, where a setting may be a value or a list."""
+
+    def of_other_form(problem: Any) -> bool:
+        if isinstance(problem["input"], list):
+            return bool(problem["type"] in ("int_type", "float_type"))
+        return bool(problem["type"] == "tuple_type")
+
+    said = {_setting(problem) for problem in problems if not of_other_form(problem)}
+    return [p for p in problems if not of_other_form(p) or not any(s[: len(_setting(p))] == _setting(p) for s in said)]
+
+
+def _setting(problem: Any) -> tuple[str, ...]:
+    """Where a problem is, without the names pydantic gives to alternatives."""
+    alternatives = ("function-", "tuple[", "constrained", "float", "int")
+    return tuple(str(part) for part in problem["loc"] if not str(part).startswith(alternatives))
+
+
+def _told(problem: Any, places: Places) -> str:
+    where = _setting(problem)
+    place = places.of(where)
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        known = _keys(where[:-1])
+        return f"{place}: unknown key{nearest(where[-1], known)}. Known here: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{place}: missing, and needed"
+    message = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    given = problem["input"]
+    shown = f" but got {given!r}" if isinstance(given, (str, int, float, bool)) and repr(given) not in message else ""
+    return f"{place}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _keys(where: Sequence[str]) -> list[str]:
+    """The settings that a section knows."""
+    section: Any = StudySpec
+    for name in where:
+        section = typing.get_type_hints(section)[name]
+    if is_dataclass(section):
+        return [entry.name for entry in fields(section)]
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
+
+def as_json(spec: StudySpec) -> dict[str, Any]:
+    """Every setting, defaults included."""
+    return spec.model_dump(mode="json")

@@ -1,0 +1,179 @@
+"""Every file of a study: its name, how it is written, how it is read. Every write is atomic.
+
+    studies/<name>/
+      spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv
+      runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
+      trials/<slug>-<hash8>/    run.json  history.csv  scores.json
+      ensembles/<name>/         ensemble.json  logits.npz  scores.json
+    reports/<name>.html
+
+A run holds `last.ckpt` while it trains. `scores.json` is written last: where it is, the folder is complete.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ferbal import files
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training, or one ensemble."""
+
+    path: Path
+
+    @property
+    def complete(self) -> bool:
+        return (self.path / "scores.json").exists()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Arm, knobs, seed and settings, and once complete how it went. Empty before the run began."""
+        return _read(self.path / "run.json", {})
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        return dict(files.read_json(self.path / "scores.json"))
+
+    @property
+    def failure(self) -> str:
+        """Why the last attempt failed, or nothing."""
+        return str(_read(self.path / "failed.json", {}).get("message", ""))
+
+    def begin(self, about: dict[str, Any]) -> None:
+        (self.path / "failed.json").unlink(missing_ok=True)
+        files.write_json(self.path / "run.json", about)
+
+    def fail(self, message: str) -> None:
+        files.write_json(self.path / "failed.json", {"message": message})
+        self._forget_checkpoint()
+
+    def finish(self, about: dict[str, Any], scores: dict[str, Any]) -> None:
+        """Declare the folder complete. Nothing is written to it afterwards."""
+        files.write_json(self.path / "run.json", about)
+        files.write_json(self.path / "scores.json", scores)
+        self._forget_checkpoint()
+
+    def discard(self) -> None:
+        """Remove the folder, for a run that nobody will finish."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def save_checkpoint(self, rows: list[dict[str, Any]], snapshot: dict[str, Any]) -> None:
+        import torch
+
+        files.write(self.path / "last.ckpt", lambda file: torch.save({"rows": rows, "state": snapshot}, file))
+
+    def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """The rows so far and the snapshot to go on from, if a run was interrupted here."""
+        import torch
+
+        if not (self.path / "last.ckpt").exists():
+            return [], None
+        saved = torch.load(self.path / "last.ckpt", weights_only=True, map_location="cpu")
+        return saved["rows"], saved["state"]
+
+    def save_history(self, rows: list[dict[str, Any]]) -> None:
+        header = list(rows[0])
+        lines = [",".join(header), *(",".join(repr(row[name]) for name in header) for row in rows)]
+        files.write_text(self.path / "history.csv", "\n".join(lines) + "\n")
+
+    def history(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.read_csv(self.path / "history.csv")
+
+    def save_weights(self, weights: dict[str, Tensor]) -> None:
+        from safetensors.torch import save
+
+        content = save(weights)
+        files.write(self.path / "weights.safetensors", lambda file: file.write(content))
+
+    def save_logits(self, logits: dict[str, Float[np.ndarray, "n k"]], ids: dict[str, np.ndarray]) -> None:
+        """logits and ids: by split, in the same order of rows."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            **{split: values.astype(np.float32) for split, values in logits.items()},
+            **{f"{split}_ids": names for split, names in ids.items()},
+        )
+        files.write(self.path / "logits.npz", lambda file: file.write(buffer.getbuffer()))
+
+    def logits(self, split: str, ids: np.ndarray) -> Float[np.ndarray, "n k"]:
+        """Logits of the rows named, in the order named. A class the model left out has -inf."""
+        with np.load(self.path / "logits.npz") as saved:
+            values, names = saved[split], saved[f"{split}_ids"]
+        if not np.array_equal(names, ids):
+            place = {name: row for row, name in enumerate(names.tolist())}
+            values = values[[place[name] for name in ids.tolist()]]
+        logits: np.ndarray = values.astype(np.float64)
+        return logits
+
+    def _forget_checkpoint(self) -> None:
+        (self.path / "last.ckpt").unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of a study under `root/studies`, and its page under `root/reports`."""
+
+    root: Path
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.root / "studies" / self.name
+
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / f"{self.name}.html"
+
+    @property
+    def database(self) -> str:
+        self.path.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{self.path / 'optuna.db'}"
+
+    def run(self, slug: str) -> RunFolder:
+        return RunFolder(self.path / "runs" / slug)
+
+    def trial(self, slug: str) -> RunFolder:
+        return RunFolder(self.path / "trials" / slug)
+
+    def ensemble(self, name: str) -> RunFolder:
+        return RunFolder(self.path / "ensembles" / name)
+
+    def save(self, name: str, value: Any) -> None:
+        """Write one of the study's JSON files: spec, provenance, ledger, precision."""
+        files.write_json(self.path / f"{name}.json", value)
+
+    def load(self, name: str) -> dict[str, Any]:
+        return _read(self.path / f"{name}.json", {})
+
+    def save_scores(self, frame: pd.DataFrame) -> None:
+        files.write_text(self.path / "scores.csv", frame.to_csv(index=False))
+
+
+def slug(text: str) -> str:
+    """Text as part of a file name: `mirror + focal` -> `mirror-focal`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "x"
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON holds it."""
+    return asdict(value)
+
+
+def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
+    return dict(files.read_json(path)) if path.exists() else default
