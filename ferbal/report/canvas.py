@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,12 +94,20 @@ def name_rows(figure: go.Figure, names: Iterable[Any]) -> None:
     figure.update_yaxes(tickmode="array", tickvals=list(range(len(text))), ticktext=text, range=span)
 
 
-def name_columns(figure: go.Figure, names: Iterable[Any]) -> None:
-    """Label the whole numbers of the x axis, above the figure."""
+def name_columns(figure: go.Figure, names: Sequence[Any]) -> None:
+    """Label the whole numbers of the x axis, above the figure, which then has nothing to zoom into."""
     text = [shortened(name) for name in names]
     figure.update_xaxes(
-        tickmode="array", tickvals=list(range(len(text))), ticktext=text, side="top", tickangle=-45
+        tickmode="array",
+        tickvals=list(range(len(text))),
+        ticktext=text,
+        side="top",
+        tickangle=-45,
+        ticklabeloverflow="allow",
+        fixedrange=True,
     )
+    # the last label leans out over the edge
+    figure.update_layout(margin_r=12 + 4 * min(len(str(names[-1])), 16))
 
 
 def show_first(figure: go.Figure) -> go.Figure:

@@ -71,8 +71,9 @@ def draw_f1(table: pd.DataFrame) -> go.Figure:
         hovertemplate="%{customdata}<br>F1 %{z:.3f}<extra></extra>",
         **_cells(),
     )
-    name_columns(figure, table.columns)
+    name_columns(figure, list(table.columns))
     name_rows(figure, table.index)
+    figure.update_yaxes(fixedrange=True)
     return figure
 
 
@@ -89,7 +90,7 @@ def draw_confusions(cells: pd.DataFrame, names: list[str]) -> go.Figure:
         figure.add_heatmap(
             z=matrix(share),
             text=[[f"{cell:.0f}" for cell in row] for row in count.to_numpy()],
-            customdata=[[f"{label(true)}, taken for {label(said)}" for said in names] for true in names],
+            customdata=[[_told(true, said) for said in names] for true in names],
             texttemplate="%{z:.0%}",
             hovertemplate="%{customdata}<br>%{text} images, %{z:.1%} of the class<extra></extra>",
             meta=str(model),
@@ -98,7 +99,7 @@ def draw_confusions(cells: pd.DataFrame, names: list[str]) -> go.Figure:
     name_columns(figure, names)
     name_rows(figure, names)
     figure.update_xaxes(title={"text": "predicted", "standoff": 6})
-    figure.update_yaxes(title={"text": "true", "standoff": 6})
+    figure.update_yaxes(title={"text": "true", "standoff": 6}, fixedrange=True)
     return show_first(figure)
 
 
@@ -208,6 +209,10 @@ def draw_trials(trials: pd.DataFrame, by: str) -> go.Figure:
 
 def _cells() -> dict[str, Any]:
     return {"zmin": 0, "zmax": 1, "xgap": 1, "ygap": 1, "showscale": False}
+
+
+def _told(true: str, said: str) -> str:
+    return f"{label(true)}, recognised" if true == said else f"{label(true)}, taken for {label(said)}"
 
 
 def _seed(name: object, seed: Any) -> str:

@@ -11,23 +11,10 @@ import pandas as pd
 import pytest
 
 from ferbal import metrics
-from ferbal.report.tables import Tables
+from ferbal.report.tables import COLUMNS, Tables
 
 FACES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGES = (491, 55, 528, 879, 594, 416, 626)
-
-COLUMNS = {
-    "runs": "run strategy recipe backbone seed lr batch_size patience epochs best_epoch seconds images_per_s "
-    "parameters",
-    "scores": "model kind strategy backbone seed split over class metric value",
-    "confusion": "model kind split true predicted count",
-    "history": "run model seed epoch stage lr loss macro_f1 accuracy images_per_s",
-    "trials": "model number state value lr batch_size patience epochs seconds",
-    "counts": "strategy class rows share",
-    "notes": "strategy recipe note",
-    "failed": "model seed message",
-    "ledger": "what fitted_on selected_on",
-}
 
 
 def frame(table: str, rows: Sequence[Any] = ()) -> pd.DataFrame:
@@ -148,7 +135,7 @@ def make_study(
                 (model, number, state, value, 10 ** draw.uniform(-4, -1.5), 128, 8, epochs, 30.0)
             )
     for ensemble in ensembles:
-        add_model(ensemble, "ensemble", "", "", 0.6, "", range(-1, 0))
+        add_model(ensemble, "ensemble", ensemble, "", 0.6, "", range(-1, 0))
     for strategy in strategies:
         rows = np.where(np.array(classes) == classes[1], 0, train) if strategy == dropping else train.copy()
         rows[1] *= 2 if strategy == "mirror" else 1

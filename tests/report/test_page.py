@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, sync_playwright
@@ -23,6 +24,7 @@ SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
 
 Study = Callable[..., Tables]
+Scheme = Literal["light", "dark"]
 
 
 @dataclass
@@ -62,7 +64,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     """Opens a study's page from disk and waits until every figure is drawn."""
     contexts = []
 
-    def open_page(tables: Tables, width: int = 1280, scheme: str = "light") -> Opened:
+    def open_page(tables: Tables, width: int = 1280, scheme: Scheme = "light") -> Opened:
         file = tmp_path / "report.html"
         file.write_text(render(tables), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
@@ -120,7 +122,7 @@ def test_the_page_opens_with_name_data_and_answer(study: Study) -> None:
     ids=["wide and light", "narrow, dark and many arms"],
 )
 def test_page_draws_itself_without_the_network(
-    study: Study, show: Callable[..., Opened], width: int, scheme: str, ink: str, asked: dict[str, object]
+    study: Study, show: Callable[..., Opened], width: int, scheme: Scheme, ink: str, asked: dict[str, object]
 ) -> None:
     opened = show(study(backbones=("net",), epochs=4, **asked), width, scheme)
     page = opened.page
@@ -153,6 +155,9 @@ def test_hostile_names_stay_text(study: Study, show: Callable[..., Opened]) -> N
     assert page.locator("h1").inner_text() == SCRIPT
     labels = page.eval_on_selector_all(".xtick text", "ticks => ticks.map(tick => tick.textContent)")
     assert {"<script>alert(1…", '"><img src=x on…', "7", "2020-01-01", "%{x}", "$a$"} <= set(labels)
+    page.locator("#confusions .plot .nsewdrag").hover(position={"x": 10, "y": 10})
+    page.wait_for_function("document.querySelector('#confusions .hovertext') !== null")
+    assert f"{SCRIPT}, recognised" in page.locator("#confusions .hovertext").all_text_contents()[0]
 
 
 @needs_browser
