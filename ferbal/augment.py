@@ -36,9 +36,7 @@ POLICIES = {
     "none": Policy(),
     "flip": Policy(flip=0.5),
     "light": Policy(flip=0.5, rotate=8, scale=0.08, shift=0.06, brightness=0.1, contrast=0.1),
-    "standard": Policy(
-        flip=0.5, rotate=12, scale=0.15, shift=0.1, brightness=0.2, contrast=0.2, erase=0.25
-    ),
+    "standard": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.1, brightness=0.2, contrast=0.2, erase=0.25),
     "strong": Policy(flip=0.5, rotate=15, scale=0.2, shift=0.15, brightness=0.2, contrast=0.2, erase=0.5),
 }
 
@@ -105,11 +103,10 @@ class View:
         cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
         sign = torch.where(flipped, -1.0, 1.0)
         into_source = torch.stack(
-            [torch.stack([sign * cos, -sign * sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)], 1
+            [torch.stack([sign * cos, -sign * sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)],
+            1,
         )
-        grid = F.affine_grid(
-            into_source, [len(pixels), pixels.shape[1], self.size, self.size], align_corners=False
-        )
+        grid = F.affine_grid(into_source, [len(pixels), pixels.shape[1], self.size, self.size], align_corners=False)
         return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
     def _squares(

@@ -87,7 +87,9 @@ def _ferbal(
 
 
 @app.command()
-def init(path: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("studies/my-study.yaml")) -> None:
+def init(
+    path: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("studies/my-study.yaml"),
+) -> None:
     """Write a commented study file to start from."""
     from importlib.resources import files as resources
 
@@ -175,7 +177,9 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
         ]
         return _print_json({"study": checked.spec.name, "arms": arms, "trials": trials, "final_runs": finals})
     dataset = checked.dataset
-    print(f"{checked.spec.name}: {len(checked.plans)} arms on {dataset.name} ({len(dataset.train):,} training rows)\n")
+    print(
+        f"{checked.spec.name}: {len(checked.plans)} arms on {dataset.name} ({len(dataset.train):,} training rows)\n"
+    )
     rows = []
     for arm, plan in checked.plans:
         by_class = dict(zip(plan.classes, plan.counts.tolist(), strict=True))
@@ -186,7 +190,9 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
         print(f"\n{arm.label}: {arm.recipe}")
         for note in plan.notes:
             print(f"  {note}")
-    print(f"\n{trials + finals} trainings: {trials} trials and {finals} final runs on {len(checked.spec.seeds)} seeds")
+    print(
+        f"\n{trials + finals} trainings: {trials} trials and {finals} final runs on {len(checked.spec.seeds)} seeds"
+    )
 
 
 @study_app.command("run")
@@ -263,7 +269,16 @@ def doctor(as_json: AsJson = False) -> None:
 
     from ferbal import device
 
-    packages = ("torch", "torchvision", "timm", "optuna", "scikit-learn", "imbalanced-learn", "plotly", "pandas")
+    packages = (
+        "torch",
+        "torchvision",
+        "timm",
+        "optuna",
+        "scikit-learn",
+        "imbalanced-learn",
+        "plotly",
+        "pandas",
+    )
     found = {
         "ferbal": __version__,
         "python": sys.version.split()[0],
@@ -285,7 +300,9 @@ def _strategies(name: str, as_json: bool, root: Path) -> None:
     factories = {key: recipe.find(key) for key in ([name] if name else [*CATALOGUE, *recipe.plugins()])}
     docs = {key: getdoc(factory) or "" for key, factory in factories.items()}
     if as_json:
-        return _print_json({key: {"parameters": recipe.signature(f), "doc": docs[key]} for key, f in factories.items()})
+        return _print_json(
+            {key: {"parameters": recipe.signature(f), "doc": docs[key]} for key, f in factories.items()}
+        )
     if name:
         print(f"{name}{recipe.signature(factories[name])}\n\n{docs[name]}")
     else:
@@ -298,8 +315,8 @@ def _strategies(name: str, as_json: bool, root: Path) -> None:
 def _backbones(name: str, as_json: bool, root: Path) -> None:
     from ferbal import models
 
-    found = [backbone for backbone in (*models.own(), *(n for n in models.known() if n not in models.own()))]
-    found = [backbone for backbone in found if name in backbone]
+    own_first = [*models.own(), *(backbone for backbone in models.known() if backbone not in models.own())]
+    found = [backbone for backbone in own_first if name in backbone]
     return _print_json(found) if as_json else print("\n".join(found))
 
 
@@ -346,4 +363,7 @@ def _print_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(",", "").replace(".", "").replace("-", "").replace("/", "").strip().isdigit() or text in ("", "-")
+    return text.replace(",", "").replace(".", "").replace("-", "").replace("/", "").strip().isdigit() or text in (
+        "",
+        "-",
+    )

@@ -6,14 +6,29 @@ import os
 import platform
 import time
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from ferbal.plan import Precision
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chosen
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training runs, and in which number format its forward passes are."""
+
+    device: torch.device
+    precision: Precision = "fp32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Forward passes in the machine's format; fp32 changes nothing."""
+        return torch.autocast(self.device.type, dtype=DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
 
 def pick() -> torch.device:
@@ -21,12 +36,7 @@ def pick() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Forward passes in this format; fp32 changes nothing."""
-    return torch.autocast(device.type, dtype=DTYPES.get(precision), enabled=precision != "fp32")
-
-
-def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> dict[str, float]:
+def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> dict[Precision, float]:
     """Images a second of a training step in each format that this device knows. The model is left trained on noise.
 
     shape: of one batch, [B, C, H, W].
@@ -36,7 +46,7 @@ def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.de
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
 
     def step(precision: Precision) -> None:
-        with autocast(device, precision):
+        with Machine(device, precision).autocast():
             loss = model(images).float().logsumexp(-1).mean()
         loss.backward()
         optimizer.step()
@@ -47,7 +57,7 @@ def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.de
     formats: list[Precision] = ["fp32", "bf16"]
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         formats = ["fp32", "fp16"]
-    best = dict.fromkeys(formats, float("inf"))
+    best: dict[Precision, float] = dict.fromkeys(formats, float("inf"))
     for precision in formats:
         step(precision)
     for _ in range(4):
@@ -58,7 +68,7 @@ def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.de
     return {precision: round(shape[0] / seconds, 1) for precision, seconds in best.items()}
 
 
-def choose(speeds: dict[str, float]) -> str:
+def choose(speeds: dict[Precision, float]) -> Precision:
     """fp32, unless another format is worthwhile."""
     rival = max(speeds, key=lambda precision: speeds[precision])
     return rival if speeds[rival] >= WORTHWHILE * speeds["fp32"] else "fp32"
@@ -79,7 +89,7 @@ def describe() -> dict[str, Any]:
 
 def _cpu_name() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -32,8 +32,7 @@ Method = Callable[[Float[np.ndarray, "m n k"], Int[np.ndarray, " n"]], Combined]
 def log_probabilities(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     """Log-softmax, with every probability held above FLOOR."""
     floored = np.maximum(metrics.softmax(logits), FLOOR)
-    log: np.ndarray = np.log(floored / floored.sum(1, keepdims=True))
-    return log
+    return np.log(floored / floored.sum(1, keepdims=True))
 
 
 def average(members: Float[np.ndarray, "m n k"], labels: Int[np.ndarray, " n"]) -> Combined:
@@ -113,8 +112,7 @@ METHODS: dict[str, Method] = {"average": average, "weighted": weighted, "greedy"
 
 def _mixture(weights: Float[np.ndarray, " m"]) -> Combined:
     def apply(members: Float[np.ndarray, "m n k"]) -> Float[np.ndarray, "n k"]:
-        mixed: np.ndarray = np.log(np.einsum("m,mnk->nk", weights, np.exp(members)))
-        return mixed
+        return np.log(np.einsum("m,mnk->nk", weights, np.exp(members)))
 
     return Combined(apply, weights)
 

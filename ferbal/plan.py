@@ -19,7 +19,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from ferbal.errors import UsageError, nearest
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Generator as Generator
+    from torch import Tensor as Tensor
 else:
     Generator = Tensor = Any  # shapes are still checked; torch itself is not imported by the core
 
@@ -33,6 +34,7 @@ Adjust = Callable[["Float[np.ndarray, 'n k']"], "Float[np.ndarray, 'n k']"]
 """Logits -> logits, after training."""
 Strategy = Callable[["Plan"], "Plan"]
 Scope = Literal["all", "head"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -124,9 +126,7 @@ class Plan:
     def index(self, name: str) -> int:
         """The label of a class, or a UsageError that names the nearest class."""
         if name not in self.classes:
-            raise UsageError(
-                f"no class {name!r} among {', '.join(self.classes)}{nearest(name, self.classes)}"
-            )
+            raise UsageError(f"no class {name!r} among {', '.join(self.classes)}{nearest(name, self.classes)}")
         return self.classes.index(name)
 
     def noted(self, text: str) -> Plan:

@@ -9,17 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ferbal.study import (
-    ArmEnded,
-    ArmStarted,
-    Combined,
-    Event,
-    Reported,
-    RunEnded,
-    Searched,
-    Started,
-    Trained,
-)
+from ferbal.events import ArmEnded, ArmStarted, Combined, Event, Reported, RunEnded, Searched, Started, Trained
 
 
 class Display:

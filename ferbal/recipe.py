@@ -61,9 +61,7 @@ def _strategy(node: ast.expr, text: str) -> Strategy:
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     name = _name(call.func)
     if name is None:
-        raise UsageError(
-            f"recipe {text!r}: expected a strategy such as focal(gamma=2), found {ast.unparse(node)!r}"
-        )
+        raise UsageError(f"recipe {text!r}: expected a strategy such as focal(gamma=2), found {ast.unparse(node)!r}")
     factory = find(name)
     if any(isinstance(arg, ast.Starred) for arg in call.args) or any(k.arg is None for k in call.keywords):
         raise UsageError(f"recipe {text!r}: * and ** are not part of the language")
@@ -81,9 +79,7 @@ def _strategy(node: ast.expr, text: str) -> Strategy:
 
 def signature(factory: Callable[..., Strategy]) -> str:
     """The parameters of a strategy and their defaults: `(gamma=2.0)`."""
-    plain = [
-        p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(factory).parameters.values()
-    ]
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(factory).parameters.values()]
     return str(inspect.Signature(plain))
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from ferbal import __version__, data, metrics, recipe
 from ferbal.errors import RunError
-from ferbal.plan import Arm, Dataset, Knobs, Plan, Split, Training, start
+from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Split, Training, start
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing
 
@@ -70,7 +70,7 @@ def plan_for(arm: Arm, dataset: Dataset, training: Training, twins: data.Twins, 
 
 
 def execute(
-    job: Job, dataset: Dataset, folder: RunFolder, *, precision: str, keep: bool
+    job: Job, dataset: Dataset, folder: RunFolder, *, precision: Precision, keep: bool
 ) -> Generator[Epoch, None, dict[str, Any]]:
     """Train, or go on training, and write the run. Yields each new epoch and returns the scores.
 
@@ -101,7 +101,7 @@ def execute(
     }
     rows, resume = folder.load_checkpoint()
     folder.begin(about)
-    device = hardware.pick()
+    machine = hardware.Machine(hardware.pick(), precision)
     view = View(job.training.image_size, dataset.mean, dataset.std)
     model = build(
         job.arm.backbone,
@@ -118,8 +118,7 @@ def execute(
         train=dataset.train,
         watch=_relabelled(dataset.val, select, kept_classes),
         view=view,
-        device=device,
-        precision=precision,  # type: ignore[arg-type]  # read back from JSON as text
+        machine=machine,
         resume=resume,
     )
     try:
@@ -131,7 +130,7 @@ def execute(
     logits = {}
     for split in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, split)
-        said = train.predict(model.to(device), part.images, view, device, precision)  # type: ignore[arg-type]
+        said = train.predict(model.to(machine.device), part.images, view, machine)
         logits[split] = _over_all(said if plan.adjust is None else plan.adjust(said), kept_classes, dataset)
     scored = _scores(logits["val"][select], dataset.val.labels[select], kept_classes)
     if keep:
@@ -144,7 +143,7 @@ def execute(
         "seconds": round(sum(row["seconds"] for row in rows), 2),
         "images_per_s": round(float(np.median([row["images_per_s"] for row in rows])), 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": str(device),
+        "device": str(machine.device),
         "threads": torch.get_num_threads(),
     }
     scores = {"select": scored}
@@ -175,18 +174,14 @@ def _relabelled(split: Split, rows: Int[np.ndarray, " r"], kept: list[int]) -> S
     return Split(split.images[rows], new_label[split.labels[rows]], split.ids[rows], split.group[rows])
 
 
-def _over_all(
-    logits: Float[np.ndarray, "n k"], kept: list[int], dataset: Dataset
-) -> Float[np.ndarray, "n k0"]:
+def _over_all(logits: Float[np.ndarray, "n k"], kept: list[int], dataset: Dataset) -> Float[np.ndarray, "n k0"]:
     """Logits with a column for every class of the data set: -inf for those the model does not know."""
     wide = np.full((len(logits), len(dataset.classes)), -np.inf)
     wide[:, kept] = logits
     return wide
 
 
-def _scores(
-    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], kept: list[int]
-) -> dict[str, float]:
+def _scores(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], kept: list[int]) -> dict[str, float]:
     """Figures over the classes the model knows."""
     rows = np.isin(labels, kept)
     matrix = metrics.confusion(labels[rows], logits[rows].argmax(1), logits.shape[1])

@@ -36,7 +36,7 @@ class Space:
             return Knobs(self.lr, self.batch_size, self.patience)
         return None
 
-    def suggest(self, trial: optuna.Trial) -> Knobs:
+    def suggest(self, trial: optuna.trial.BaseTrial) -> Knobs:
         lr = self.lr if isinstance(self.lr, float) else trial.suggest_float("lr", *self.lr, log=True)
         batch = self.batch_size
         if not isinstance(batch, int):
@@ -85,7 +85,7 @@ Outcome = tuple[str, float | None, dict[str, Any]]
 
 def search(
     database: str, arm: Arm, space: Space, budget: Budget, settings: dict[str, Any], first_judged: int
-) -> Generator[Trial, Outcome, Knobs]:
+) -> Generator[Trial, Outcome | None, Knobs]:
     """Yield trials until the budget is spent, each answered with its outcome; return the best knobs.
 
     settings: everything else a score depends on; another value begins another Optuna study. A trial that was
@@ -108,7 +108,9 @@ def search(
         # A proposal depends on the trial's number alone, and not on how often the study was stopped.
         study.sampler = optuna.samplers.TPESampler(seed=budget.seed * 100_003 + number, n_startup_trials=5)
         trial = optuna.Trial(study, unfinished[0]._trial_id) if unfinished else study.ask()
-        state, value, notes = yield Trial(number, space.suggest(trial), trial, budget, first_judged)
+        outcome = yield Trial(number, space.suggest(trial), trial, budget, first_judged)
+        assert outcome is not None, "every trial is answered with its outcome"
+        state, value, notes = outcome
         for key, note in notes.items():
             trial.set_user_attr(key, note)
         study.tell(trial, value if state == "complete" else None, state=ended[state])
@@ -129,7 +131,7 @@ def chosen(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> K
     if not complete:
         return None
     best = min(complete, key=lambda t: (-(t.value or 0.0), t.user_attrs.get("epochs", 0), t.number))
-    return space.suggest(optuna.trial.FixedTrial(best.params))  # type: ignore[arg-type]  # same face as a Trial
+    return space.suggest(optuna.trial.FixedTrial(best.params))
 
 
 def trials(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -176,7 +178,12 @@ def _study(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> o
 
 
 def _name(arm: Arm, space: Space, settings: dict[str, Any]) -> str:
-    depends_on = [settings, recipe.canonical(arm.recipe), arm.backbone, [space.lr, space.batch_size, space.patience]]
+    depends_on = [
+        settings,
+        recipe.canonical(arm.recipe),
+        arm.backbone,
+        [space.lr, space.batch_size, space.patience],
+    ]
     sha = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
     return f"{recipe.canonical(arm.recipe)} · {arm.backbone} · {sha[:8]}"
 

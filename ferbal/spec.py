@@ -9,7 +9,15 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ferbal.data import Twins
 from ferbal.errors import UsageError, nearest
@@ -231,7 +239,9 @@ def _relevant(problems: Sequence[Any]) -> list[Any]:
         return bool(problem["type"] == "tuple_type")
 
     said = {_setting(problem) for problem in problems if not of_other_form(problem)}
-    return [p for p in problems if not of_other_form(p) or not any(s[: len(_setting(p))] == _setting(p) for s in said)]
+    return [
+        p for p in problems if not of_other_form(p) or not any(s[: len(_setting(p))] == _setting(p) for s in said)
+    ]
 
 
 def _setting(problem: Any) -> tuple[str, ...]:

@@ -104,11 +104,9 @@ class RunFolder:
     def save_logits(self, logits: dict[str, Float[np.ndarray, "n k"]], ids: dict[str, np.ndarray]) -> None:
         """logits and ids: by split, in the same order of rows."""
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            **{split: values.astype(np.float32) for split, values in logits.items()},
-            **{f"{split}_ids": names for split, names in ids.items()},
-        )
+        arrays: dict[str, Any] = {split: values.astype(np.float32) for split, values in logits.items()}
+        arrays |= {f"{split}_ids": names for split, names in ids.items()}
+        np.savez_compressed(buffer, **arrays)
         files.write(self.path / "logits.npz", lambda file: file.write(buffer.getbuffer()))
 
     def logits(self, split: str, ids: np.ndarray) -> Float[np.ndarray, "n k"]:
@@ -118,8 +116,7 @@ class RunFolder:
         if not np.array_equal(names, ids):
             place = {name: row for row, name in enumerate(names.tolist())}
             values = values[[place[name] for name in ids.tolist()]]
-        logits: np.ndarray = values.astype(np.float64)
-        return logits
+        return values.astype(np.float64)
 
     def _forget_checkpoint(self) -> None:
         (self.path / "last.ckpt").unlink(missing_ok=True)
@@ -146,10 +143,10 @@ class StudyFolder:
         return f"sqlite:///{self.path / 'optuna.db'}"
 
     def run(self, slug: str) -> RunFolder:
-        return RunFolder(self.path / "runs" / slug)
+        return _of_job(self.path / "runs", slug)
 
     def trial(self, slug: str) -> RunFolder:
-        return RunFolder(self.path / "trials" / slug)
+        return _of_job(self.path / "trials", slug)
 
     def ensemble(self, name: str) -> RunFolder:
         return RunFolder(self.path / "ensembles" / name)
@@ -163,6 +160,11 @@ class StudyFolder:
 
     def save_scores(self, frame: pd.DataFrame) -> None:
         files.write_text(self.path / "scores.csv", frame.to_csv(index=False))
+
+
+def _of_job(parent: Path, slug: str) -> RunFolder:
+    """The folder of a job. Its hash decides, so a run that had another label is found again."""
+    return RunFolder(next(parent.glob(f"*-{slug[-8:]}"), parent / slug))
 
 
 def slug(text: str) -> str:

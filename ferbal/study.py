@@ -10,96 +10,17 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ferbal import data, ensemble, files, models, search, spec
 from ferbal.errors import RunError, UsageError
-from ferbal.plan import Arm, Dataset, Knobs, Plan, Training
+from ferbal.events import ArmEnded, ArmStarted, Combined, Event, Reported, RunEnded, Searched, Started, Trained
+from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Training
 from ferbal.run import Job, execute, plan_for
-from ferbal.spec import Places, StudySpec
+from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ferbal.train import Row
-
-
-@dataclass(frozen=True)
-class Started:
-    trials: int
-    finals: int
-    epochs: int
-
-
-@dataclass(frozen=True, eq=False)
-class ArmStarted:
-    number: int
-    of: int
-    arm: Arm
-    plan: Plan
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One epoch. role: "trial" or "seed"; number of `of`."""
-
-    role: str
-    number: int
-    of: int
-    row: Row
-    best: float
-    epochs: int
-
-
-@dataclass(frozen=True)
-class RunEnded:
-    """state: complete, pruned, failed, or kept (it was complete before). score: validation macro-F1."""
-
-    role: str
-    number: int
-    of: int
-    state: str
-    score: float
-    epochs: int
-    seconds: float
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Searched:
-    knobs: Knobs
-    trials: int
-    best: float
-
-
-@dataclass(frozen=True, eq=False)
-class ArmEnded:
-    arm: Arm
-    scores: tuple[float, ...]
-    seconds: float
-    path: str
-
-
-@dataclass(frozen=True)
-class Combined:
-    name: str
-    members: int
-    macro_f1: float
-
-
-@dataclass(frozen=True, eq=False)
-class Reported:
-    """summary: model, runs, and the mean test scores over all classes, best macro-F1 first."""
-
-    path: Path
-    failed: int
-    summary: pd.DataFrame
-
-
-Event = Started | ArmStarted | Trained | RunEnded | Searched | ArmEnded | Combined | Reported
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +64,8 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
     for arm in settings.arms:
         where = places.of(("strategies", arm.label))
         mistakes += _mistakes(
-            where, lambda arm=arm: plans.append((arm, plan_for(arm, dataset, settings.training, settings.data.twins)))
+            where,
+            lambda arm=arm: plans.append((arm, plan_for(arm, dataset, settings.training, settings.data.twins))),
         )
     if mistakes:
         raise UsageError("\n".join(dict.fromkeys(mistakes)))
@@ -250,10 +172,10 @@ def _search(study: Study, arm: Arm, plan: Plan) -> Generator[Event, Any, Knobs]:
     space, budget = settings.search.space, settings.search.budget
     first_judged = plan.epochs - plan.stages[-1].epochs + 1
     trials = search.search(database, arm, space, budget, study.search_settings, first_judged)
-    outcome = None
+    outcome: search.Outcome | None = None
     try:
         while True:
-            trial = trials.send(outcome)  # type: ignore[arg-type]  # None starts a generator
+            trial = trials.send(outcome)
             outcome = yield from _try(study, arm, trial, budget.trials)
     except StopIteration as done:
         knobs: Knobs = done.value
@@ -279,7 +201,12 @@ def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Even
         if isinstance(event, RunEnded):
             if event.state == "failed":
                 return "failed", None, {"message": event.message}
-            notes = {"epochs": event.epochs, "seconds": event.seconds, "best": event.score, "run": run.path.name}
+            notes = {
+                "epochs": event.epochs,
+                "seconds": event.seconds,
+                "best": event.score,
+                "run": run.path.name,
+            }
             return "complete", event.score, notes
         if isinstance(event, Trained):
             seconds += event.row.seconds
@@ -287,7 +214,11 @@ def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Even
                 events.close()
                 run.discard()
                 yield RunEnded("trial", number, of, "pruned", event.best, event.row.epoch, seconds)
-                return "pruned", None, {"epochs": event.row.epoch, "best": event.best, "seconds": round(seconds, 2)}
+                return (
+                    "pruned",
+                    None,
+                    {"epochs": event.row.epoch, "best": event.best, "seconds": round(seconds, 2)},
+                )
     raise AssertionError("a run ends with RunEnded")
 
 
@@ -315,7 +246,7 @@ def _train(
     yield RunEnded(role, number, of, "complete", score, about["epochs"], about["seconds"])
 
 
-def _precision(study: Study, backbone: str) -> str:
+def _precision(study: Study, backbone: str) -> Precision:
     """The number format for a backbone: as set, or measured once a study and machine and then kept for all arms."""
     training: Training = study.spec.training
     if training.precision != "auto":
@@ -333,7 +264,8 @@ def _precision(study: Study, backbone: str) -> str:
         speeds = hardware.fastest(model, (64, channels, training.image_size, training.image_size), device)
         known[key] = {"chosen": hardware.choose(speeds), "images_per_s": speeds}
         study.folder.save("precision", known)
-    return str(known[key]["chosen"])
+    chosen: Precision = known[key]["chosen"]
+    return chosen
 
 
 def _scores_on(folder: RunFolder, dataset: Dataset, rows: np.ndarray) -> dict[str, float]:

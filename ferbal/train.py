@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import POLICIES, View
-from ferbal.device import Precision
+from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.plan import Knobs, Plan, Samples, Split, Stage, Training
 
@@ -102,8 +102,7 @@ def fit(
     train: Split,
     watch: Split,
     view: View,
-    device: torch.device,
-    precision: Precision = "fp32",
+    machine: Machine,
     resume: dict[str, Any] | None = None,
 ) -> Generator[Epoch, None, Weights]:
     """Carry out a plan. Returns the weights of the epoch with the best macro-F1 on `watch`, on the CPU.
@@ -112,11 +111,11 @@ def fit(
     stage only: what comes before is preparation, and judging it would undo strategies that act late.
     resume: a snapshot of the same run.
     """
-    model = model.to(device)
+    model = model.to(machine.device)
     ema = ModelEmaV3(model, decay=training.ema, use_warmup=True) if training.ema else None
-    state = _State(model, ema, _optimizer(model, plan.stages[0], knobs, training), _scaler(device, precision))
+    state = _State(model, ema, _optimizer(model, plan.stages[0], knobs, training), _scaler(machine))
     scope = plan.stages[0].scope
-    pixels = _Pixels(train.images, device)
+    pixels = _Pixels(train.images, machine.device)
     begins = 0
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
@@ -130,12 +129,12 @@ def fit(
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
             loss, lr, images = _one_epoch(
-                state, stage, plan, pixels, view, knobs, training, device, precision, state.epoch - begins
+                state, stage, plan, pixels, view, knobs, training, machine, state.epoch - begins
             )
             if not math.isfinite(loss):
                 raise RunError(f"the loss became {loss} in epoch {state.epoch + 1}; try a lower learning rate")
             trained = time.perf_counter() - clock
-            logits = predict(state.judged, watch.images, view, device, precision)
+            logits = predict(state.judged, watch.images, view, machine)
             matrix = score(plan, logits, watch.labels)
             state.epoch += 1
             f1 = metrics.macro_f1(matrix)
@@ -158,9 +157,7 @@ def fit(
     return state.kept
 
 
-def score(
-    plan: Plan, logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
-) -> Int[np.ndarray, "k k"]:
+def score(plan: Plan, logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "k k"]:
     """Confusion matrix of what the plan's model says, corrections of the logits included."""
     said = logits if plan.adjust is None else plan.adjust(logits)
     return metrics.confusion(labels, said.argmax(1), len(plan.classes))
@@ -171,20 +168,18 @@ def predict(
     model: nn.Module,
     images: UInt8[np.ndarray, "n c h w"],
     view: View,
-    device: torch.device,
-    precision: Precision = "fp32",
+    machine: Machine,
 ) -> Float[np.ndarray, "n k"]:
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
-    pixels = _Pixels(images, device)
+    pixels = _Pixels(images, machine.device)
     said = []
-    with hardware.autocast(device, precision):
+    with machine.autocast():
         for first in range(0, len(images), EVALUATION_BATCH):
-            rows = torch.arange(first, min(first + EVALUATION_BATCH, len(images)), device=device)
+            rows = torch.arange(first, min(first + EVALUATION_BATCH, len(images)), device=machine.device)
             batch = view.plain(pixels.at(rows)).contiguous(memory_format=torch.channels_last)
             said.append(model(batch).float())
-    logits: np.ndarray = torch.cat(said).cpu().numpy()
-    return logits
+    return torch.cat(said).cpu().numpy()
 
 
 def _one_epoch(
@@ -195,11 +190,11 @@ def _one_epoch(
     view: View,
     knobs: Knobs,
     training: Training,
-    device: torch.device,
-    precision: Precision,
+    machine: Machine,
     epoch_of_stage: int,
 ) -> tuple[float, float, int]:
     """Returns the mean loss, the last learning rate and the number of images seen."""
+    device = machine.device
     order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
     batches = list(_batches(plan.samples, stage, knobs.batch_size, np.random.default_rng(order_seed), device))
     draw = torch.Generator(device).manual_seed(int(torch_seed))
@@ -216,7 +211,7 @@ def _one_epoch(
             targets = torch.nn.functional.one_hot(label, len(plan.classes)).float()
             if stage.mix is not None:
                 images, targets = stage.mix(images, targets, draw)
-            with hardware.autocast(device, precision):
+            with machine.autocast():
                 logits = state.model(images.contiguous(memory_format=torch.channels_last))
             loss = stage.loss(logits.float(), targets).mean()
             state.optimizer.zero_grad(set_to_none=True)
@@ -266,8 +261,8 @@ def _free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            available = next(line for line in file if line.startswith("MemAvailable"))
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(line for line in lines if line.startswith("MemAvailable"))
         return float(available.split()[1]) * 1024
     except (OSError, StopIteration):
         return 4e9
@@ -290,8 +285,8 @@ def _classifier(model: Any) -> nn.Module:
     return nn.ModuleList(head) if isinstance(head, tuple) else head
 
 
-def _scaler(device: torch.device, precision: Precision) -> torch.amp.GradScaler:
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+def _scaler(machine: Machine) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
 
 
 def _copied(model: nn.Module) -> Weights:

@@ -1,8 +1,8 @@
 """Data sets: what `data/<name>/` holds, how one is written, opened and divided.
 
-    images.npy      uint8 [N, C, H, W], the splits one after another, opened as a memory map
-    rows.parquet    id, split, label, group, source
-    dataset.json    name, classes, digest, counts, reader, mean, std: written last, so present means complete
+images.npy      uint8 [N, C, H, W], the splits one after another, opened as a memory map
+rows.parquet    id, split, label, group, source
+dataset.json    name, classes, digest, counts, reader, mean, std: written last, so present means complete
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def save(table: Table, folder: Path, *, replace: bool = False) -> dict[str, Any]
         "name": folder.name,
         "classes": list(table.classes),
         "digest": digest(images, label, split, table.classes),
-        "counts": {
-            part: np.bincount(label[split == part], minlength=len(table.classes)).tolist() for part in SPLITS
-        },
+        "counts": {part: np.bincount(label[split == part], minlength=len(table.classes)).tolist() for part in SPLITS},
         "shape": list(images.shape),
         "mean": round(float(train.mean()) / 255, 6),
         "std": max(round(float(train.std()) / 255, 6), 1e-3),
@@ -124,12 +122,15 @@ def describe(source: str, root: Path) -> dict[str, Any]:
 
 
 def digest(
-    images: UInt8[np.ndarray, "n c h w"], label: Int[np.ndarray, " n"], split: np.ndarray, classes: tuple[str, ...]
+    images: UInt8[np.ndarray, "n c h w"],
+    label: Int[np.ndarray, " n"],
+    split: np.ndarray,
+    classes: tuple[str, ...],
 ) -> str:
     """SHA-256 over pixels, labels, splits and classes: another data set, another digest."""
     sha = hashlib.sha256(json.dumps([list(classes), list(images.shape), split.tolist()]).encode())
     sha.update(label.astype("<i8").tobytes())
-    sha.update(np.ascontiguousarray(images))
+    sha.update(np.ascontiguousarray(images).data)
     return sha.hexdigest()
 
 

@@ -119,9 +119,7 @@ def distribution(tables: Tables) -> pd.DataFrame:
         [_distinct(tables.counts["strategy"]), classes(tables)], names=["strategy", "class"]
     )
     return (
-        tables.counts.set_index(["strategy", "class"])[["rows", "share"]]
-        .reindex(cells, fill_value=0)
-        .reset_index()
+        tables.counts.set_index(["strategy", "class"])[["rows", "share"]].reindex(cells, fill_value=0).reset_index()
     )
 
 
@@ -197,9 +195,7 @@ def _left_out(scores: pd.DataFrame) -> dict[str, str]:
     rows = scores[(scores["metric"] == "f1") & (scores["split"] == "test")]
     kept = set(zip(*(rows.loc[rows["over"] == "kept", key] for key in ("model", "class")), strict=True))
     gone: dict[str, list[str]] = {}
-    for model, name in (
-        rows.loc[rows["over"] == "all", ["model", "class"]].drop_duplicates().itertuples(index=False)
-    ):
+    for model, name in rows.loc[rows["over"] == "all", ["model", "class"]].drop_duplicates().itertuples(index=False):
         if (model, name) not in kept:
             gone.setdefault(model, []).append(name)
     return {model: ", ".join(names) for model, names in gone.items()}

@@ -21,12 +21,8 @@ def render(tables: Tables) -> str:
     """The whole page as text, about 5 MB, nearly all of it plotly.js."""
     made = [(panel, list(panel.make(tables))) for panel in PANELS]
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(
-        kind=lambda part: type(part).__name__, slug=_slug, payload=_payload, together=_together
-    )
-    template = page.from_string(
-        resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    )
+    page.filters.update(kind=lambda part: type(part).__name__, slug=_slug, payload=_payload, together=_together)
+    template = page.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
     return template.render(
         about=tables.about,
         answer=answer(

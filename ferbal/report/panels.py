@@ -91,8 +91,7 @@ def _confusions(tables: Tables) -> Iterable[Part]:
     yield Chart(
         f"Confusion matrices of {cells['model'].nunique()} models on test, true classes as rows. "
         + "".join(
-            f"Largest: {m['true']} taken for {m['predicted']}, {m['share']:.0%}, by {m['model']}."
-            for m in most
+            f"Largest: {m['true']} taken for {m['predicted']}, {m['share']:.0%}, by {m['model']}." for m in most
         ),
         (figure,),
         controls=(*_chooser("model", figure), numbers),
@@ -249,18 +248,14 @@ def _chooser(name: str, *figures: go.Figure) -> tuple[Control, ...]:
     """A control that shows the traces of one `meta` at a time; none where there is nothing to choose."""
     values = list(dict.fromkeys(trace.meta for figure in figures for trace in figure.data))
     options = tuple(
-        Option(
-            value, tuple({"visible": [trace.meta == value for trace in figure.data]} for figure in figures)
-        )
+        Option(value, tuple({"visible": [trace.meta == value for trace in figure.data]} for figure in figures))
         for value in values
     )
     return (Control(name, options),) if len(values) > 1 else ()
 
 
 def _grid(title: str, frame: pd.DataFrame) -> Grid:
-    rows = tuple(
-        tuple(MISSING if pd.isna(cell) else str(cell) for cell in row) for row in frame.to_numpy().tolist()
-    )
+    rows = tuple(tuple(MISSING if pd.isna(cell) else str(cell) for cell in row) for row in frame.to_numpy().tolist())
     return Grid(title, tuple(str(name).replace("_", " ") for name in frame.columns), rows)
 
 

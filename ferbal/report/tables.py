@@ -16,7 +16,8 @@ from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
 
 COLUMNS = {
-    "runs": "run strategy recipe backbone seed lr batch_size patience epochs best_epoch seconds images_per_s parameters",
+    "runs": "run strategy recipe backbone seed lr batch_size patience epochs best_epoch seconds images_per_s"
+    " parameters",
     "scores": "model kind strategy backbone seed split over class metric value",
     "confusion": "model kind split true predicted count",
     "history": "run model seed epoch stage lr loss macro_f1 accuracy images_per_s",
@@ -150,9 +151,7 @@ class _Scored:
             for over, matrix in (("all", everything), ("kept", everything[np.ix_(kept, kept)])):
                 names = classes if over == "all" else known
                 for scores in _scores(matrix, names):
-                    self.scores.append(
-                        {"model": model, "kind": kind, **who, "split": part, "over": over, **scores}
-                    )
+                    self.scores.append({"model": model, "kind": kind, **who, "split": part, "over": over, **scores})
             ece = metrics.expected_calibration_error(metrics.softmax(logits), labelled.labels[rows])
             whole = {"split": part, "over": "all", "class": "", "metric": "ece", "value": ece}
             self.scores.append({"model": model, "kind": kind, **who, **whole})

@@ -42,9 +42,9 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         last = weights(plan, plan.stages[-1])
         told = ", ".join(f"{name} {w:.2f}" for name, w in zip(plan.classes, last, strict=True))
-        return plan.each_stage(
-            lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage)))
-        ).noted(f"weighted: {told}")
+        return plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage)))).noted(
+            f"weighted: {told}"
+        )
 
     return apply
 

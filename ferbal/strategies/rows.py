@@ -104,9 +104,7 @@ def balanced_draw(power: float = 0.0) -> Strategy:
 
     def apply(plan: Plan) -> Plan:
         odds = np.where(plan.counts > 0, np.maximum(plan.counts, 1.0) ** power, 0.0)
-        share = ", ".join(
-            f"{name} {p:.1%}" for name, p in zip(plan.classes, odds / odds.sum(), strict=True)
-        )
+        share = ", ".join(f"{name} {p:.1%}" for name, p in zip(plan.classes, odds / odds.sum(), strict=True))
         return plan.each_stage(lambda stage: replace(stage, odds=odds)).noted(f"balanced_draw: {share}")
 
     return apply

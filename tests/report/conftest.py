@@ -62,31 +62,24 @@ def make_study(
     tables: dict[str, list[Any]] = {table: [] for table in COLUMNS}
 
     def matrix(skill: float, gone: str) -> np.ndarray:
-        wanted = np.full((len(classes), len(classes)), (1 - skill) / len(classes)) + skill * np.eye(
-            len(classes)
-        )
+        wanted = np.full((len(classes), len(classes)), (1 - skill) / len(classes)) + skill * np.eye(len(classes))
         if gone:
             wanted[:, classes.index(gone)] = 0
         return np.array([draw.multinomial(n, p / p.sum()) for n, p in zip(images, wanted, strict=True)])
 
-    def add_model(
-        model: str, kind: str, strategy: str, backbone: str, skill: float, gone: str, runs: range
-    ) -> None:
+    def add_model(model: str, kind: str, strategy: str, backbone: str, skill: float, gone: str, runs: range) -> None:
         total = np.zeros((len(classes), len(classes)), dtype=int)
         for seed in runs:
             one = matrix(skill + draw.normal(0, 0.012), gone)
             total += one
             tables["scores"] += score_rows(model, kind, strategy, backbone, seed, one, classes, gone)
         tables["confusion"] += [
-            (model, kind, "test", classes[i], classes[j], int(total[i, j]))
-            for i, j in np.ndindex(*total.shape)
+            (model, kind, "test", classes[i], classes[j], int(total[i, j])) for i, j in np.ndindex(*total.shape)
         ]
 
     for (row, strategy), backbone in product(enumerate(strategies), backbones):
         model, skill = f"{strategy} · {backbone}", 0.5 + 0.012 * row + 0.02 * (backbone == backbones[-1])
-        add_model(
-            model, "arm", strategy, backbone, skill, classes[1] if strategy == dropping else "", range(seeds)
-        )
+        add_model(model, "arm", strategy, backbone, skill, classes[1] if strategy == dropping else "", range(seeds))
         for seed in range(seeds):
             run = f"{row}-{backbone}-{seed}"
             tables["runs"].append(
@@ -127,13 +120,9 @@ def make_study(
             state = ("complete", "complete", "pruned", "complete", "failed")[number % 5]
             state = "running" if number == trials - 1 else state
             value = (
-                np.nan
-                if state in ("failed", "running")
-                else skill + draw.normal(0, 0.03) - 0.1 * (state == "pruned")
+                np.nan if state in ("failed", "running") else skill + draw.normal(0, 0.03) - 0.1 * (state == "pruned")
             )
-            tables["trials"].append(
-                (model, number, state, value, 10 ** draw.uniform(-4, -1.5), 128, 8, epochs, 30.0)
-            )
+            tables["trials"].append((model, number, state, value, 10 ** draw.uniform(-4, -1.5), 128, 8, epochs, 30.0))
     for ensemble in ensembles:
         add_model(ensemble, "ensemble", ensemble, "", 0.6, "", range(-1, 0))
     for strategy in strategies:
@@ -172,8 +161,6 @@ def bare() -> Callable[..., Tables]:
 
     def build(classes: Sequence[str] = ("a", "b"), baseline: str = "plain", **rows: Sequence[Any]) -> Tables:
         about = {"name": "bare", "dataset": "toy", "classes": tuple(classes), "baseline": baseline}
-        return Tables(
-            about=about, provenance={}, **{table: frame(table, rows.get(table, ())) for table in COLUMNS}
-        )
+        return Tables(about=about, provenance={}, **{table: frame(table, rows.get(table, ())) for table in COLUMNS})
 
     return build

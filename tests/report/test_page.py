@@ -17,9 +17,7 @@ from ferbal.report.page import render
 from ferbal.report.tables import Tables
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(
-    BROWSER is None, reason="no chromium, chromium-browser or google-chrome here"
-)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome here")
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
 
@@ -81,11 +79,13 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
 def is_clean(opened: Opened) -> bool:
     """No complaint, nothing asked of the network, and traces in every figure."""
     outside = [url for url in opened.requests[1:] if not url.startswith(("data:", "blob:"))]
-    assert opened.complaints == [] and outside == []
+    assert opened.complaints == []
+    assert outside == []
     drawn = opened.page.eval_on_selector_all(
         ".plot", "plots => plots.map(p => p.querySelectorAll('.main-svg .trace, .main-svg .hm').length)"
     )
-    assert drawn and all(drawn), f"traces in each figure: {drawn}"
+    assert drawn
+    assert all(drawn), f"traces in each figure: {drawn}"
     return True
 
 
@@ -105,10 +105,9 @@ def test_figures_are_valid_json_and_plotly_is_there_once(study: Study) -> None:
 
 def test_the_page_opens_with_name_data_and_answer(study: Study) -> None:
     head = render(study(name="faces")).split("<nav")[0]
-    assert (
-        head.index("<h1>faces</h1>") < head.index("fer2013, 7 classes") < head.index("Best on test macro-F1")
-    )
-    assert '<html lang="en">' in head and "default-src &#39;none&#39;" not in head
+    assert head.index("<h1>faces</h1>") < head.index("fer2013, 7 classes") < head.index("Best on test macro-F1")
+    assert '<html lang="en">' in head
+    assert "default-src &#39;none&#39;" not in head
     assert "default-src 'none'" in head
 
 
@@ -168,12 +167,14 @@ def test_a_reader_can_choose_the_model_and_the_numbers(study: Study, show: Calla
     def cells() -> list[str]:
         return [text or "" for text in matrix.locator(".heatmap-label").all_text_contents()]
 
-    assert len(cells()) == 49 and all(cell.endswith("%") for cell in cells())
+    assert len(cells()) == 49
+    assert all(cell.endswith("%") for cell in cells())
     matrix.locator("select").last.select_option("images")
     counts = cells()
     assert sum(map(int, counts)) == 3589
     matrix.locator("select").first.select_option("no disgust · resnet18")
-    assert cells() != counts and [cells()[row * 7 + 1] for row in range(7)] == ["0"] * 7
+    assert cells() != counts
+    assert [cells()[row * 7 + 1] for row in range(7)] == ["0"] * 7
     opened.page.locator("#search select").select_option("no disgust · densenet169")
     opened.page.locator("#training select").select_option("densenet169")
     assert is_clean(opened)

@@ -93,7 +93,8 @@ def test_leaderboard_shows_an_arm_that_leaves_a_class_out_both_ways(small: Table
 
 def test_one_score_has_no_deviation(small: Tables) -> None:
     stack = frames.leaderboard(small).set_index("model").to_dict("index")["stack"]
-    assert np.isnan(stack["macro_f1_sd"]) and np.isnan(stack["seconds"])
+    assert np.isnan(stack["macro_f1_sd"])
+    assert np.isnan(stack["seconds"])
     assert plus_minus(stack["macro_f1"], stack["macro_f1_sd"]) == "0.700 ± \N{EN DASH}"
     assert number(float("nan")) == "\N{EN DASH}"
 
@@ -133,20 +134,20 @@ def test_distribution_names_the_classes_that_are_gone(small: Tables) -> None:
 
 def test_curves_mark_where_a_stage_begins(bare: Bare) -> None:
     epochs = [
-        ("r1", "plain · net", 0, epoch, stage, 0.1, 1.0, 0.5, 0.5, 9.0)
-        for epoch, stage in enumerate((0, 0, 1, 1))
+        ("r1", "plain · net", 0, epoch, stage, 0.1, 1.0, 0.5, 0.5, 9.0) for epoch, stage in enumerate((0, 0, 1, 1))
     ]
     rows = frames.curves(bare(history=epochs[::-1], scores=scores("plain · net", [0.5])))
     assert rows["epoch"].tolist() == [0, 1, 2, 3]
     assert rows["turn"].tolist() == [False, False, True, False]
-    assert rows["strategy"].unique().tolist() == ["plain"] and rows["backbone"].unique().tolist() == ["net"]
+    assert rows["strategy"].unique().tolist() == ["plain"]
+    assert rows["backbone"].unique().tolist() == ["net"]
 
 
 def test_search_remembers_the_best_complete_trial(bare: Bare) -> None:
     told = [("complete", 0.4), ("pruned", 0.9), ("running", None), ("complete", 0.6), ("complete", 0.5)]
     trials = [("m", i, state, value, 0.1, 32, 5, 10, 1.0) for i, (state, value) in enumerate(told)]
     best = frames.search(bare(trials=[*trials[::-1], ("n", 0, "failed", None, 0.1, 32, 5, 0, 1.0)]))
-    assert best["number"].tolist() == [4, 3, 2, 1, 0][::-1] + [0]
+    assert best["number"].tolist() == [*[4, 3, 2, 1, 0][::-1], 0]
     assert best["best"].tolist()[:5] == [0.4, 0.4, 0.4, 0.6, 0.6]
     assert np.isnan(best["best"].iloc[5])
 
@@ -253,4 +254,5 @@ def test_the_protocol_says_so_when_test_was_touched(study: Study) -> None:
     tables.ledger.loc[len(tables.ledger)] = ["temperature", "blend", "test"]
     panel = next(panel for panel in PANELS if panel.title == "Protocol")
     first, *_ = panel.make(tables)
-    assert isinstance(first, Remark) and first.text.startswith("Beware: temperature touched test")
+    assert isinstance(first, Remark)
+    assert first.text.startswith("Beware: temperature touched test")

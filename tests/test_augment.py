@@ -1,0 +1,99 @@
+"""Augmentation: per sample, seeded, and within the ranges it states."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ferbal.augment import POLICIES, Policy, View
+
+VIEW = View(size=48, mean=0.5, std=0.25)
+
+
+def batch(rows: int = 8, channels: int = 1, size: int = 48) -> torch.Tensor:
+    return torch.randint(0, 256, (rows, channels, size, size), generator=seeded(0)).to(torch.uint8)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def no(rows: int) -> torch.Tensor:
+    return torch.zeros(rows, dtype=torch.bool)
+
+
+def test_nothing_random_gives_the_images_themselves() -> None:
+    images = batch()
+    seen = VIEW.varied(images, no(8), Policy(), seeded(1))
+    assert torch.equal(seen, (images.float() / 255 - 0.5) / 0.25)
+    assert torch.equal(seen, VIEW.plain(images))
+
+
+def test_an_affine_sampling_of_nothing_is_the_identity() -> None:
+    images = batch()
+    seen = VIEW._sampled(images.float(), no(8), torch.zeros(8), torch.ones(8), torch.zeros(8, 2))
+    assert torch.allclose(seen, images.float(), atol=1e-2)
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(rotate=1e-6)])
+def test_a_mirrored_row_is_seen_the_other_way_round(policy: Policy) -> None:
+    images = batch(2)
+    seen = VIEW.varied(images, torch.tensor([True, False]), policy, seeded(0))
+    straight = VIEW.plain(images)
+    assert torch.allclose(seen[0], straight[0].flip(-1), atol=1e-2)
+    assert torch.allclose(seen[1], straight[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_same_seed_same_bits(name: str) -> None:
+    one, same, other = (VIEW.varied(batch(), no(8), POLICIES[name], seeded(s)) for s in (3, 3, 4))
+    assert torch.equal(one, same)
+    assert torch.equal(one, other) == (name == "none")
+
+
+def test_every_image_of_a_batch_is_varied_in_its_own_way() -> None:
+    images = batch(1).expand(16, -1, -1, -1)
+    seen = VIEW.varied(images, no(16), POLICIES["standard"], seeded(0))
+    assert len({tuple(image.flatten()[:50].tolist()) for image in seen}) == 16
+
+
+def test_flips_happen_as_often_as_stated() -> None:
+    images = batch(1, size=8).expand(4000, -1, -1, -1)
+    seen = View(8, 0.5, 0.25).varied(images, no(4000), Policy(flip=0.3), seeded(0))
+    flipped = (seen == View(8, 0.5, 0.25).plain(images).flip(-1)).flatten(1).all(1)
+    assert flipped.float().mean().item() == pytest.approx(0.3, abs=0.03)
+
+
+def test_brightness_and_contrast_stay_within_their_ranges() -> None:
+    gray = torch.full((2000, 1, 8, 8), 127, dtype=torch.uint8)
+    seen = View(8, 0.0, 1.0).varied(gray, no(2000), Policy(contrast=0.2), seeded(0))
+    gain = seen[:, 0, 0, 0] / (127 / 255)
+    assert gain.min() >= 0.8 - 1e-5
+    assert gain.max() <= 1.2 + 1e-5
+    assert gain.mean().item() == pytest.approx(1, abs=0.02)
+
+
+def test_shifts_stay_within_their_range() -> None:
+    dot = torch.zeros(500, 1, 48, 48, dtype=torch.uint8)
+    dot[:, :, 23:25, 23:25] = 255
+    seen = View(48, 0.0, 1.0).varied(dot, no(500), Policy(shift=0.1), seeded(0))[:, 0]
+    across = (seen.sum(1) * torch.arange(48)).sum(1) / seen.sum((1, 2)) - 23.5
+    assert across.abs().max() <= 0.1 * 48 + 0.1
+    assert across.abs().max() >= 0.09 * 48
+
+
+def test_erased_squares_are_the_mean_and_of_the_stated_size() -> None:
+    white = torch.full((500, 1, 48, 48), 255, dtype=torch.uint8)
+    seen = VIEW.varied(white, no(500), Policy(erase=1.0, erase_side=(0.2, 0.3)), seeded(0))
+    share = (seen == 0).float().mean((1, 2, 3))
+    assert share.max() <= 0.32**2
+    assert share.min() > 0
+
+
+@pytest.mark.parametrize(("stored", "seen"), [(48, 32), (32, 48), (48, 48)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_size_and_channels_become_the_size_of_the_view(stored: int, seen: int, channels: int) -> None:
+    view = View(seen, 0.5, 0.25)
+    images = batch(4, channels, stored)
+    assert view.plain(images).shape == (4, channels, seen, seen)
+    assert view.varied(images, no(4), POLICIES["strong"], seeded(0)).shape == (4, channels, seen, seen)
