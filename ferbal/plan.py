@@ -32,7 +32,6 @@ Schedule = Callable[[float], float]
 """Progress through a stage, 0..1 -> multiple of the base learning rate."""
 Adjust = Callable[["Float[np.ndarray, 'n k']"], "Float[np.ndarray, 'n k']"]
 """Logits -> logits, after training."""
-Strategy = Callable[["Plan"], "Plan"]
 Scope = Literal["all", "head"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -146,6 +145,9 @@ class Plan:
             if old != new
         ]
         return after.noted(f"{by}: {', '.join(moved) or 'changes no row'}")
+
+
+Strategy = Callable[[Plan], Plan]
 
 
 def start(

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -69,7 +69,7 @@ class SearchSpec(_Section):
         return value
 
     @model_validator(mode="after")
-    def _enough(self) -> Self:
+    def _enough(self) -> SearchSpec:
         if self.trials == 0 and self.space.fixed is None:
             raise ValueError("with trials: 0, lr, batch_size and patience need a single value each")
         return self
@@ -112,7 +112,7 @@ class StudySpec(_Section):
     report: ReportSpec = ReportSpec()
 
     @model_validator(mode="after")
-    def _known_baseline(self) -> Self:
+    def _known_baseline(self) -> StudySpec:
         if self.report.baseline and self.report.baseline not in self.strategies:
             raise ValueError(
                 f"report.baseline: no strategy {self.report.baseline!r}"

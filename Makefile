@@ -1,0 +1,37 @@
+# The two commands a newcomer needs: make demo, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test slow lint lock clean
+
+demo: .venv/ready
+	$(BIN)/ferbal study run studies/demo.yaml
+	@echo "Open reports/demo.html in a browser."
+
+test: .venv/ready lint
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
+
+slow: .venv/ready
+	$(BIN)/pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check ferbal tests
+	$(BIN)/ruff format --check ferbal tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+# uv installs the locked versions about three times as fast as pip.
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ferbal needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+		--generate-hashes --upgrade --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,236 @@
+"""A study from its file to its page: nothing is trained twice, and an interruption loses nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ferbal import files, metrics, study
+from ferbal.events import RunEnded, Trained
+from ferbal.store import RunFolder
+
+Ferbal = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run(root: Path, *changes: str) -> list[object]:
+    return list(study.run(study.prepare(root / "studies" / "tiny.yaml", root, changes)))
+
+
+def trained(events: list[object]) -> int:
+    """Epochs that were trained."""
+    return sum(isinstance(event, Trained) for event in events)
+
+
+def ended(events: list[object]) -> list[str]:
+    return [event.state for event in events if isinstance(event, RunEnded)]
+
+
+def bits(root: Path) -> dict[str, bytes]:
+    """Everything a final run is, but for how long it took."""
+    folder = root / "studies" / "tiny" / "runs"
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.name in ("weights.safetensors", "logits.npz", "scores.json")
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which the tiny study has been run to its end."""
+    from conftest import STUDY
+
+    root = tmp_path_factory.mktemp("finished")
+    (root / "data").symlink_to(tiny_root / "data")
+    (root / "studies").mkdir()
+    (root / "studies" / "tiny.yaml").write_text(STUDY)
+    events = run(root)
+    assert ended(events) == ["complete"] * 8
+    return root
+
+
+def test_a_study_leaves_the_files_it_promises(finished: Path) -> None:
+    folder = finished / "studies" / "tiny"
+    assert {path.name for path in folder.iterdir()} >= {
+        "spec.json", "provenance.json", "ledger.json", "optuna.db", "runs", "trials", "ensembles", "scores.csv",
+    }  # fmt: skip
+    runs = sorted((folder / "runs").iterdir())
+    assert len(runs) == 4
+    for path in runs:
+        assert {file.name for file in path.iterdir()} == {
+            "run.json", "history.csv", "weights.safetensors", "logits.npz", "scores.json",
+        }  # fmt: skip
+    assert (finished / "reports" / "tiny.html").stat().st_size > 1_000_000
+
+
+def test_scores_in_the_table_are_those_of_the_saved_logits(finished: Path) -> None:
+    checked = study.prepare(finished / "studies" / "tiny.yaml", finished)
+    scores = pd.read_csv(finished / "studies" / "tiny" / "scores.csv", keep_default_na=False)
+    test = checked.dataset.test
+    for arm, _ in checked.plans:
+        for seed, folder in checked.finals(arm).items():
+            said = folder.logits("test", test.ids).argmax(1)
+            row = scores.query(
+                "model == @arm.name and seed == @seed and split == 'test' and over == 'all' "
+                "and metric == 'macro_f1' and `class` == ''"
+            )
+            assert float(row["value"].iloc[0]) == pytest.approx(
+                metrics.macro_f1(metrics.confusion(test.labels, said, 3))
+            )
+
+
+def test_run_again_it_trains_nothing_and_imports_no_torch(finished: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ferbal import study; from ferbal.events import Trained;"
+        f"root = Path({str(finished)!r}); s = study.prepare(root / 'studies' / 'tiny.yaml', root);"
+        "assert not [e for e in study.run(s) if isinstance(e, Trained)]; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_one_strategy_added_is_the_only_one_trained(finished: Path) -> None:
+    before = bits(finished)
+    events = run(finished, "strategies.focal=focal")
+    assert sorted(ended(events)) == ["complete"] * 4 + ["kept"] * 4
+    after = bits(finished)
+    assert before.items() <= after.items()
+    assert {name.split("-")[0] for name in after.keys() - before.keys()} == {"focal"}
+
+
+def test_a_renamed_strategy_is_not_trained_again(finished: Path) -> None:
+    events = run(finished, "strategies={nothing: plain, weighted: 'weighted( beta = 0.9 )'}", "report.baseline=nothing")
+    assert trained(events) == 0
+
+
+def test_a_changed_setting_trains_again(finished: Path) -> None:
+    assert trained(run(finished, "training.epochs=1", "final.seeds=1")) == 6
+
+
+def test_two_studies_of_the_same_seeds_are_equal_to_the_byte(finished: Path, root: Path) -> None:
+    run(root)
+    mine = bits(root)
+    theirs = {name: content for name, content in bits(finished).items() if name in mine}
+    assert mine == theirs
+    assert len(mine) == 12
+
+
+@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGKILL, signal.SIGTERM)])
+def test_an_interrupted_study_goes_on_and_ends_with_the_same_bytes(
+    finished: Path, root: Path, signals: tuple[signal.Signals, ...]
+) -> None:
+    command = [sys.executable, "-m", "ferbal", "study", "run", "studies/tiny.yaml"]
+    for number, sign in enumerate(signals):
+        process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+        _wait_until(lambda number=number: len(list((root / "studies").rglob("history.csv"))) > 1 + 3 * number, process)
+        process.send_signal(sign)
+        told = process.communicate(timeout=60)[1]
+        expected = -sign if sign == signal.SIGKILL else 128 + sign
+        assert process.returncode == expected, told
+        assert "Traceback" not in told
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    mine = bits(root)
+    assert len(mine) == 12
+    assert mine == {name: content for name, content in bits(finished).items() if name in mine}
+    status = study.status(study.prepare(root / "studies" / "tiny.yaml", root))
+    assert [(arm["trials_done"], arm["final_runs_done"]) for arm in status["arms"]] == [(2, 2), (2, 2)]
+
+
+def _wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    for _ in range(1200):
+        if happened():
+            return
+        assert process.poll() is None, "the study ended before it could be interrupted"
+        time.sleep(0.05)
+    raise AssertionError("nothing was trained within a minute")
+
+
+def test_a_half_trained_run_goes_on_at_the_epoch_it_had_reached(finished: Path, root: Path) -> None:
+    events = study.run(study.prepare(root / "studies" / "tiny.yaml", root))
+    for event in events:
+        if isinstance(event, Trained) and event.role == "seed" and event.row.epoch == 2:
+            break
+    events.close()
+    again = [event for event in run(root) if isinstance(event, Trained)]
+    assert (again[0].role, again[0].number, again[0].row.epoch) == ("seed", 1, 3)
+    assert bits(root).items() <= bits(finished).items()
+
+
+def test_a_failing_run_is_named_and_the_study_goes_on(root: Path, ferbal: Ferbal) -> None:
+    text = (root / "studies" / "tiny.yaml").read_text()
+    (root / "plugin.py").write_text(
+        "from dataclasses import replace\n"
+        "from ferbal.plan import Strategy\n"
+        "def diverge() -> Strategy:\n"
+        "    return lambda plan: plan.each_stage(lambda s: replace(s, loss=lambda z, t: (z / 0).sum(-1)))\n"
+    )
+    broken = text.replace("weighted: weighted(beta=0.9)", "broken: plugin.diverge")
+    (root / "studies" / "tiny.yaml").write_text(broken.replace("trials: 2, lr: [1e-3, 1e-2], batch_size: [16, 32], "
+                                                              "patience: [2, 3]",
+                                                              "trials: 0, lr: 1e-3, batch_size: 16, patience: 3"))
+    done = ferbal("study", "run", "studies/tiny.yaml", "--json")
+    assert done.returncode == 4, done.stderr
+    assert json.loads(done.stdout)["failed_runs"] == 2
+    assert "the loss became nan in epoch 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    page = (root / "reports" / "tiny.html").read_text()
+    assert "the loss became nan in epoch 1" in page
+
+
+def test_an_arm_that_drops_a_class_is_scored_on_all_and_on_the_kept(root: Path) -> None:
+    run(root, 'strategies={all: plain, fewer: \'drop("rare")\'}', "final.seeds=1", "search.trials=1", "report.baseline=all")
+    scores = pd.read_csv(root / "studies" / "tiny" / "scores.csv", keep_default_na=False)
+    fewer = scores.query("strategy == 'fewer' and split == 'test'")
+    assert float(fewer.query("over == 'all' and metric == 'f1' and `class` == 'rare'")["value"].iloc[0]) == 0
+    assert fewer.query("over == 'kept' and `class` == 'rare'").empty
+    over = {o: float(fewer.query("over == @o and metric == 'macro_f1'")["value"].iloc[0]) for o in ("all", "kept")}
+    assert over["kept"] > over["all"]
+    stack = scores.query("model == 'stack' and metric == 'accuracy' and split == 'test' and over == 'all'")
+    assert np.isfinite(stack["value"].astype(float)).all()
+
+
+def test_ensembles_are_fitted_on_blend_and_made_again_only_when_members_change(finished: Path) -> None:
+    checked = study.prepare(finished / "studies" / "tiny.yaml", finished)
+    made = {e.name: e.members for e in study.combine(checked)}
+    assert made == {"average": 4, "stack": 4}
+    path = finished / "studies" / "tiny" / "ensembles" / "average" / "logits.npz"
+    stamp = path.stat().st_mtime_ns
+    list(study.combine(checked))
+    assert path.stat().st_mtime_ns == stamp
+    members = [f.logits("test", checked.dataset.test.ids) for arm, _ in checked.plans for f in checked.finals(arm).values()]
+    mean = np.mean([metrics.softmax(logits) for logits in members], axis=0)
+    said = RunFolder(path.parent).logits("test", checked.dataset.test.ids)
+    assert np.allclose(np.exp(said), mean, atol=1e-4)
+
+
+def test_a_run_without_scores_is_not_taken_for_complete(finished: Path, root: Path) -> None:
+    run(root)
+    folder = next((root / "studies" / "tiny" / "runs").iterdir())
+    (folder / "scores.json").unlink()
+    (folder / "weights.safetensors").write_bytes(b"torn")
+    assert ended(run(root)).count("complete") == 1
+    assert bits(root).items() <= bits(finished).items()
+
+
+def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range float"):
+        files.write_json(path, {"a": float("nan")})
+
+    def fails(file: object) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        files.write(path, fails)
+    assert files.read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
