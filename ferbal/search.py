@@ -76,7 +76,7 @@ class Trial:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed trial reports its last epoch twice, with the same score
             self._trial.report(macro_f1, epoch)
-        return self._budget.prune and self._trial.should_prune()
+        return self._budget.prune and bool(self._trial.should_prune())
 
 
 Outcome = tuple[str, float | None, dict[str, Any]]

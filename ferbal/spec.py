@@ -258,7 +258,7 @@ def _told(problem: Any, places: Places) -> str:
         return f"{place}: unknown key{nearest(where[-1], known)}. Known here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{place}: missing, and needed"
-    message = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    message = problem["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "list")
     given = problem["input"]
     shown = f" but got {given!r}" if isinstance(given, (str, int, float, bool)) and repr(given) not in message else ""
     return f"{place}: {message[:1].lower()}{message[1:]}{shown}"

@@ -25,8 +25,7 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
     rows = draw(st.integers(1, 40))
     subsets = st.lists(st.sampled_from(range(K)), min_size=1, unique=True)
     labels, predicted = (
-        np.array(draw(st.lists(st.sampled_from(draw(subsets)), min_size=rows, max_size=rows)))
-        for _ in range(2)
+        np.array(draw(st.lists(st.sampled_from(draw(subsets)), min_size=rows, max_size=rows))) for _ in range(2)
     )
     return labels, np.where(draw(arrays(bool, rows)), labels, predicted)
 

@@ -256,9 +256,7 @@ def test_the_prior_follows_odds_or_else_counts_and_sums_to_one(facts: Facts) -> 
     for stage in plan.stages:
         prior = plan.prior(stage)
         assert prior.sum() == pytest.approx(1)
-        said = (
-            np.bincount(plan.samples.label, minlength=len(plan.classes)) if stage.odds is None else stage.odds
-        )
+        said = np.bincount(plan.samples.label, minlength=len(plan.classes)) if stage.odds is None else stage.odds
         # proportional: every cross ratio agrees
         assert np.outer(prior, said) == pytest.approx(np.outer(said, prior))
     assert plan.prior().tolist() == plan.prior(plan.stages[-1]).tolist()
@@ -274,9 +272,7 @@ def test_the_prior_by_hand() -> None:
 def test_an_unknown_class_is_answered_with_the_nearest_one() -> None:
     plan = start(NAMES, np.arange(5), epochs=1)
     assert [plan.index(name) for name in NAMES] == [0, 1, 2, 3, 4]
-    with pytest.raises(
-        UsageError, match=r"no class 'discust' among angry, disgust.*did you mean 'disgust'\?"
-    ):
+    with pytest.raises(UsageError, match=r"no class 'discust' among angry, disgust.*did you mean 'disgust'\?"):
         plan.index("discust")
     with pytest.raises(UsageError, match=r"no class 'xyz'") as refused:
         plan.index("xyz")

@@ -77,7 +77,7 @@ def test_scores_in_the_table_are_those_of_the_saved_logits(finished: Path) -> No
     scores = pd.read_csv(finished / "studies" / "tiny" / "scores.csv", keep_default_na=False)
     test = checked.dataset.test
     for arm, _ in checked.plans:
-        for seed, folder in checked.finals(arm).items():
+        for seed, folder in checked.finals(arm).items():  # noqa: B007  used in the query
             said = folder.logits("test", test.ids).argmax(1)
             row = scores.query(
                 "model == @arm.name and seed == @seed and split == 'test' and over == 'all' "
@@ -107,7 +107,9 @@ def test_one_strategy_added_is_the_only_one_trained(finished: Path) -> None:
 
 
 def test_a_renamed_strategy_is_not_trained_again(finished: Path) -> None:
-    events = run(finished, "strategies={nothing: plain, weighted: 'weighted( beta = 0.9 )'}", "report.baseline=nothing")
+    events = run(
+        finished, "strategies={nothing: plain, weighted: 'weighted( beta = 0.9 )'}", "report.baseline=nothing"
+    )
     assert trained(events) == 0
 
 
@@ -130,7 +132,9 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_bytes(
     command = [sys.executable, "-m", "ferbal", "study", "run", "studies/tiny.yaml"]
     for number, sign in enumerate(signals):
         process = subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
-        _wait_until(lambda number=number: len(list((root / "studies").rglob("history.csv"))) > 1 + 3 * number, process)
+        _wait_until(
+            lambda number=number: len(list((root / "studies").rglob("history.csv"))) > 1 + 3 * number, process
+        )
         process.send_signal(sign)
         told = process.communicate(timeout=60)[1]
         expected = -sign if sign == signal.SIGKILL else 128 + sign
@@ -174,9 +178,12 @@ def test_a_failing_run_is_named_and_the_study_goes_on(root: Path, ferbal: Ferbal
         "    return lambda plan: plan.each_stage(lambda s: replace(s, loss=lambda z, t: (z / 0).sum(-1)))\n"
     )
     broken = text.replace("weighted: weighted(beta=0.9)", "broken: plugin.diverge")
-    (root / "studies" / "tiny.yaml").write_text(broken.replace("trials: 2, lr: [1e-3, 1e-2], batch_size: [16, 32], "
-                                                              "patience: [2, 3]",
-                                                              "trials: 0, lr: 1e-3, batch_size: 16, patience: 3"))
+    (root / "studies" / "tiny.yaml").write_text(
+        broken.replace(
+            "trials: 2, lr: [1e-3, 1e-2], batch_size: [16, 32], patience: [2, 3]",
+            "trials: 0, lr: 1e-3, batch_size: 16, patience: 3",
+        )
+    )
     done = ferbal("study", "run", "studies/tiny.yaml", "--json")
     assert done.returncode == 4, done.stderr
     assert json.loads(done.stdout)["failed_runs"] == 2
@@ -187,7 +194,13 @@ def test_a_failing_run_is_named_and_the_study_goes_on(root: Path, ferbal: Ferbal
 
 
 def test_an_arm_that_drops_a_class_is_scored_on_all_and_on_the_kept(root: Path) -> None:
-    run(root, 'strategies={all: plain, fewer: \'drop("rare")\'}', "final.seeds=1", "search.trials=1", "report.baseline=all")
+    run(
+        root,
+        "strategies={all: plain, fewer: 'drop(\"rare\")'}",
+        "final.seeds=1",
+        "search.trials=1",
+        "report.baseline=all",
+    )
     scores = pd.read_csv(root / "studies" / "tiny" / "scores.csv", keep_default_na=False)
     fewer = scores.query("strategy == 'fewer' and split == 'test'")
     assert float(fewer.query("over == 'all' and metric == 'f1' and `class` == 'rare'")["value"].iloc[0]) == 0
@@ -206,7 +219,9 @@ def test_ensembles_are_fitted_on_blend_and_made_again_only_when_members_change(f
     stamp = path.stat().st_mtime_ns
     list(study.combine(checked))
     assert path.stat().st_mtime_ns == stamp
-    members = [f.logits("test", checked.dataset.test.ids) for arm, _ in checked.plans for f in checked.finals(arm).values()]
+    members = [
+        f.logits("test", checked.dataset.test.ids) for arm, _ in checked.plans for f in checked.finals(arm).values()
+    ]
     mean = np.mean([metrics.softmax(logits) for logits in members], axis=0)
     said = RunFolder(path.parent).logits("test", checked.dataset.test.ids)
     assert np.allclose(np.exp(said), mean, atol=1e-4)

@@ -90,7 +90,7 @@ def test_a_run_resumed_after_any_epoch_ends_with_the_same_weights(
 
 
 def _write_snapshot(run: Callable[..., Any], text: str, training: Training, stop: int, path: Path) -> None:
-    class Stop(Exception):
+    class StoppedError(Exception):
         pass
 
     original = train.Epoch
@@ -98,12 +98,12 @@ def _write_snapshot(run: Callable[..., Any], text: str, training: Training, stop
     def watched(row: train.Row, best: float, snapshot: Callable[[], Any]) -> train.Epoch:
         if row.epoch == stop:
             torch.save(snapshot(), path)
-            raise Stop
+            raise StoppedError
         return original(row, best, snapshot)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Epoch", watched)
-        with pytest.raises(Stop):
+        with pytest.raises(StoppedError):
             run(text, training)
 
 
@@ -166,9 +166,7 @@ def test_odds_decide_how_often_a_class_is_drawn(dataset: Dataset) -> None:
 
 def test_without_odds_an_epoch_passes_every_row_at_most_once(dataset: Dataset) -> None:
     plan = start(dataset.classes, dataset.train.labels, epochs=1)
-    batches = list(
-        train._batches(plan.samples, plan.stages[0], 20, np.random.default_rng(0), torch.device("cpu"))
-    )
+    batches = list(train._batches(plan.samples, plan.stages[0], 20, np.random.default_rng(0), torch.device("cpu")))
     rows = torch.cat([source for source, _, _ in batches]).tolist()
     assert len(rows) == len(set(rows)) == 80
     assert all(len(label) == 20 for _, label, _ in batches)
@@ -176,9 +174,7 @@ def test_without_odds_an_epoch_passes_every_row_at_most_once(dataset: Dataset) -
 
 def test_rows_fewer_than_a_batch_make_one_batch(dataset: Dataset) -> None:
     plan = start(dataset.classes, dataset.train.labels, epochs=1)
-    batches = list(
-        train._batches(plan.samples, plan.stages[0], 500, np.random.default_rng(0), torch.device("cpu"))
-    )
+    batches = list(train._batches(plan.samples, plan.stages[0], 500, np.random.default_rng(0), torch.device("cpu")))
     assert [len(label) for _, label, _ in batches] == [96]
 
 

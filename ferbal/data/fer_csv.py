@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from ferbal.data.table import Table
 from ferbal.errors import DataError
@@ -27,10 +28,10 @@ def read(path: Path) -> Table:
     48x48 pixels in 0..255 with a label in 0..6 and a known Usage.
     """
     columns = _columns(path)
-    emotion = _labels(path, columns["emotion"])
-    usage = np.array([text.strip() for text in columns["Usage"].to_pylist()])
-    for row in np.flatnonzero(~np.isin(usage, list(SPLIT_OF)))[:1]:
-        raise _bad(path, row, f"Usage is {usage[row]!r}; known are {', '.join(SPLIT_OF)}")
+    emotion = _one_of(path, columns, "emotion", map(str, range(7)), "a label is a whole number in 0..6").astype(
+        np.int64
+    )
+    usage = _one_of(path, columns, "Usage", SPLIT_OF, f"known are {', '.join(SPLIT_OF)}")
     missing = [name for name in SPLIT_OF if name not in usage]
     if missing:
         raise DataError(f"{path}: no row with Usage {' or '.join(missing)}; each of the three splits is needed")
@@ -63,7 +64,7 @@ def _columns(path: Path) -> pa.Table:
     absent = [name for name in COLUMNS if name not in table.column_names]
     if absent:
         raise DataError(
-            f"{path}: no column {' or '.join(absent)} (found {', '.join(table.column_names)}); "
+            f"{path}: no column {' or '.join(absent)}; found {', '.join(table.column_names)}, "
             f"expected {', '.join(COLUMNS)}"
         )
     if len(table) == 0:
@@ -71,12 +72,14 @@ def _columns(path: Path) -> pa.Table:
     return table.select(list(COLUMNS)).combine_chunks()
 
 
-def _labels(path: Path, column: pa.ChunkedArray) -> Int[np.ndarray, " n"]:
-    text = np.array([value.strip() for value in column.to_pylist()])
-    known = [str(k) for k in range(len(CLASSES))]
-    for row in np.flatnonzero(~np.isin(text, known))[:1]:
-        raise _bad(path, row, f"emotion is {text[row]!r}; a label is a whole number in 0..{len(CLASSES) - 1}")
-    return text.astype(np.int64)
+def _one_of(path: Path, columns: pa.Table, name: str, known: Iterable[str], rule: str) -> np.ndarray:
+    """The column as str [N], if each of its values is a known one."""
+    allowed = set(known)
+    values = [value.strip() for value in columns[name].to_pylist()]
+    for row, value in enumerate(values):
+        if value not in allowed:
+            raise _bad(path, row, f"{name} is {value!r}; {rule}")
+    return np.array(values)
 
 
 def _faces(path: Path, column: pa.ChunkedArray, first: int) -> UInt8[np.ndarray, "n 1 48 48"]:

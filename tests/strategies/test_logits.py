@@ -44,18 +44,14 @@ def test_full_adjustment_of_the_true_posterior_leaves_the_likelihood(
 ) -> None:
     posterior = np.log(np.array(counts) / sum(counts) * likelihood)[None]  # up to a constant: Bayes
     balanced = adjusted("logit_adjust", counts, posterior)
-    assert balanced - balanced.max() == pytest.approx(
-        np.log([likelihood]) - np.log(max(likelihood)), abs=1e-9
-    )
+    assert balanced - balanced.max() == pytest.approx(np.log([likelihood]) - np.log(max(likelihood)), abs=1e-9)
 
 
 def test_tau_zero_changes_nothing() -> None:
     assert adjusted("logit_adjust(0)", [12, 4, 1]).tolist() == LOGITS.tolist()
 
 
-@pytest.mark.parametrize(
-    "balancing", ["oversample", "undersample", "balanced_draw", "deferred(balanced_draw)"]
-)
+@pytest.mark.parametrize("balancing", ["oversample", "undersample", "balanced_draw", "deferred(balanced_draw)"])
 def test_rows_that_train_in_balance_need_no_adjustment(balancing: str) -> None:
     moved = adjusted(f"{balancing} | logit_adjust", [12, 4, 1]) - LOGITS
     assert np.ptp(moved) == pytest.approx(0, abs=1e-12)  # the same for every class

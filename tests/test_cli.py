@@ -1,0 +1,236 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ferbal import __version__, cli
+
+Ferbal = Callable[..., subprocess.CompletedProcess[str]]
+HEADER = "emotion,pixels,Usage"
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def say(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run the command line in this process, in a root with the tiny data set and study."""
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["ferbal", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        captured = capsys.readouterr()
+        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def edited(root: Path, old: str, new: str) -> None:
+    path = root / "studies" / "tiny.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("epochs: 3", "epocs: 3", "studies/tiny.yaml:7: training.epocs: unknown key (did you mean 'epochs'?)"),
+        ("name: tiny", "name: tiny\nname: x", "studies/tiny.yaml:2: duplicate key 'name'"),
+        ("[1e-3, 1e-2]", "[1e-2, 1e-4]", "studies/tiny.yaml:8: search.lr: a range is [lowest, highest]"),
+        (
+            "weighted(beta=0.9)",
+            "weigted",
+            "strategies.weighted: unknown strategy 'weigted' (did you mean 'weighted'?)",
+        ),
+        ("weighted(beta=0.9)", "weighted(bta=1)", "unexpected keyword argument 'bta'"),
+        ("weighted(beta=0.9)", "'weighted(beta=2)'", "beta must be in 0..1, below 1, but got 2"),
+        ("weighted(beta=0.9)", "'weighted('", "was never closed"),
+        ("weighted(beta=0.9)", 'drop("rar")', "no class 'rar' among left, right, rare (did you mean 'rare'?)"),
+        ("facevgg_small", "resnet81", "studies/tiny.yaml:3: backbones.0: unknown backbone 'resnet81' (did you mean"),
+    ],
+)
+def test_a_wrong_study_file_is_one_message_and_code_2(
+    root: Path, say: Callable[..., Said], old: str, new: str, said: str
+) -> None:
+    edited(root, old, new)
+    for command in ("check", "run"):
+        answer = say("study", command, "studies/tiny.yaml")
+        assert answer.code == 2
+        assert said in answer.err
+        assert answer.out == ""
+    assert not (root / "studies" / "tiny").exists()
+
+
+def test_a_missing_study_file_is_code_2(say: Callable[..., Said]) -> None:
+    answer = say("study", "run", "studies/none.yaml")
+    assert (answer.code, answer.out) == (2, "")
+    assert "studies/none.yaml: no such study file. `ferbal init studies/none.yaml` writes one" in answer.err
+
+
+def test_a_missing_data_set_is_code_3(root: Path, say: Callable[..., Said]) -> None:
+    edited(root, "source: tiny", "source: tinny")
+    answer = say("study", "check", "studies/tiny.yaml")
+    assert answer.code == 3
+    assert "no data set 'tinny' under data (did you mean 'tiny'?). Bring it in with `ferbal data import" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (f"0,{' '.join(['9'] * 2303)},Training", "row 17: 2,303 pixels; a face has 2,304"),
+        (f"0,{' '.join(['256'] * 2304)},Training", "row 17: pixel 1 is '256'; a pixel is a whole number in 0..255"),
+        (f"7,{' '.join(['9'] * 2304)},Training", "row 17: emotion is '7'; a label is a whole number in 0..6"),
+    ],
+)
+def test_a_wrong_csv_is_one_message_code_3_and_nothing_under_data(
+    root: Path, say: Callable[..., Said], row: str, said: str
+) -> None:
+    good = [f"0,{' '.join(['9'] * 2304)},{usage}" for usage in ("Training", "PublicTest", "PrivateTest") * 7]
+    good[16] = row
+    (root / "bad.csv").write_text("\n".join([HEADER, *good]))
+    answer = say("data", "import", "bad.csv")
+    assert answer.code == 3
+    assert f"bad.csv: {said}" in answer.err
+    assert [path.name for path in (root / "data").iterdir()] == ["tiny"]
+
+
+@pytest.mark.parametrize(("content", "said"), [("", "the file is empty"), (HEADER + "\n", "a header but no rows")])
+def test_an_empty_csv_is_code_3(root: Path, say: Callable[..., Said], content: str, said: str) -> None:
+    (root / "empty.csv").write_text(content)
+    answer = say("data", "import", "empty.csv")
+    assert answer.code == 3
+    assert said in answer.err
+
+
+def test_a_data_set_is_imported_checked_and_listed(root: Path, say: Callable[..., Said]) -> None:
+    lines = [
+        f"{k % 7},{' '.join([str(k)] * 2304)},{('Training', 'PublicTest', 'PrivateTest')[k % 3]}" for k in range(42)
+    ]
+    (root / "Faces 1.csv").write_text("\n".join([HEADER, *lines]))
+    assert say("data", "import", "Faces 1.csv").out == "data/faces-1: 42 images of 48x48 px, 7 classes\n"
+    assert say("data", "import", "Faces 1.csv").code == 2
+    assert say("data", "import", "Faces 1.csv", "--replace").code == 0
+    assert say("data", "import", "Faces 1.csv", "--as", "demo").code == 2
+    found = json.loads(say("data", "check", "faces-1", "--json").out)
+    assert found["counts"]["train"] == dict.fromkeys(
+        ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"), 2
+    )
+    assert "all          14   14    14" in say("data", "check", "faces-1").out
+    assert say("list", "data").out.split() == ["demo", "faces-1", "tiny"]
+
+
+def test_check_shows_rows_stages_and_trainings(root: Path, say: Callable[..., Said]) -> None:
+    edited(root, "weighted(beta=0.9)", 'drop("left") | deferred(weighted, after=0.5)')
+    out = say("study", "check", "studies/tiny.yaml").out
+    assert "weighted · facevgg_small     -     42    12  2 epochs + 1 epochs" in out
+    assert "drop: without left (42 rows)" in out
+    assert "from epoch 3: weighted: right 0.64, rare 2.25" in out
+    assert out.endswith("8 trainings: 4 trials and 4 final runs on 2 seeds\n")
+    found = json.loads(say("study", "check", "studies/tiny.yaml", "--json").out)
+    assert found["arms"][1]["rows"] == {"right": 42, "rare": 12}
+    assert (found["trials"], found["final_runs"]) == (4, 4)
+
+
+def test_check_imports_neither_torch_nor_timm_nor_reads_pixels(root: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ferbal import study;"
+        "study.prepare(Path('studies/tiny.yaml'), Path());"
+        "heavy = {'torch', 'timm', 'plotly', 'pandas', 'sklearn', 'optuna'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['ferbal', '--help']\n"
+        "try:\n    from ferbal import cli; cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'timm', 'plotly', 'pandas', 'numpy', 'pydantic', 'optuna'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert "Class-imbalance and ensembling studies" in done.stdout
+
+
+def test_run_status_and_report_agree(root: Path, say: Callable[..., Said]) -> None:
+    edited(root, "trials: 2", "trials: 1")
+    before = json.loads(say("study", "status", "studies/tiny.yaml", "--json").out)
+    assert [(arm["trials_done"], arm["final_runs_done"]) for arm in before["arms"]] == [(0, 0), (0, 0)]
+    ran = say("study", "run", "studies/tiny.yaml", "--json", "--set", "final.seeds=1")
+    assert ran.code == 0
+    assert "arm 1/2  plain · facevgg_small" in ran.err
+    assert "seed 1/1  complete" in ran.err
+    models = json.loads(ran.out)["models"]
+    assert {m["model"] for m in models} == {
+        "plain · facevgg_small", "weighted · facevgg_small", "average", "stack",
+    }  # fmt: skip
+    after = say("study", "status", "studies/tiny.yaml", "--set", "final.seeds=1")
+    assert "plain · facevgg_small        1/1         1/1" in after.out
+    (root / "reports" / "tiny.html").unlink()
+    again = say("study", "report", "studies/tiny.yaml", "--set", "final.seeds=1", "--json")
+    assert json.loads(again.out)["models"] == models
+    assert (root / "reports" / "tiny.html").exists()
+
+
+def test_init_writes_a_study_that_checks(root: Path, say: Callable[..., Said], tiny_root: Path) -> None:
+    assert say("init", "studies/first try.yaml").code == 0
+    edited_text = (root / "studies" / "first try.yaml").read_text().replace("source: demo", "source: tiny")
+    (root / "studies" / "first try.yaml").write_text(edited_text.replace('drop("disgust")', 'drop("rare")'))
+    answer = say("study", "check", "studies/first try.yaml")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("first-try: 6 arms on tiny")
+    assert say("init", "studies/first try.yaml").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--version"], f"ferbal {__version__}"),
+        (["list", "strategies"], "focal(gamma=2.0)"),
+        (["list", "strategies", "focal"], "Down-weight easy rows by (1 - p_true) ** gamma"),
+        (["list", "backbones", "facevgg"], "facevgg\nfacevgg_small"),
+        (["list", "strategies", "--json"], '"parameters": "(gamma=2.0)"'),
+        (["schema"], '"title": "StudySpec"'),
+        (["doctor"], "torch"),
+    ],
+)
+def test_commands_that_inform(say: Callable[..., Said], arguments: list[str], expected: str) -> None:
+    answer = say(*arguments)
+    assert answer.code == 0
+    assert expected in answer.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", "strategy"], "did you mean 'strategies'"),
+        (["list", "strategies", "focl"], "did you mean 'focal'"),
+        (["study", "run"], "Missing argument"),
+        (["studdy"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_code_2(say: Callable[..., Said], arguments: list[str], said: str) -> None:
+    answer = say(*arguments)
+    assert answer.code == 2
+    assert said in answer.err
+
+
+def test_python_dash_m_is_the_command(ferbal: Ferbal) -> None:
+    done = ferbal("--version")
+    assert (done.returncode, done.stdout) == (0, f"ferbal {__version__}\n")

@@ -1,0 +1,120 @@
+"""The study file: every mistake is named with file, line and path, and what is right is read as meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import STUDY
+
+from ferbal import spec
+from ferbal.errors import UsageError
+
+
+def complaint(tmp_path: Path, text: str, *changes: str) -> str:
+    path = tmp_path / "s.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError) as raised:
+        spec.load(path, changes)
+    return str(raised.value).replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("backbones", "backbone", "s.yaml:3: backbone: unknown key (did you mean 'backbones'?)"),
+        ("epochs", "epoch", "s.yaml:7: training.epoch: unknown key (did you mean 'epochs'?)"),
+        ("trials: 2", "trial: 2", "s.yaml:8: search.trial: unknown key (did you mean 'trials'?)"),
+        ("source: tiny", "source: tiny, twins: maybe", "s.yaml:2: data.twins: input should be 'drop' or 'keep'"),
+        ("name: tiny", "name: tiny\nname: again", "s.yaml:2: duplicate key 'name'; keep one of the two"),
+        ("[1e-3, 1e-2]", "[1e-2, 1e-4]", "s.yaml:8: search.lr: a range is [lowest, highest], but 0.01 is not below"),
+        ("[1e-3, 1e-2]", "[1e-2, 1e-4, 1]", "s.yaml:8: search.lr: list should have at most 2 items"),
+        ("[1e-3, 1e-2]", "-1", "s.yaml:8: search.lr: input should be greater than 0 but got -1"),
+        ("[16, 32]", "[16, x]", "s.yaml:8: search.batch_size.1: input should be a valid integer"),
+        ("trials: 2", "trials: 0", "with trials: 0, lr, batch_size and patience need a single value each"),
+        ("epochs: 3", "epochs: 0", "s.yaml:7: training.epochs: input should be greater than or equal to 1 but got 0"),
+        ("epochs: 3", "epochs: many", "s.yaml:7: training.epochs: input should be a valid integer"),
+        ("augment: light", "augment: heavy", "s.yaml:7: training.augment: input should be 'none', 'flip', 'light'"),
+        ("name: tiny", "name: ../up", "s.yaml:1: name: string should match pattern"),
+        ("name: tiny\n", "", "s.yaml: name: missing, and needed"),
+        ("{seeds: 2}", "{seeds: 2}\nreport: {baseline: plan}", "no strategy 'plan' (did you mean 'plain'?)"),
+        ("plain: plain", "plain: [plain", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
+    assert old in STUDY
+    assert said in complaint(tmp_path, STUDY.replace(old, new, 1))
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    text = STUDY.replace("epochs: 3", "epochs: 0").replace("seeds: 2", "seeds: 0").replace("source", "sauce")
+    assert len(complaint(tmp_path, text).splitlines()) == 3
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b", "just words"])
+def test_a_file_that_is_no_mapping_says_what_a_study_file_is(tmp_path: Path, text: str) -> None:
+    assert "a study file is a mapping" in complaint(tmp_path, text)
+
+
+def test_a_missing_file_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no such study file.*ferbal init"):
+        spec.load(tmp_path / "none.yaml")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_bytes(b"\xff\xfe\x00name")
+    with pytest.raises(UsageError, match="not a text file"):
+        spec.load(tmp_path / "s.yaml")
+
+
+def test_numbers_and_words_are_read_as_meant(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY.replace("plain: plain", "no: plain\n  on: plain"))
+    settings, _ = spec.load(path)
+    assert settings.search.lr == (1e-3, 1e-2)
+    assert list(settings.strategies) == ["no", "on", "weighted"]
+    assert settings.baseline == "no"
+
+
+def test_changes_from_the_command_line_are_yaml_and_named_in_errors(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY)
+    settings, _ = spec.load(path, ["training.epochs=7", "search.lr=[1e-4, 1e-3]", "final.seeds=3"])
+    assert (settings.training.epochs, settings.search.lr, settings.final.seeds) == (7, (1e-4, 1e-3), 3)
+    said = complaint(tmp_path, STUDY, "training.epochs=soon")
+    assert said.startswith("--set training.epochs=soon: training.epochs: input should be a valid integer")
+    assert "expected key=value" in complaint(tmp_path, STUDY, "training.epochs")
+    assert "holds no settings of its own" in complaint(tmp_path, STUDY, "name.first=x")
+
+
+def test_the_number_of_trainings_counts_every_arm(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY)
+    settings, _ = spec.load(path, ["backbones=[facevgg, resnet18]"])
+    assert [arm.name for arm in settings.arms] == [
+        "plain · facevgg",
+        "weighted · facevgg",
+        "plain · resnet18",
+        "weighted · resnet18",
+    ]
+    assert settings.trainings == (8, 8)
+    fixed, _ = spec.load(path, ["search={trials: 0, lr: 1e-3, batch_size: 8, patience: 2}"])
+    assert fixed.trainings == (0, 4)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_that_ferbal_ships_is_valid(path: Path) -> None:
+    settings, _ = spec.load(path)
+    assert settings.name == path.stem
+
+
+def test_the_schema_describes_every_setting() -> None:
+    schema = spec.StudySpec.model_json_schema()
+    sections = [schema, *schema["$defs"].values()]
+    undescribed = [
+        name
+        for section in sections
+        for name, entry in section.get("properties", {}).items()
+        if "description" not in entry and "$ref" not in entry
+    ]
+    assert undescribed == []
