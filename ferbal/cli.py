@@ -71,10 +71,11 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise Interrupted(number)
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"ferbal {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -105,9 +106,10 @@ def init(
 
 @data_app.command("import")
 def data_import(
-    source: Annotated[Path, typer.Argument(help="fer2013.csv (columns emotion, pixels, Usage).")],
+    source: Annotated[Path, typer.Argument(help="fer2013.csv, or a folder with train/<class>/* and test/<class>/*.")],
     name: Annotated[str, typer.Option("--as", help="Name under data/.", show_default="the file's name")] = "",
-    replace: Annotated[bool, typer.Option("--replace", help="Overwrite a data set of that name.")] = False,
+    size: Annotated[int | None, typer.Option(help="Resize the images of a folder to this side.", min=8)] = None,
+    overwrite: Annotated[bool, typer.Option("--replace", help="Overwrite a data set of that name.")] = False,
     root: Root = HERE,
 ) -> None:
     """Read a data set, check every pixel, and write it to data/NAME."""
@@ -118,9 +120,9 @@ def data_import(
     if name == "demo" or slug(name) != name:
         raise UsageError(f"--as {name!r}: a data set's name is lower-case letters, digits and dashes, and not 'demo'")
     folder = root / "data" / name
-    if folder.exists() and not replace:
+    if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
-    about = data.save(data.read(source), folder, replace=replace)
+    about = data.save(data.read(source, size), folder, overwrite=overwrite)
     rows = sum(map(sum, about["counts"].values()))
     print(f"{folder}: {rows:,} images of {about['shape'][2]}x{about['shape'][3]} px, {len(about['classes'])} classes")
 

@@ -138,12 +138,12 @@ def test_a_data_set_is_imported_checked_and_listed(root: Path, say: Callable[...
 def test_check_shows_rows_stages_and_trainings(root: Path, say: Callable[..., Said]) -> None:
     edited(root, "weighted(beta=0.9)", 'drop("left") | deferred(weighted, after=0.5)')
     out = say("study", "check", "studies/tiny.yaml").out
-    assert "weighted · facevgg_small     -     42    12  2 epochs + 1 epochs" in out
-    assert "drop: without left (42 rows)" in out
-    assert "from epoch 3: weighted: right 0.64, rare 2.25" in out
+    assert "weighted · facevgg_small     -     48    12  2 epochs + 1 epochs" in out
+    assert "drop: without left (36 rows)" in out
+    assert "from epoch 3: weighted: right 0.62, rare 2.50" in out
     assert out.endswith("8 trainings: 4 trials and 4 final runs on 2 seeds\n")
     found = json.loads(say("study", "check", "studies/tiny.yaml", "--json").out)
-    assert found["arms"][1]["rows"] == {"right": 42, "rare": 12}
+    assert found["arms"][1]["rows"] == {"right": 48, "rare": 12}
     assert (found["trials"], found["final_runs"]) == (4, 4)
 
 
@@ -151,7 +151,8 @@ def test_check_imports_neither_torch_nor_timm_nor_reads_pixels(root: Path) -> No
     code = (
         "import sys; from pathlib import Path; from ferbal import study;"
         "study.prepare(Path('studies/tiny.yaml'), Path());"
-        "heavy = {'torch', 'timm', 'plotly', 'pandas', 'sklearn', 'optuna'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'timm', 'plotly', 'pandas', 'sklearn', 'optuna'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
 

@@ -21,7 +21,7 @@ K = 5
 
 @st.composite
 def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and predictions over K classes, each from a subset of them: some are missing or never predicted."""
+    """Labels and predictions over K classes, each from some of them: others are missing."""
     rows = draw(st.integers(1, 40))
     subsets = st.lists(st.sampled_from(range(K)), min_size=1, unique=True)
     labels, predicted = (

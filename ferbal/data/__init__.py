@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,19 +20,35 @@ import pyarrow.parquet as pq
 from jaxtyping import Int, UInt8
 
 from ferbal import files
-from ferbal.data import demo, fer_csv
+from ferbal.data import class_folders, demo, fer_csv
+from ferbal.data.splits import Halves as Halves
+from ferbal.data.splits import Twins as Twins
+from ferbal.data.splits import groups, halves, part, training_rows, without_twin
 from ferbal.data.table import SPLITS, Table
 from ferbal.errors import DataError, nearest
 from ferbal.plan import Dataset, Split
 
-Twins = Literal["drop", "keep"]
+__all__ = [
+    "Halves",
+    "Twins",
+    "describe",
+    "digest",
+    "groups",
+    "halves",
+    "names",
+    "open",
+    "read",
+    "save",
+    "training_rows",
+    "without_twin",
+]
 
 
 def open(source: str, root: Path) -> Dataset:  # noqa: A001  `data.open` reads as what it does
     """The data set `source` under `root/data`, or one at a path. `demo` is drawn when it is first asked for."""
     folder = root / "data" / source
     if source == "demo" and _described(folder).get("version") != demo.VERSION:
-        save(demo_table(), folder, replace=True)
+        save(_drawn(), folder, overwrite=True)
     if not (folder / "dataset.json").exists() and (Path(source) / "dataset.json").exists():
         folder = Path(source)
     about = _described(folder)
@@ -41,18 +57,18 @@ def open(source: str, root: Path) -> Dataset:  # noqa: A001  `data.open` reads a
             f"no data set {source!r} under {root / 'data'}{nearest(source, names(root))}. "
             f"Bring it in with `ferbal data import FILE --as {source}`, or use `demo`"
         )
-    rows = pq.read_table(folder / "rows.parquet")
+    rows = pq.ParquetFile(folder / "rows.parquet").read()  # read_table would import pandas
     images = np.load(folder / "images.npy", mmap_mode="r")
     if len(rows) != len(images):
         raise DataError(f"{folder}: {len(images)} images but {len(rows)} rows; import the data set again")
-    split = rows["split"].to_numpy()
+    split = np.array(rows["split"].to_pylist())
     return Dataset(
         name=about["name"],
         classes=tuple(about["classes"]),
         digest=about["digest"],
         mean=about["mean"],
         std=about["std"],
-        **{name: _part(images, rows, split == name) for name in SPLITS},
+        **{name: _split(images, rows, split == name) for name in SPLITS},
     )
 
 
@@ -61,18 +77,27 @@ def names(root: Path) -> list[str]:
     return sorted({"demo", *(found.parent.name for found in (root / "data").glob("*/dataset.json"))})
 
 
-def read(source: Path) -> Table:
-    """A data set as users have it, checked to the last pixel. Nothing is written."""
+def read(source: Path, size: int | None = None) -> Table:
+    """A data set as users have it, checked to the last pixel. Nothing is written.
+
+    size: side in pixels that images of a folder are resized to. Where there is no validation split, an eighth of
+    training becomes it.
+    """
     if not source.exists():
         raise DataError(f"{source}: no such file. FER2013 is the file fer2013.csv of the Kaggle competition")
     if source.is_file() and source.suffix.lower() == ".csv":
         return fer_csv.read(source)
-    raise DataError(f"{source}: not a data set ferbal reads; give a CSV with the columns emotion, pixels, Usage")
+    if source.is_dir():
+        return _with_validation(class_folders.read(source, size))
+    raise DataError(
+        f"{source}: not a data set ferbal reads; give a CSV with the columns emotion, pixels, Usage, or a folder "
+        "with train/<class>/* and test/<class>/*"
+    )
 
 
-def save(table: Table, folder: Path, *, replace: bool = False) -> dict[str, Any]:
+def save(table: Table, folder: Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Write a data set as a folder that appears complete or not at all. Returns its description."""
-    if folder.exists() and not replace:
+    if folder.exists() and not overwrite:
         raise DataError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
     order = np.argsort([SPLITS.index(name) for name in table.split], kind="stable")
     images, split, label = table.images[order], table.split[order], table.label[order]
@@ -134,54 +159,7 @@ def digest(
     return sha.hexdigest()
 
 
-def groups(images: UInt8[np.ndarray, "n c h w"]) -> Int[np.ndarray, " n"]:
-    """A number for every distinct image: rows with equal pixels share one."""
-    seen: dict[bytes, int] = {}
-    return np.array(
-        [seen.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), len(seen)) for row in images],
-        dtype=np.int64,
-    )
-
-
-def training_rows(dataset: Dataset, twins: Twins) -> Int[np.ndarray, " m"]:
-    """The training rows a study may use: with `drop`, none whose picture is also in validation or test."""
-    if twins == "keep":
-        return np.arange(len(dataset.train))
-    return np.flatnonzero(~np.isin(dataset.train.group, np.concatenate([dataset.val.group, dataset.test.group])))
-
-
-def without_twin(dataset: Dataset) -> Int[np.ndarray, " r"]:
-    """The test rows whose picture is in neither training nor validation."""
-    return np.flatnonzero(~np.isin(dataset.test.group, np.concatenate([dataset.train.group, dataset.val.group])))
-
-
-@dataclass(frozen=True, eq=False)
-class Halves:
-    """Validation, divided. select: early stopping, search, pruning. blend: whatever is fitted afterwards."""
-
-    select: Int[np.ndarray, " s"]
-    blend: Int[np.ndarray, " b"]
-
-
-def halves(val: Split) -> Halves:
-    """Divide validation in two, class by class, with equal images kept together. Always the same way."""
-    half = np.zeros(len(val), dtype=bool)
-    draw = np.random.default_rng(20130414)
-    owner, member = np.unique(val.group, return_inverse=True)
-    size = np.bincount(member)
-    label = np.zeros(len(owner), dtype=np.int64)
-    label[member] = val.labels
-    for k in np.unique(label):
-        balance = 0
-        pictures = draw.permutation(np.flatnonzero(label == k))
-        for picture in pictures[np.argsort(-size[pictures], kind="stable")]:
-            to_blend = balance > 0
-            balance += -size[picture] if to_blend else size[picture]
-            half[member == picture] = to_blend
-    return Halves(select=np.flatnonzero(~half), blend=np.flatnonzero(half))
-
-
-def demo_table() -> Table:
+def _drawn() -> Table:
     """The demo data set, drawn."""
     drawn = demo.draw()
     return Table(
@@ -196,12 +174,22 @@ def demo_table() -> Table:
     )
 
 
+def _with_validation(table: Table) -> Table:
+    """The table itself if it has a validation split, else with an eighth of training as one."""
+    train = np.flatnonzero(table.split == "train")
+    if (table.split == "val").any() or len(train) == 0:
+        return table
+    split = table.split.copy()
+    split[train[part(table.label[train], groups(table.images[train]), share=1 / 8)]] = "val"
+    return replace(table, split=split)
+
+
 def _described(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     return dict(files.read_json(path)) if path.exists() else {}
 
 
-def _part(images: np.ndarray, rows: pa.Table, mask: np.ndarray) -> Split:
+def _split(images: np.ndarray, rows: pa.Table, mask: np.ndarray) -> Split:
     where = np.flatnonzero(mask)
     if len(where) == 0:
         raise DataError("a data set needs rows in each of train, val and test")
@@ -209,7 +197,12 @@ def _part(images: np.ndarray, rows: pa.Table, mask: np.ndarray) -> Split:
     part = rows.slice(span.start, span.stop - span.start)
     return Split(
         images=images[span],
-        labels=part["label"].to_numpy(),
+        labels=_numbers(part, "label"),
         ids=np.array(part["id"].to_pylist()),
-        group=part["group"].to_numpy(),
+        group=_numbers(part, "group"),
     )
+
+
+def _numbers(rows: pa.Table, column: str) -> Int[np.ndarray, " n"]:
+    """A column of whole numbers. pyarrow's own `to_numpy` would import pandas, which takes a second."""
+    return np.from_dlpack(rows[column].combine_chunks())

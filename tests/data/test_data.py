@@ -81,7 +81,7 @@ def test_an_existing_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
     data.save(made, tmp_path / "data" / "x")
     with pytest.raises(DataError, match="exists already"):
         data.save(made, tmp_path / "data" / "x")
-    data.save(made, tmp_path / "data" / "x", replace=True)
+    data.save(made, tmp_path / "data" / "x", overwrite=True)
 
 
 def test_a_missing_split_is_refused(tmp_path: Path) -> None:
