@@ -148,6 +148,7 @@ def trials(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> l
             **{knob: t.params.get(knob, fixed.get(knob)) for knob in knobs},
             "epochs": t.user_attrs.get("epochs"),
             "seconds": t.user_attrs.get("seconds"),
+            "message": t.user_attrs.get("message", ""),
         }
         for t in _tried(database, arm, space, settings)
     ]

@@ -76,7 +76,6 @@ def run(study: Study) -> Generator[Event, None, None]:
     """Do everything the study asks for that is not done yet."""
     folder, settings = study.folder, study.spec
     folder.save("spec", spec.as_json(settings))
-    began = time.time()
     trials, finals = settings.trainings
     yield Started(trials, finals, settings.training.epochs)
     for number, (arm, plan) in enumerate(study.plans, start=1):
@@ -96,7 +95,6 @@ def run(study: Study) -> Generator[Event, None, None]:
             pattern = str(complete[0].path.relative_to(folder.root)).rsplit("-s", 1)[0] + "-*"
             yield ArmEnded(arm, scores, time.perf_counter() - clock, pattern)
     yield from combine(study)
-    _remember(study, began)
     yield report(study)
 
 
@@ -201,24 +199,16 @@ def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Even
         if isinstance(event, RunEnded):
             if event.state == "failed":
                 return "failed", None, {"message": event.message}
-            notes = {
-                "epochs": event.epochs,
-                "seconds": event.seconds,
-                "best": event.score,
-                "run": run.path.name,
-            }
-            return "complete", event.score, notes
+            notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
+            return "complete", event.score, notes | {"run": run.path.name}
         if isinstance(event, Trained):
             seconds += event.row.seconds
             if trial.report(event.row.epoch, event.row.macro_f1):
                 events.close()
                 run.discard()
                 yield RunEnded("trial", number, of, "pruned", event.best, event.row.epoch, seconds)
-                return (
-                    "pruned",
-                    None,
-                    {"epochs": event.row.epoch, "best": event.best, "seconds": round(seconds, 2)},
-                )
+                notes = {"epochs": event.row.epoch, "best": event.best, "seconds": round(seconds, 2)}
+                return "pruned", None, notes
     raise AssertionError("a run ends with RunEnded")
 
 
@@ -231,6 +221,7 @@ def _train(
         score = folder.scores["select"]["macro_f1"]
         yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"])
         return
+    _remember(study)
     precision = _precision(study, job.arm.backbone)
     epochs = execute(job, study.dataset, folder, precision=precision, keep=role == "seed")
     try:
@@ -275,14 +266,11 @@ def _scores_on(folder: RunFolder, dataset: Dataset, rows: np.ndarray) -> dict[st
     return metrics.summary(metrics.confusion(dataset.val.labels[rows], said, len(dataset.classes)))
 
 
-def _remember(study: Study, began: float) -> None:
-    """Who computed this, with what: one entry for every call that trained something."""
+def _remember(study: Study) -> None:
+    """Where and with what the last training was begun. A call that trains nothing leaves the record as it is."""
     from importlib.metadata import version
 
     from ferbal import __version__
-
-    if "torch" not in sys.modules:  # nothing was trained: the earlier record stands
-        return
     from ferbal import device as hardware
 
     packages = ("torch", "torchvision", "timm", "optuna", "scikit-learn", "imbalanced-learn", "numpy")
@@ -296,8 +284,7 @@ def _remember(study: Study, began: float) -> None:
             "data": study.dataset.name,
             "digest": study.dataset.digest,
             "command": " ".join(["ferbal", *sys.argv[1:]]),
-            "started": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "last_training": time.strftime("%Y-%m-%d %H:%M:%S"),
         },
     )
 

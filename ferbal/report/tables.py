@@ -46,7 +46,7 @@ class Tables:
     notes       strategy, recipe, note: what each strategy did to the plan
     failed      model, seed, message
     ledger      what, fitted_on, selected_on: which split each fitted thing has touched
-    provenance  ferbal, python, torch, ..., host, cpu, threads, device, started, finished
+    provenance  ferbal, python, torch, ..., host, cpu, threads, device, command, last_training
 
     `model` names an arm ("focal · resnet18") or an ensemble ("stack"). `over` is "kept" for the classes a model
     knows and "all" for every class of the data set, where a class it left out has F1 0; they differ only for
@@ -103,15 +103,7 @@ def collect(
         trials=_frame("trials", ({"model": arm.name, **trial} for arm in trials for trial in trials[arm])),
         counts=_frame("counts", _counts(plans)),
         notes=_frame("notes", _notes(plans)),
-        failed=_frame(
-            "failed",
-            (
-                {"model": arm.name, "seed": seed, "message": run.failure}
-                for arm in finals
-                for seed, run in finals[arm].items()
-                if run.failure
-            ),
-        ),
+        failed=_frame("failed", _failed(finals, trials)),
         ledger=_frame("ledger", _ledger(spec, done, ensembles)),
         provenance=provenance,
     )
@@ -207,6 +199,19 @@ def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
     for arm, plan in {arm.label: (arm, plan) for arm, plan in plans}.values():
         for note in plan.notes or ("nothing is changed",):
             yield {"strategy": arm.label, "recipe": arm.recipe, "note": note}
+
+
+def _failed(
+    finals: Mapping[Arm, Mapping[int, RunFolder]], trials: Mapping[Arm, Sequence[dict[str, Any]]]
+) -> Iterator[dict[str, Any]]:
+    """Final runs that failed, and arms that have none because every trial of their search failed."""
+    for arm in finals:
+        for seed, run in finals[arm].items():
+            if run.failure:
+                yield {"model": arm.name, "seed": seed, "message": run.failure}
+        broken = [trial["message"] for trial in trials[arm] if trial["state"] == "failed"]
+        if broken and not finals[arm]:
+            yield {"model": arm.name, "seed": 0, "message": f"all {len(broken)} trials failed: {broken[-1]}"}
 
 
 def _ledger(
