@@ -100,9 +100,9 @@ def stack(members: Float[np.ndarray, "m n k"], labels: Int[np.ndarray, " n"]) ->
     model.fit(features(members), labels)
 
     def apply(some: Float[np.ndarray, "m n k"]) -> Float[np.ndarray, "n k"]:
-        said = np.full(some.shape[1:], np.log(FLOOR))
-        said[:, model.classes_] = np.log(np.maximum(model.predict_proba(features(some)), FLOOR))
-        return said
+        share = np.full(some.shape[1:], FLOOR)
+        share[:, model.classes_] = np.maximum(model.predict_proba(features(some)), FLOOR)
+        return np.log(share / share.sum(1, keepdims=True))
 
     return Combined(apply, None)
 

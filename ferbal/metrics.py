@@ -10,7 +10,8 @@ def confusion(
     labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], classes: int
 ) -> Int[np.ndarray, "k k"]:
     """Counts of (true, predicted). Rows are true classes, columns predictions."""
-    return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+    cell = labels.astype(np.int64) * classes + predicted
+    return np.bincount(cell, minlength=classes * classes).reshape(classes, classes)
 
 
 def precision(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:

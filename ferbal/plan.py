@@ -94,7 +94,11 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """One training run, before it knows its backbone. Strategies rewrite it; `train.fit` carries it out."""
+    """One training run, before it knows its backbone. Strategies rewrite it; `train.fit` carries it out.
+
+    corrected: the strategy that has already corrected the prior, which must not change any more.
+    begins: the epoch, counted from 1, with which the first stage begins.
+    """
 
     classes: tuple[str, ...]
     samples: Samples
@@ -102,6 +106,8 @@ class Plan:
     adjust: Adjust | None = None
     seed: int = 0
     notes: tuple[str, ...] = ()
+    corrected: str = ""
+    begins: int = 1
 
     @property
     def counts(self) -> Int[np.ndarray, " k"]:
@@ -132,12 +138,21 @@ class Plan:
         """The same plan with one more note."""
         return replace(self, notes=(*self.notes, text))
 
+    def before_corrections(self, strategy: str) -> None:
+        """Refuse a strategy that would change the prior after another has corrected it."""
+        if self.corrected:
+            raise UsageError(
+                f"{strategy} changes the prior that {self.corrected} has corrected already; "
+                f"write {strategy}(...) | {self.corrected}(...)"
+            )
+
     def each_stage(self, change: Callable[[Stage], Stage]) -> Plan:
         """The same plan with every stage changed."""
         return replace(self, stages=tuple(change(stage) for stage in self.stages))
 
     def resampled(self, samples: Samples, by: str) -> Plan:
         """The same plan over other rows, with a note of every class whose count that changes."""
+        self.before_corrections(by)
         after = replace(self, samples=samples)
         moved = [
             f"{name} {old} -> {new}"

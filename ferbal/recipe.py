@@ -17,6 +17,7 @@ from ferbal.plan import Strategy, chain
 from ferbal.strategies import CATALOGUE
 
 GROUP = "ferbal.strategies"
+LONGEST = 50  # strategies in one recipe: parsing is recursive
 
 
 def parse(text: str) -> Strategy:
@@ -36,7 +37,10 @@ def find(name: str) -> Callable[..., Strategy]:
     if "." in name:
         return _imported(name)
     if name in (installed := plugins()):
-        factory: Callable[..., Strategy] = installed[name].load()
+        try:
+            factory: Callable[..., Strategy] = installed[name].load()
+        except Exception as error:  # somebody else's package may fail in any way
+            raise UsageError(f"strategy {name!r} of {installed[name].value}: {error}") from error
         return factory
     raise UsageError(
         f"unknown strategy {name!r}{nearest(name, [*CATALOGUE, *installed])}. `ferbal list strategies` shows them all"
@@ -49,10 +53,14 @@ def plugins() -> dict[str, EntryPoint]:
 
 
 def _tree(text: str) -> ast.expr:
+    if text.count("(") + text.count("|") > LONGEST:
+        raise UsageError(f"recipe {text[:60]!r}...: nested too deep; {LONGEST} strategies are the most")
     try:
         return ast.parse(text.strip(), mode="eval").body
     except SyntaxError as error:
         raise UsageError(f"recipe {text!r}: {error.msg} at column {error.offset}") from None
+    except (RecursionError, MemoryError):
+        raise UsageError(f"recipe {text[:60]!r}...: nested too deep") from None
 
 
 def _strategy(node: ast.expr, text: str) -> Strategy:
@@ -87,7 +95,7 @@ def _value(node: ast.expr, text: str) -> Any:
     """A literal, or a strategy given to a strategy."""
     try:
         return ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):
         return _strategy(node, text)
 
 
@@ -116,9 +124,10 @@ def _imported(path: str) -> Callable[..., Strategy]:
     try:
         factory: Callable[..., Strategy] = getattr(importlib.import_module(module), attribute)
         promised = get_type_hints(factory).get("return")
-    except (ImportError, AttributeError, TypeError, NameError) as error:
+    except Exception as error:  # somebody else's module may fail in any way
         raise UsageError(
-            f"strategy {path!r}: {error}; a dotted path names a function in an importable module"
+            f"strategy {path!r}: {type(error).__name__}: {error}; "
+            "a dotted path names a function in an importable module"
         ) from None
     # A study file may come from a stranger: os.system("...") must not be a strategy.
     if promised != Strategy:

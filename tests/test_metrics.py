@@ -116,6 +116,8 @@ def test_full_confidence_falls_into_the_last_bin() -> None:
     assert metrics.expected_calibration_error(sure, np.array([0, 0])) == 0
     assert metrics.expected_calibration_error(sure, np.array([0, 1])) == 0.5
     assert metrics.expected_calibration_error(sure, np.array([1, 1])) == 1
+    beside = np.array([[1.0, 0.0], [0.9, 0.1]])  # wrong and right: one bin holds both
+    assert metrics.expected_calibration_error(beside, np.array([1, 0]), bins=5) == pytest.approx(0.9 / 2)
 
 
 @few

@@ -23,12 +23,13 @@ def logit_adjust(tau: float = 1.0) -> Strategy:
 
     def apply(plan: Plan) -> Plan:
         before = plan.adjust
-        shift = tau * np.log(np.maximum(plan.prior(), 1e-12))
+        prior = plan.prior()
+        shift = tau * np.log(np.where(prior > 0, prior, 1.0))  # a class never met has no logit worth raising
 
         def adjust(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
             return (logits if before is None else before(logits)) - shift
 
         told = ", ".join(f"{name} {-s:+.2f}" for name, s in zip(plan.classes, shift, strict=True))
-        return replace(plan, adjust=adjust).noted(f"logit_adjust: {told}")
+        return replace(plan, adjust=adjust, corrected="logit_adjust").noted(f"logit_adjust: {told}")
 
     return apply

@@ -23,7 +23,7 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     """
     if beta is not None and not 0 <= beta < 1:
         raise UsageError(f"weighted: beta must be in 0..1, below 1, but got {beta}")
-    if power < 0:
+    if not power >= 0:
         raise UsageError(f"weighted: power cannot be negative but got {power}")
 
     def weights(plan: Plan, stage: Stage) -> Float[np.ndarray, " k"]:
@@ -42,9 +42,8 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         last = weights(plan, plan.stages[-1])
         told = ", ".join(f"{name} {w:.2f}" for name, w in zip(plan.classes, last, strict=True))
-        return plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage)))).noted(
-            f"weighted: {told}"
-        )
+        weighed = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage))))
+        return replace(weighed, corrected="weighted").noted(f"weighted: {told}")
 
     return apply
 
@@ -54,7 +53,7 @@ def focal(gamma: float = 2.0) -> Strategy:
 
     p_true is the softmax probability of the target; class weights stay outside the power.
     """
-    if gamma < 0:
+    if not gamma >= 0:
         raise UsageError(f"focal: gamma cannot be negative but got {gamma}")
 
     def wrap(inner: Loss) -> Loss:

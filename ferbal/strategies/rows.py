@@ -21,8 +21,11 @@ def plain() -> Strategy:
 
 def drop(*classes: str) -> Strategy:
     """Leave classes out: no row, no logit. Scores are given on the kept classes and on all of them."""
+    if wrong := [name for name in classes if not isinstance(name, str)]:
+        raise UsageError(f"drop: classes are named in quotes but got {wrong[0]!r}")
 
     def apply(plan: Plan) -> Plan:
+        plan.before_corrections("drop")
         gone = sorted({plan.index(name) for name in classes})
         kept = [k for k in range(len(plan.classes)) if k not in gone]
         if len(kept) < 2:
@@ -103,6 +106,7 @@ def balanced_draw(power: float = 0.0) -> Strategy:
         raise UsageError(f"balanced_draw: power must be in 0..1 but got {power}")
 
     def apply(plan: Plan) -> Plan:
+        plan.before_corrections("balanced_draw")
         odds = np.where(plan.counts > 0, np.maximum(plan.counts, 1.0) ** power, 0.0)
         share = ", ".join(f"{name} {p:.1%}" for name, p in zip(plan.classes, odds / odds.sum(), strict=True))
         return plan.each_stage(lambda stage: replace(stage, odds=odds)).noted(f"balanced_draw: {share}")

@@ -18,20 +18,24 @@ def deferred(inner: Strategy, after: float = 0.8) -> Strategy:
     """
     if not 0 < after < 1:
         raise UsageError(f"deferred: after must be between 0 and 1 but got {after}")
+    if not callable(inner):
+        raise UsageError(f"deferred: expected a strategy such as weighted(beta=0.999) but got {inner!r}")
 
     def apply(plan: Plan) -> Plan:
         first, tail = split(plan.stages[-1], after)
-        late = inner(replace(plan, stages=(tail,), notes=()))
+        begins = plan.begins + plan.epochs - tail.epochs
+        late = inner(replace(plan, stages=(tail,), notes=(), begins=begins))
         if (late.samples, late.classes, late.adjust) != (plan.samples, plan.classes, plan.adjust):
             raise UsageError(
                 "deferred: only losses, odds and mixing can wait for a later stage; put strategies that change "
                 "rows, classes or logits outside of deferred(...)"
             )
-        begins = plan.epochs - tail.epochs + 1
+        told = (note if note.startswith("from epoch") else f"from epoch {begins}: {note}" for note in late.notes)
         return replace(
             late,
             stages=(*plan.stages[:-1], first, *late.stages),
-            notes=(*plan.notes, *(f"from epoch {begins}: {note}" for note in late.notes)),
+            notes=(*plan.notes, *told),
+            begins=plan.begins,
         )
 
     return apply
