@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterable
@@ -50,6 +51,9 @@ class Interrupted(BaseException):
 
 def main() -> NoReturn:
     """Entry point: an error that a user can act on becomes one message and a documented exit code."""
+    # Waiting threads that spin take the cores from each other as soon as anything else runs on the machine: an epoch
+    # then takes ten times as long. Read by the OpenMP library when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
