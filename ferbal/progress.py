@@ -48,7 +48,8 @@ class Display:
             case Started(trials, finals, epochs):
                 self.epochs = epochs
                 self.bars.update(self.whole, total=max((trials + finals) * epochs, 1))
-                self.say(f"{trials} trials and {finals} final runs of at most {epochs} epochs")
+                runs = f"{counted(trials, 'trial')} and {counted(finals, 'final run')}"
+                self.say(f"{runs} of at most {counted(epochs, 'epoch')}")
             case ArmStarted(number, of, arm, plan):
                 self.arm = arm.name
                 self.say(f"arm {number}/{of}  {arm.name}")
@@ -60,17 +61,17 @@ class Display:
                 self._run_ended(event)
             case Searched(knobs, trials, best):
                 self.say(
-                    f"  search  {trials} trials   best val macro-F1 {best:.3f}   "
+                    f"  search  {counted(trials, 'trial')}   best val macro-F1 {best:.3f}   "
                     f"lr {knobs.lr:.2g}  batch {knobs.batch_size}  patience {knobs.patience}"
                 )
             case ArmEnded(_, scores, seconds, path):
                 spread = f" ± {pstdev(scores):.3f}" if len(scores) > 1 else ""
-                count = f"{len(scores)} seed{'s' if len(scores) > 1 else ''}"
+                count = counted(len(scores), "seed")
                 self.say(f"  final   {count}   val macro-F1 {fmean(scores):.3f}{spread}   {clock(seconds)}   {path}")
             case Combined(name, members, macro_f1):
                 self.say(f"ensemble {name}  {members} members   blend macro-F1 {macro_f1:.3f}")
             case Reported(path, failed):
-                self.say(f"report {path}" + (f"   {failed} runs failed" if failed else ""))
+                self.say(f"report {path}" + (f"   {counted(failed, 'run')} failed" if failed else ""))
 
     def say(self, line: str) -> None:
         self.console.print(escape(line), highlight=False, soft_wrap=True)
@@ -105,6 +106,11 @@ class Display:
     def _left(self) -> float:
         task = self.bars.tasks[self.whole]
         return ((task.total or 0) - task.completed) * self.training_seconds / max(self.trained_epochs, 1)
+
+
+def counted(number: int, name: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def clock(seconds: float) -> str:

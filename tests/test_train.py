@@ -73,7 +73,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_others(run: Callable[...
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("text", ["plain", "deferred(weighted(beta=0.9) | balanced_draw(0.5), after=0.5)"])
+@pytest.mark.parametrize("text", ["plain", "deferred(balanced_draw(0.5) | weighted(beta=0.9), after=0.5)"])
 def test_a_run_resumed_after_any_epoch_ends_with_the_same_weights(
     run: Callable[..., Any], tmp_path: Path, text: str, optimizer: str
 ) -> None:
