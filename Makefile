@@ -2,17 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint lock clean
+.PHONY: demo test lint lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
 	@echo "Open reports/demo.html in a browser."
 
 test: .venv/ready lint
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
-
-slow: .venv/ready
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check ferbal tests

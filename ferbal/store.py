@@ -1,7 +1,7 @@
 """Every file of a study: its name, how it is written, how it is read. Every write is atomic.
 
     studies/<name>/
-      spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv
+      spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv  lock
       runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       ensembles/<name>/         ensemble.json  logits.npz  scores.json
@@ -13,8 +13,12 @@ A run holds `last.ckpt` while it trains. `scores.json` is written last: where it
 from __future__ import annotations
 
 import io
+import os
+import platform
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ferbal import files
+from ferbal.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,6 +146,29 @@ class StudyFolder:
     def database(self) -> str:
         self.path.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the study to this process while it runs. The system lets go of it however the process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # not a POSIX system
+                pass
+            except OSError:
+                file.seek(0)
+                raise UsageError(
+                    f"{self.path}: {file.read().strip() or 'another process'} is running this study; "
+                    "wait for it, or stop it and run again"
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
+            yield
 
     def run(self, slug: str) -> RunFolder:
         return _of_job(self.path / "runs", slug)

@@ -74,28 +74,34 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
 
 def run(study: Study) -> Generator[Event, None, None]:
     """Do everything the study asks for that is not done yet."""
-    folder, settings = study.folder, study.spec
-    folder.save("spec", spec.as_json(settings))
-    trials, finals = settings.trainings
-    yield Started(trials, finals, settings.training.epochs)
-    for number, (arm, plan) in enumerate(study.plans, start=1):
-        yield ArmStarted(number, len(study.plans), arm, plan)
-        clock = time.perf_counter()
-        try:
-            knobs = yield from _search(study, arm, plan)
-        except RunError as error:
-            yield RunEnded("search", 1, 1, "failed", 0.0, 0, 0.0, str(error))
-            continue
-        for seed in settings.seeds:
-            job = study.job(arm, knobs, seed)
-            yield from _train(study, job, folder.run(job.slug), role="seed", number=seed, of=len(settings.seeds))
-        complete = [run for run in study.finals(arm).values() if run.complete]
-        if complete:
-            scores = tuple(run.scores["select"]["macro_f1"] for run in complete)
-            pattern = str(complete[0].path.relative_to(folder.root)).rsplit("-s", 1)[0] + "-*"
-            yield ArmEnded(arm, scores, time.perf_counter() - clock, pattern)
-    yield from combine(study)
-    yield report(study)
+    with study.folder.held():
+        study.folder.save("spec", spec.as_json(study.spec))
+        trials, finals = study.spec.trainings
+        yield Started(trials, finals, study.spec.training.epochs)
+        for number, (arm, plan) in enumerate(study.plans, start=1):
+            yield ArmStarted(number, len(study.plans), arm, plan)
+            yield from _arm(study, arm, plan)
+        yield from combine(study)
+        yield report(study)
+
+
+def _arm(study: Study, arm: Arm, plan: Plan) -> Generator[Event, None, None]:
+    """Search the knobs of an arm, then train it on every final seed."""
+    clock = time.perf_counter()
+    try:
+        knobs = yield from _search(study, arm, plan)
+    except RunError as error:
+        yield RunEnded("search", 1, 1, "failed", 0.0, 0, 0.0, str(error))
+        return
+    seeds = study.spec.seeds
+    for seed in seeds:
+        job = study.job(arm, knobs, seed)
+        yield from _train(study, job, study.folder.run(job.slug), role="seed", number=seed, of=len(seeds))
+    complete = [run for run in study.finals(arm).values() if run.complete]
+    if complete:
+        scores = tuple(run.scores["select"]["macro_f1"] for run in complete)
+        pattern = str(complete[0].path.relative_to(study.folder.root)).rsplit("-s", 1)[0] + "-*"
+        yield ArmEnded(arm, scores, time.perf_counter() - clock, pattern)
 
 
 def combine(study: Study) -> Iterator[Combined]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -191,6 +192,17 @@ def test_a_failing_arm_is_named_and_the_study_goes_on(root: Path, ferbal: Ferbal
     assert "the loss became nan in epoch 1" in done.stderr
     assert "Traceback" not in done.stderr
     assert "the loss became nan in epoch 1" in (root / "reports" / "tiny.html").read_text()
+
+
+def test_a_second_process_on_the_same_study_is_refused_by_the_name_of_the_first(root: Path, ferbal: Ferbal) -> None:
+    events = study.run(study.prepare(root / "studies" / "tiny.yaml", root))
+    next(events)
+    refused = ferbal("study", "run", "studies/tiny.yaml")
+    assert refused.returncode == 2
+    assert f"process {os.getpid()} on" in refused.stderr
+    assert "is running this study" in refused.stderr
+    events.close()
+    assert next(study.run(study.prepare(root / "studies" / "tiny.yaml", root))) is not None
 
 
 def test_an_arm_that_drops_a_class_is_scored_on_all_and_on_the_kept(root: Path) -> None:
