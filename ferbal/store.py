@@ -19,7 +19,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,11 +198,6 @@ def _of_job(parent: Path, slug: str) -> RunFolder:
 def slug(text: str) -> str:
     """Text as part of a file name: `mirror + focal` -> `mirror-focal`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "x"
-
-
-def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON holds it."""
-    return asdict(value)
 
 
 def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
