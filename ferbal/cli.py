@@ -45,9 +45,6 @@ HERE = Path()
 class Interrupted(BaseException):
     """A signal asked the process to end."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-
 
 def main() -> NoReturn:
     """Entry point: an error that a user can act on becomes one message and a documented exit code."""
@@ -58,21 +55,27 @@ def main() -> NoReturn:
         signal.signal(number, _interrupt)
     try:
         app()
-    except FerbalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Interrupted as stop:
-        print("interrupted; what was done is kept, and the same command goes on from here", file=sys.stderr)
-        sys.exit(128 + stop.number)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
-        sys.exit(0)
+    except BaseException as error:
+        if _received:  # whatever the signal turned into on its way out of a library that was writing a file, say
+            print("interrupted; what was done is kept, and the same command goes on from here", file=sys.stderr)
+            sys.exit(128 + _received[0])
+        if isinstance(error, FerbalError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
+            sys.exit(0)
+        raise
     sys.exit(0)
+
+
+_received: list[int] = []
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-    raise Interrupted(number)
+    _received.append(number)
+    raise Interrupted
 
 
 def _version(wanted: bool) -> bool:

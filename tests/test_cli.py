@@ -235,3 +235,17 @@ def test_wrong_usage_is_code_2(say: Callable[..., Said], arguments: list[str], s
 def test_python_dash_m_is_the_command(ferbal: Ferbal) -> None:
     done = ferbal("--version")
     assert (done.returncode, done.stdout) == (0, f"ferbal {__version__}\n")
+
+
+def test_a_signal_that_a_library_turns_into_another_error_is_still_an_interruption() -> None:
+    code = (
+        "import os, signal\nfrom ferbal import cli\n"
+        "def app():\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    finally: raise RuntimeError('the archive was not finished')\n"
+        "cli.app = app\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted; what was done is kept")
+    assert "Traceback" not in done.stderr
