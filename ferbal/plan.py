@@ -32,6 +32,8 @@ Schedule = Callable[[float], float]
 """Progress through a stage, 0..1 -> multiple of the base learning rate."""
 Adjust = Callable[["Float[np.ndarray, 'n k']"], "Float[np.ndarray, 'n k']"]
 """Logits -> logits, after training."""
+Weigh = Callable[["Float[Tensor, 'b d']", "Float[Tensor, 'b k']", "Float[Tensor, 'b k']"], "Float[Tensor, ' b']"]
+"""(features before the classifier, logits, soft targets) -> a factor for the loss of each row."""
 Scope = Literal["all", "head"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -76,6 +78,18 @@ class Samples:
         )
 
 
+@dataclass(frozen=True)
+class Head:
+    """What the classifier is: `copies` of them side by side, whose logits are averaged when they predict.
+
+    cosine: z_k = scale * cos(features, weight_k), without a bias.
+    """
+
+    kind: Literal["linear", "cosine"] = "linear"
+    copies: Annotated[int, Ge(1)] = 1
+    scale: Annotated[float, Gt(0)] = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A stretch of epochs trained in one way.
@@ -88,6 +102,7 @@ class Stage:
     loss: Loss = cross_entropy
     odds: Float[np.ndarray, " k"] | None = None
     mix: Mix | None = None
+    weigh: Weigh | None = None
     scope: Scope = "all"
     schedule: Schedule = field(default_factory=cosine)
 
@@ -103,6 +118,7 @@ class Plan:
     classes: tuple[str, ...]
     samples: Samples
     stages: tuple[Stage, ...]
+    head: Head = Head()
     adjust: Adjust | None = None
     seed: int = 0
     notes: tuple[str, ...] = ()
