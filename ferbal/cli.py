@@ -113,25 +113,67 @@ def init(
 
 @data_app.command("import")
 def data_import(
-    source: Annotated[Path, typer.Argument(help="fer2013.csv, or a folder with train/<class>/* and test/<class>/*.")],
-    name: Annotated[str, typer.Option("--as", help="Name under data/.", show_default="the file's name")] = "",
-    size: Annotated[int | None, typer.Option(help="Resize the images of a folder to this side.", min=8)] = None,
+    source: Annotated[
+        str,
+        typer.Argument(help="fer2013.csv, icml_face_data.csv, train.csv, a folder, a zip, kaggle:OWNER/NAME, ..."),
+    ],
+    name: Annotated[str, typer.Option("--as", help="Name under data/.", show_default="the source's name")] = "",
+    size: Annotated[
+        int | None, typer.Option(help="Crop and resize image files to a square of this side, in pixels.", min=8)
+    ] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="Turn colour images into gray ones.")] = False,
+    classes: Annotated[
+        str, typer.Option(help="Other names for the classes, in their order: surprise,fear,disgust,...")
+    ] = "",
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out rows and files that cannot be read, instead of refusing all."),
+    ] = False,
+    faces: Annotated[bool, typer.Option("--faces", help="Cut the largest face out of every photo.")] = False,
+    no_face: Annotated[str, typer.Option(help="What becomes of photos without a face: drop or keep.")] = "drop",
+    votes: Annotated[
+        Path | None, typer.Option(help="FER+ votes (fer2013new.csv) to take FER2013's labels from.")
+    ] = None,
+    targets: Annotated[str, typer.Option(help="FER+: hard (majority) or soft (shares of the votes).")] = "hard",
+    contempt: Annotated[bool, typer.Option("--contempt", help="FER+: keep contempt as an eighth class.")] = False,
     overwrite: Annotated[bool, typer.Option("--replace", help="Overwrite a data set of that name.")] = False,
+    as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Read a data set, check every pixel, and write it to data/NAME."""
+    """Read a data set, check every row and pixel, and write it to data/NAME."""
     from ferbal import data
     from ferbal.store import slug
 
-    name = name or slug(source.stem)
+    name = name or slug(Path(source.rpartition(":")[2]).stem)
     if name == "demo" or slug(name) != name:
         raise UsageError(f"--as {name!r}: a data set's name is lower-case letters, digits and dashes, and not 'demo'")
+    for option, value, known in (("no-face", no_face, ("drop", "keep")), ("targets", targets, ("hard", "soft"))):
+        if value not in known:
+            raise UsageError(f"--{option} {value!r}: known are {' and '.join(known)}")
     folder = root / "data" / name
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
-    about = data.save(data.read(source, size), folder, overwrite=overwrite)
-    rows = sum(map(sum, about["counts"].values()))
-    print(f"{folder}: {rows:,} images of {about['shape'][2]}x{about['shape'][3]} px, {len(about['classes'])} classes")
+    options = data.Options(
+        size=size,
+        gray=gray,
+        classes=tuple(part.strip() for part in classes.split(",") if part.strip()),
+        skip_bad=skip_bad,
+        faces=faces,
+        no_face="keep" if no_face == "keep" else "drop",
+        votes=votes,
+        targets="soft" if targets == "soft" else "hard",
+        contempt=contempt,
+    )
+    about = data.import_(source, folder, options, overwrite=overwrite)
+    if as_json:
+        return _print_json(about)
+    rows, _, height, width = about["shape"]
+    print(f"{folder}: {rows:,} images of {height}x{width} px, {len(about['classes'])} classes")
+    for note in about["notes"]:
+        print(f"  {note}")
+    if about["skipped"]:
+        print(f"  {about['skipped']:,} rows or files were left out: dataset.json says which")
+    print(f"Next: ferbal data check {name}")
 
 
 @data_app.command("check")

@@ -111,11 +111,13 @@ class Stage:
 class Plan:
     """One training run, before it knows its backbone. Strategies rewrite it; `train.fit` carries it out.
 
+    becomes: the class of the plan that each class of the data set is, -1 for one that is left out.
     corrected: the strategy that has already corrected the prior, which must not change any more.
     begins: the epoch, counted from 1, with which the first stage begins.
     """
 
     classes: tuple[str, ...]
+    becomes: Int[np.ndarray, " k0"]
     samples: Samples
     stages: tuple[Stage, ...]
     head: Head = Head()
@@ -193,7 +195,7 @@ def start(
     """The plain plan: every training row (or those in `rows`) once an epoch, cross-entropy, one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
-    return Plan(classes, samples, (Stage(epochs, schedule=cosine(warmup)),), seed=seed)
+    return Plan(classes, np.arange(len(classes)), samples, (Stage(epochs, schedule=cosine(warmup)),), seed=seed)
 
 
 def chain(*strategies: Strategy) -> Strategy:
@@ -272,12 +274,14 @@ class Split:
     """Labelled images, which may be memory-mapped. Rows of one group show the same picture.
 
     ids: str [N], the row's name in its source: unique within the data set, and how logits find their rows.
+    votes: the soft target of each row, over the data set's classes, where people voted and training should know it.
     """
 
     images: UInt8[np.ndarray, "n c h w"]
     labels: Int[np.ndarray, " n"]
     ids: np.ndarray
     group: Int[np.ndarray, " n"]
+    votes: Float[np.ndarray, "n k"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -285,7 +289,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits over the same classes. `digest` changes with any pixel, label or split."""
+    """Three splits over the same classes. `digest` changes with any pixel, label or split.
+
+    unlabelled: rows that can be predicted but not scored; their labels are -1.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -295,3 +302,4 @@ class Dataset:
     digest: str
     mean: float = 0.5
     std: Annotated[float, Gt(0)] = 0.25
+    unlabelled: Split | None = None

@@ -20,7 +20,7 @@ from ferbal.strategies.losses import label_smoothing
 if TYPE_CHECKING:
     from ferbal.train import Epoch
 
-FORMAT = 1  # raised when the same settings would train differently: runs of an older format are made again
+FORMAT = 2  # raised when the same settings would train differently: runs of an older format are made again
 
 
 @dataclass(frozen=True)

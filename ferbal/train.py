@@ -116,6 +116,7 @@ def fit(
     state = _State(model, ema, _optimizer(model, plan.stages[0], knobs, training), _scaler(machine))
     scope = plan.stages[0].scope
     pixels = _Pixels(train.images, machine.device)
+    soft = None if train.votes is None else torch.from_numpy(_soft_targets(train, plan)).to(machine.device)
     begins = 0
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
@@ -129,7 +130,7 @@ def fit(
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
             loss, lr, images = _one_epoch(
-                state, stage, plan, pixels, view, knobs, training, machine, state.epoch - begins
+                state, stage, plan, pixels, soft, view, knobs, training, machine, state.epoch - begins
             )
             if not math.isfinite(loss):
                 raise RunError(f"the loss became {loss} in epoch {state.epoch + 1}; try a lower learning rate")
@@ -187,6 +188,7 @@ def _one_epoch(
     stage: Stage,
     plan: Plan,
     pixels: _Pixels,
+    soft: Tensor | None,
     view: View,
     knobs: Knobs,
     training: Training,
@@ -208,7 +210,8 @@ def _one_epoch(
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
             images = view.varied(pixels.at(source), mirror, policy, draw)
-            targets = torch.nn.functional.one_hot(label, len(plan.classes)).float()
+            hard = torch.nn.functional.one_hot(label, len(plan.classes)).float()
+            targets = hard if soft is None else soft[source]
             if stage.mix is not None:
                 images, targets = stage.mix(images, targets, draw)
             with machine.autocast():
@@ -241,6 +244,17 @@ def _batches(
     for first in range(0, max(count - size, 0) + 1, size):
         source, label, mirror = (column[first : first + size] for column in columns)
         yield source, label, mirror
+
+
+def _soft_targets(train: Split, plan: Plan) -> Float[np.ndarray, "n k"]:
+    """The votes on each training row over the plan's classes; its label, where all were for classes left out."""
+    assert train.votes is not None
+    kept = plan.becomes >= 0
+    votes = np.zeros((len(train), len(plan.classes)))
+    np.add.at(votes.T, plan.becomes[kept], train.votes.T[kept])
+    alone = votes.sum(1) == 0
+    votes[alone, np.maximum(plan.becomes[train.labels[alone]], 0)] = 1
+    return (votes / votes.sum(1, keepdims=True)).astype(np.float32)
 
 
 class _Pixels:

@@ -1,120 +1,229 @@
-"""Reader of fer2013.csv: the columns emotion (0..6), pixels (2,304 numbers) and Usage."""
+"""Reader of FER2013's tables: fer2013.csv, icml_face_data.csv, train.csv and any CSV with a column of pixels.
+
+Columns, in any order: pixels (2,304 whole numbers in 0..255), emotion (0..6) and Usage. The whole file is read in
+spans of about 16 MB, several at once: Arrow parses the pixels of a span as 2,304 columns of bytes, and a span that it
+refuses is read again row by row, to find out which row is wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import csv as text_csv
+import mmap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import cpu_count
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as csv
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 
-from ferbal.data.table import Table
+from ferbal.data.table import FER2013, UNLABELLED, Problems, Table
 from ferbal.errors import DataError
 
-CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-COLUMNS = ("emotion", "pixels", "Usage")
-SPLIT_OF = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-SIDE = 48
-ROWS_AT_ONCE = 4096
+SPLIT_OF: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+SIDE: Final = 48
+PIXELS: Final = SIDE * SIDE
+SPAN: Final = 1 << 24  # bytes
+COLUMNS: Final = ("emotion", "pixels", "Usage")
+_NAMES: Final = [str(pixel) for pixel in range(PIXELS)]
+_AS_BYTES: Final = csv.ConvertOptions(column_types=dict.fromkeys(_NAMES, pa.uint8()), null_values=[""])
+_BY_SPACES: Final = csv.ParseOptions(delimiter=" ", quote_char=False)
 
 
-def read(path: Path) -> Table:
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The rows of one file. emotion and usage are text as it stands there, "" where there is no such column."""
+
+    images: UInt8[np.ndarray, "n 1 48 48"]
+    emotion: list[str]
+    usage: list[str]
+    columns: tuple[str, ...]
+    bad: tuple[tuple[int, str], ...]
+    """Rows, counted from 0, whose pixels are none, with what is wrong; their images are blank."""
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a CSV with a column of pixels."""
+    return path.suffix.lower() == ".csv" and path.is_file() and "pixels" in header(path)
+
+
+def read(path: Path, *, skip_bad: bool = False) -> Table:
     """Every row of the file, validated. PublicTest becomes validation and PrivateTest test.
 
     Raises DataError with file and row (counted from 1, without the header) for anything that is not a face of
     48x48 pixels in 0..255 with a label in 0..6 and a known Usage.
     """
-    columns = _columns(path)
-    emotion = _one_of(path, columns, "emotion", map(str, range(7)), "a label is a whole number in 0..6").astype(
-        np.int64
+    faces = parse(path)
+    if "emotion" not in faces.columns:
+        raise DataError(f"{path}: no column emotion; found {', '.join(faces.columns)}, expected {', '.join(COLUMNS)}")
+    label, bad_labels = _known(
+        faces.emotion, {str(k): k for k in range(7)}, "emotion", "a label is a whole number in 0..6"
     )
-    usage = _one_of(path, columns, "Usage", SPLIT_OF, f"known are {', '.join(SPLIT_OF)}")
-    missing = [name for name in SPLIT_OF if name not in usage]
-    if missing:
-        raise DataError(f"{path}: no row with Usage {' or '.join(missing)}; each of the three splits is needed")
-    images = np.concatenate(
-        [
-            _faces(path, columns["pixels"].slice(first, ROWS_AT_ONCE), first)
-            for first in range(0, len(emotion), ROWS_AT_ONCE)
-        ]
+    divided = "Usage" in faces.columns
+    code, bad_usage = _known(
+        faces.usage, {name: k for k, name in enumerate(SPLIT_OF)}, "Usage", f"known are {', '.join(SPLIT_OF)}"
     )
-    return Table(
-        images=images,
-        label=emotion,
-        split=np.array([SPLIT_OF[name] for name in usage]),
-        id=np.arange(len(emotion)).astype(str),
-        classes=CLASSES,
+    wrong = {**(bad_usage if divided else {}), **bad_labels, **dict(faces.bad)}
+    problems = Problems(str(path), tuple((f"row {row + 1}", wrong[row]) for row in sorted(wrong)), "rows", len(label))
+    skipped = problems.left_out(skip_bad)
+    split = np.array([*SPLIT_OF.values(), ""])[code if divided else np.full(len(label), -1)]
+    table = Table(
+        images=faces.images,
+        label=label,
+        split=split,
+        id=np.arange(len(label)).astype(str),
+        classes=FER2013,
         reader="fer_csv",
         source=path.name,
+        skipped=skipped,
+    )
+    return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table
+
+
+def unlabelled(path: Path, *, skip_bad: bool = False) -> Table:
+    """The rows of a file without labels, such as the competition's test.csv."""
+    faces = parse(path)
+    problems = Problems(
+        str(path), tuple((f"row {row + 1}", what) for row, what in faces.bad), "rows", len(faces.emotion)
+    )
+    count = len(faces.emotion)
+    table = Table(
+        images=faces.images,
+        label=np.full(count, -1),
+        split=np.full(count, UNLABELLED),
+        id=np.arange(count).astype(str),
+        classes=FER2013,
+        reader="fer_csv",
+        source=path.name,
+        skipped=problems.left_out(skip_bad),
+    )
+    return table.take(np.setdiff1d(np.arange(count), [row for row, _ in faces.bad])) if faces.bad else table
+
+
+def header(path: Path) -> tuple[str, ...]:
+    """The names of the columns, without the spaces that icml_face_data.csv has around them."""
+    with path.open("rb") as file:
+        first = file.readline(1 << 16)
+    return tuple(name.strip() for name in next(text_csv.reader([_text(first)]), []))
+
+
+def parse(path: Path) -> Faces:
+    """Every row of the file; pixels are checked to the last one, labels and splits are not looked at."""
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
+    columns = header(path)
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
+    if "pixels" not in columns:
+        raise DataError(f"{path}: no column pixels; found {', '.join(columns)}, expected {', '.join(COLUMNS)}")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        first_row = content.find(b"\n") + 1
+        if first_row == 0 or first_row == len(content):
+            raise DataError(f"{path}: a header but no rows")
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            spans = list(pool.map(lambda span: _span(content[slice(*span)], columns), _spans(content, first_row)))
+    if not sum(len(span.emotion) for span in spans):
+        raise DataError(f"{path}: a header but no rows")
+    starts = np.cumsum([0, *(len(span.emotion) for span in spans)])
+    return Faces(
+        images=np.concatenate([span.images for span in spans]),
+        emotion=[value for span in spans for value in span.emotion],
+        usage=[value for span in spans for value in span.usage],
+        columns=columns,
+        bad=tuple(
+            (int(start) + row, what) for start, span in zip(starts, spans, strict=False) for row, what in span.bad
+        ),
     )
 
 
-def _columns(path: Path) -> pa.Table:
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
-    everything_as_text = csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.large_string()))
+def _spans(content: mmap.mmap, start: int) -> Iterator[tuple[int, int]]:
+    """Stretches of whole lines."""
+    while start < len(content):
+        end = content.find(b"\n", min(start + SPAN, len(content)) - 1) + 1 or len(content)
+        yield start, end
+        start = end
+
+
+def _span(lines: bytes, columns: tuple[str, ...]) -> Faces:
+    return _all_at_once(lines, columns) or _one_by_one(lines, columns)
+
+
+def _all_at_once(lines: bytes, columns: tuple[str, ...]) -> Faces | None:
+    """The rows of well-formed lines, or None where anything is out of the ordinary."""
+    if not lines.endswith(b"\n"):
+        lines += b"\n"
+    content = np.frombuffer(lines, np.uint8)
+    ends, commas = np.flatnonzero(content == ord("\n")), np.flatnonzero(content == ord(","))
+    if len(commas) != len(ends) * (len(columns) - 1):
+        return None
+    bounds = np.column_stack([np.r_[-1, ends[:-1]], commas.reshape(len(ends), -1), ends])
+    if (np.diff(bounds) <= 0).any():  # a comma in another line than it should be in
+        return None
+
+    def column(name: str) -> list[bytes]:
+        if name not in columns:
+            return [b""] * len(ends)
+        k = columns.index(name)
+        cuts = zip((bounds[:, k] + 1).tolist(), bounds[:, k + 1].tolist(), strict=True)
+        return [lines[first:last].strip(b'\r "') for first, last in cuts]
+
     try:
-        table = csv.read_csv(path, convert_options=everything_as_text)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not a readable CSV: {_first_line(error)}") from None
-    table = table.rename_columns([name.strip() for name in table.column_names])
-    absent = [name for name in COLUMNS if name not in table.column_names]
-    if absent:
-        raise DataError(
-            f"{path}: no column {' or '.join(absent)}; found {', '.join(table.column_names)}, "
-            f"expected {', '.join(COLUMNS)}"
+        table = csv.read_csv(
+            pa.BufferReader(b"\n".join(column("pixels"))),
+            read_options=csv.ReadOptions(column_names=_NAMES, use_threads=False, block_size=2 * SPAN),
+            parse_options=_BY_SPACES,
+            convert_options=_AS_BYTES,
         )
-    if len(table) == 0:
-        raise DataError(f"{path}: a header but no rows")
-    return table.select(list(COLUMNS)).combine_chunks()
+    except pa.ArrowInvalid:
+        return None
+    if len(table) != len(ends) or any(values.null_count for values in table.columns):
+        return None
+    (batch,) = table.combine_chunks().to_batches()
+    return Faces(
+        images=batch.to_tensor(row_major=True).to_numpy().reshape(-1, 1, SIDE, SIDE),
+        emotion=[_text(value) for value in column("emotion")],
+        usage=[_text(value) for value in column("Usage")],
+        columns=columns,
+        bad=(),
+    )
 
 
-def _one_of(path: Path, columns: pa.Table, name: str, known: Iterable[str], rule: str) -> np.ndarray:
-    """The column as str [N], if each of its values is a known one."""
-    allowed = set(known)
-    values = [value.strip() for value in columns[name].to_pylist()]
-    for row, value in enumerate(values):
-        if value not in allowed:
-            raise _bad(path, row, f"{name} is {value!r}; {rule}")
-    return np.array(values)
+def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
+    images, emotion, usage, bad = [], [], [], []
+    for number, fields in enumerate(row for row in text_csv.reader(_text(lines).split("\n")) if row):
+        row = dict(zip(columns, fields, strict=False))
+        pixels = row.get("pixels", "").split()
+        what = f"{len(fields)} of {len(columns)} columns" if len(fields) != len(columns) else _fault(pixels)
+        if what:
+            bad.append((number, what))
+        images.append(np.zeros(PIXELS, np.uint8) if what else np.array(pixels, dtype=np.int64).astype(np.uint8))
+        emotion.append(row.get("emotion", "").strip())
+        usage.append(row.get("Usage", "").strip())
+    stacked = np.concatenate([np.empty((0, PIXELS), np.uint8), *(image[None] for image in images)])
+    return Faces(stacked.reshape(-1, 1, SIDE, SIDE), emotion, usage, columns, tuple(bad))
 
 
-def _faces(path: Path, column: pa.ChunkedArray, first: int) -> UInt8[np.ndarray, "n 1 48 48"]:
-    """Parse many rows at once by looking at every character; a row that fails is then looked at alone."""
-    lines = pc.utf8_trim_whitespace(column.combine_chunks())
-    text = np.frombuffer(" ".join(lines.to_pylist()).encode() + b" ", dtype=np.uint8)
-    digit = text - ord("0")  # uint8: everything below "0" wraps around to above 9
-    is_digit = digit <= 9
-    last = np.flatnonzero(is_digit[:-1] & ~is_digit[1:])  # the last digit of every number
-    tens = is_digit[last - 1] & (last > 0)
-    hundreds = tens & is_digit[last - 2] & (last > 1)
-    too_long = hundreds & is_digit[last - 3] & (last > 2)
-    value = digit[last] + 10 * np.where(tens, digit[last - 1], 0).astype(np.int32)
-    value += 100 * np.where(hundreds, digit[last - 2], 0).astype(np.int32)
-    fits = not too_long.any() and value.max(initial=0) <= 255 and bool((is_digit | (text == ord(" "))).all())
-    ends = np.cumsum(pc.binary_length(lines).to_numpy() + 1)
-    count = np.diff(np.searchsorted(last, ends), prepend=0)
-    if not fits or (count != SIDE * SIDE).any():
-        for row, line in enumerate(lines.to_pylist(), start=first):
-            _check_alone(path, row, line)
-    return value.astype(np.uint8).reshape(-1, 1, SIDE, SIDE)
-
-
-def _check_alone(path: Path, row: int, line: str) -> None:
-    pixels = line.split()
-    if len(pixels) != SIDE * SIDE:
-        raise _bad(path, row, f"{len(pixels):,} pixels; a face has {SIDE * SIDE:,}")
+def _fault(pixels: list[str]) -> str:
+    """What is wrong with the pixels of one row, or nothing."""
+    if len(pixels) != PIXELS:
+        return f"{len(pixels):,} pixels; a face has {PIXELS:,}"
     for position, pixel in enumerate(pixels, start=1):
         if not (pixel.isascii() and pixel.isdigit() and int(pixel) <= 255):
-            raise _bad(path, row, f"pixel {position} is {pixel!r}; a pixel is a whole number in 0..255")
+            return f"pixel {position} is {pixel!r}; a pixel is a whole number in 0..255"
+    return ""
 
 
-def _bad(path: Path, row: int, what: str) -> DataError:
-    return DataError(f"{path}: row {row + 1}: {what}. Nothing was imported; mend the row or fetch the file again")
+def _known(
+    values: list[str], codes: dict[str, int], column: str, rule: str
+) -> tuple[Int[np.ndarray, " n"], dict[int, str]]:
+    """The number of each value, and what is wrong with those that have none."""
+    numbers = np.array([codes.get(value, -1) for value in values], dtype=np.int64)
+    return numbers, {int(row): f"{column} is {values[row]!r}; {rule}" for row in np.flatnonzero(numbers < 0)}
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+def _text(content: bytes) -> str:
+    return content.decode("utf-8-sig", errors="replace")

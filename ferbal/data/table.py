@@ -1,23 +1,42 @@
-"""What every reader returns."""
+"""What every reader returns, and how it tells what is wrong with a source."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
+
+from ferbal.errors import DataError
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = "unlabelled"
+EXAMPLES = 5  # bad rows or files that a message shows; the others are counted
+
+
+class Images(Protocol):
+    """Images that are decoded when they are wanted, so that a data set may be larger than memory."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+
+    def fill(self, out: UInt8[np.ndarray, "n c h w"]) -> Mapping[int, str]:
+        """Write every image. Returns what is wrong with those that cannot be read, by row."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A data set in memory, in the order of its source.
+    """A data set as its source has it, in the order of its source.
 
-    split: str [N], each one of SPLITS. id: str [N], unique. reader, source, version: where it came from.
+    label: -1 where there is none. split: str [N], each one of SPLITS, UNLABELLED, or "" where the source has none.
+    id: str [N], unique. place: row of the source, counted from 0. votes: share of each class, where people voted.
+    skipped: what was left out, and why. notes: what a user should know about how the source was read.
     """
 
-    images: UInt8[np.ndarray, "n c h w"]
+    images: UInt8[np.ndarray, "n c h w"] | Images
     label: Int[np.ndarray, " n"]
     split: np.ndarray
     id: np.ndarray
@@ -25,3 +44,72 @@ class Table:
     reader: str
     source: str
     version: str = ""
+    place: Int[np.ndarray, " n"] | None = None
+    votes: Float[np.ndarray, "n k"] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def places(self) -> Int[np.ndarray, " n"]:
+        """Row of the source of each row."""
+        return np.arange(len(self)) if self.place is None else self.place
+
+    def take(self, rows: Int[np.ndarray, " r"] | Bool[np.ndarray, " n"]) -> Table:
+        """These rows, in this order. The images must have been decoded."""
+        assert isinstance(self.images, np.ndarray)
+        return replace(
+            self,
+            images=self.images[rows],
+            label=self.label[rows],
+            split=self.split[rows],
+            id=self.id[rows],
+            place=self.places[rows],
+            votes=None if self.votes is None else self.votes[rows],
+        )
+
+    def noted(self, *texts: str) -> Table:
+        """The same table with more notes."""
+        return replace(self, notes=(*self.notes, *texts))
+
+
+@dataclass(frozen=True)
+class Problems:
+    """What is wrong with the rows or files of a source: collected first, then told at once.
+
+    found: (place, what) of each. of: what is counted, "rows" say. total: how many there are, good ones included.
+    """
+
+    source: str
+    found: tuple[tuple[str, str], ...]
+    of: str
+    total: int
+
+    def left_out(self, skip: bool) -> tuple[tuple[str, str], ...]:
+        """What was found, where bad rows may be left out; otherwise the one message about all of them."""
+        if not self.found or (skip and len(self.found) < self.total):
+            return self.found
+        shown = [f"  {place}: {what}" for place, what in self.found[:EXAMPLES]]
+        more = len(self.found) - EXAMPLES
+        if more > 0:
+            shown.append(f"  and {more:,} more")
+        raise DataError(
+            f"{self.source}: {len(self.found):,} of {self.total:,} {self.of} cannot be used:\n"
+            + "\n".join(shown)
+            + "\nNothing was imported; mend or remove them, or leave them out with --skip-bad"
+        )
+
+
+def label_names(names: set[str]) -> tuple[str, ...]:
+    """Class names in order: numbers by value, FER2013's seven in FER2013's order, others alphabetically."""
+    if names == set(FER2013):
+        return FER2013
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names))
+
+
+FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

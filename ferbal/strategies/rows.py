@@ -37,6 +37,7 @@ def drop(*classes: str) -> Strategy:
         return replace(
             plan.each_stage(lambda stage: stage if stage.odds is None else replace(stage, odds=stage.odds[kept])),
             classes=tuple(plan.classes[k] for k in kept),
+            becomes=np.where(plan.becomes < 0, -1, new_label[plan.becomes]),
             samples=replace(rows, label=new_label[rows.label]),
         ).noted(f"drop: without {out or 'nothing'}")
 

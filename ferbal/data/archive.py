@@ -1,0 +1,56 @@
+"""Zip files, unpacked in a place of their own that is gone afterwards, and never beyond it."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ferbal.errors import DataError
+
+SUSPICIOUS_SIZE: Final = 1 << 30  # bytes: what is smaller does no harm, however well it is packed
+SUSPICIOUS_RATIO: Final = 100  # FER2013's digits pack 3 : 1, images hardly at all
+
+
+@contextmanager
+def unpacked(archive: Path, place: Path) -> Iterator[Path]:
+    """The folder with what the archive holds, under `place`, for as long as the `with` lasts.
+
+    Raises DataError, before anything is unpacked, where a member would land outside the folder, is a link, or the
+    whole is a zip bomb or more than the disk can take.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{archive.stem}-", suffix=".partial", dir=place))
+    try:
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                _check(archive, opened.infolist(), shutil.disk_usage(place).free)
+                opened.extractall(folder)
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+            raise DataError(f"{archive}: not a readable zip file: {error}; fetch it again") from None
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
+    for member in members:
+        parts = Path(member.filename.replace("\\", "/")).parts
+        if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
+            raise DataError(
+                f"{archive}: {member.filename!r} would be unpacked outside its folder; nothing was unpacked"
+            )
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(f"{archive}: {member.filename!r} is a link; a data set holds files. Nothing was unpacked")
+    whole, packed = (sum(getattr(m, size) for m in members) for size in ("file_size", "compress_size"))
+    if whole > SUSPICIOUS_SIZE and whole > SUSPICIOUS_RATIO * packed:
+        raise DataError(
+            f"{archive}: {packed:,} bytes claim to hold {whole:,}, as a zip bomb does; nothing was unpacked"
+        )
+    if whole > 0.9 * free:
+        raise DataError(f"{archive}: holds {whole:,} bytes, but the disk has {free:,} left; nothing was unpacked")

@@ -1,0 +1,123 @@
+"""Reader of class folders: `train/<class>/*` and `test/<class>/*`, with or without `val/`, or just `<class>/*`.
+
+So are Kaggle's FER2013 tree, whose file names begin with the split they come from, RAF-DB's (classes named 1 to 7)
+and AffectNet's (train_class, val_class).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ferbal.data.pictures import FORMATS, Decoding, Pictures
+from ferbal.data.table import UNLABELLED, Table, label_names
+from ferbal.errors import DataError
+
+SPLIT_OF: Final = {
+    **dict.fromkeys(("train", "training", "train_class", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "val_class", "val_set", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "test_class", "test_set"), "test"),
+}
+PREFIXES: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional), or <class>/*.jpg"
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a folder that holds folders with images."""
+    return path.is_dir() and next(_images(_top(path)), None) is not None
+
+
+def read(path: Path, how: Decoding) -> Table:
+    """Every image under the class folders. Rows are sorted by path; classes by name.
+
+    Raises DataError where the layout is not one of those above, or class names differ in nothing but case.
+    """
+    top = _top(path)
+    folders = {part: folder for folder in _folders(top) if (part := SPLIT_OF.get(folder.name.lower()))}
+    files: list[Path] = []
+    labels: list[str] = []
+    split: list[str] = []
+    for part, folder in sorted(folders.items()) if folders else [("", top)]:
+        for file in _images(folder):
+            inner = file.relative_to(folder).parts
+            if len(inner) == 1 and part != "test":
+                continue  # a picture beside the class folders: a sample sheet, say
+            files.append(file)
+            labels.append(inner[0] if len(inner) > 1 else "")
+            split.append(part if len(inner) > 1 else UNLABELLED)
+    classes = label_names({label for label in labels if label})
+    _check_classes(path, classes)
+    notes: list[str] = []
+    prefixes = {file.name.partition("_")[0] for file in files}
+    if prefixes <= PREFIXES.keys() and len(prefixes) > 1:
+        split = [PREFIXES[file.name.partition("_")[0]] for file in files]
+        notes.append("the three splits are those that the file names begin with")
+    index = {name: k for k, name in enumerate(classes)} | {"": -1}
+    return Table(
+        images=Pictures(files, top, how),
+        label=np.array([index[label] for label in labels], dtype=np.int64),
+        split=np.array(split),
+        id=np.array([file.relative_to(top).as_posix() for file in files]),
+        classes=classes,
+        reader="folder",
+        source=path.name,
+        notes=(*notes, *_others(top)),
+    )
+
+
+def _top(path: Path) -> Path:
+    """The folder that holds the layout: archives often wrap it in one or two folders of its own."""
+    folders = _folders(path)
+    if len(folders) == 1 and not _pictures(path) and _folders(folders[0]):
+        return _top(folders[0])
+    return path
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(
+        folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith((".", "__MACOSX"))
+    )
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.suffix.lower() in FORMATS and not file.name.startswith(".")]
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below, sorted; links to folders count as files, for they may lead anywhere, or in a circle."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(Path(entry.path))
+            else:
+                yield Path(entry.path)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for file in _walk(folder):
+        if file.suffix.lower() in FORMATS:
+            yield file
+        elif file.is_symlink() and file.is_dir():
+            raise DataError(f"{file}: a link to a folder, which may lead anywhere; put the folder itself there")
+
+
+def _others(folder: Path) -> list[str]:
+    names = [file.name for file in _walk(folder) if file.suffix.lower() not in FORMATS]
+    return [f"{len(names):,} files that are no images were passed over ({names[0]}, say)"] if names else []
+
+
+def _check_classes(path: Path, classes: tuple[str, ...]) -> None:
+    if len(classes) < 2:
+        raise DataError(f"{path}: {len(classes)} class folders with images; at least 2 are needed, as {LAYOUTS}")
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise DataError(
+                f"{path}: the classes {other!r} and {name!r} differ in nothing but case; rename one folder"
+            )

@@ -1,0 +1,31 @@
+"""Data sets of kaggle.com, through kagglehub: `kaggle:OWNER/NAME`, or `kaggle:COMPETITION`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ferbal.errors import DataError, UsageError
+
+PREFIX: Final = "kaggle:"
+
+
+def download(handle: str) -> Path:
+    """The folder that kagglehub has put the files in. handle: OWNER/NAME of a data set, or a competition's name.
+
+    What was downloaded before is not fetched again. Raises UsageError without kagglehub, DataError where the download
+    fails.
+    """
+    try:
+        import kagglehub
+    except ImportError:
+        raise UsageError('kaggle: needs the extra: pip install "ferbal[kaggle]"') from None
+    try:
+        fetch = kagglehub.dataset_download if "/" in handle else kagglehub.competition_download
+        return Path(fetch(handle))
+    except Exception as error:  # no network, no account, no such data set: kagglehub has a kind for each
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{PREFIX}{handle}: {reason}. Is the name as in the address of its page, and, for a competition, are "
+            "you signed in (kaggle.json) and have you accepted its rules?"
+        ) from None

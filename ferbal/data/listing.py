@@ -1,0 +1,95 @@
+"""Reader of a CSV that lists image files: path, label and, if it likes, split."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ferbal.data import fer_csv
+from ferbal.data.folder import PREFIXES, SPLIT_OF
+from ferbal.data.pictures import FORMATS, Decoding, Pictures
+from ferbal.data.table import UNLABELLED, Problems, Table, label_names
+from ferbal.errors import DataError
+
+PATH: Final = ("path", "file", "filename", "filepath", "image", "image_path", "pth")
+LABEL: Final = ("label", "class", "emotion", "expression", "target")
+SPLIT: Final = ("split", "usage", "subset", "set")
+
+
+def recognises(path: Path) -> bool:
+    """Whether this is a CSV with a column of paths and one of labels."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    columns = fer_csv.header(path)
+    return _column(columns, PATH) is not None and _column(columns, LABEL) is not None
+
+
+def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
+    """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled.
+
+    Raises DataError that names the row for a path that is missing or leads out of that folder, and for a split that
+    is none of train, val and test (or FER2013's names for them).
+    """
+    columns = fer_csv.header(path)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        rows = [row for row in csv.reader(file) if row][1:]
+    if not rows:
+        raise DataError(f"{path}: a header but no rows")
+    if twice := [name for name in columns if columns.count(name) > 1]:
+        raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
+    named, labelled, divided = (_column(columns, names) for names in (PATH, LABEL, SPLIT))
+    known = {**SPLIT_OF, **{name.lower(): split for name, split in PREFIXES.items()}}
+    files, labels, split, places, bad = [], [], [], [], []
+    for number, row in enumerate(rows):
+        cells = [cell.strip() for cell in row]
+        what = ""
+        if len(cells) != len(columns):
+            what = f"{len(cells)} of {len(columns)} columns"
+        elif divided is not None and cells[divided].lower() not in known:
+            what = f"{columns[divided]} is {cells[divided]!r}; known are train, val and test"
+        else:
+            what = _unusable(path.parent / cells[named or 0], cells[named or 0])
+        if what:
+            bad.append((f"row {number + 1}", what))
+            continue
+        files.append(path.parent / cells[named or 0])
+        labels.append(cells[labelled or 0])
+        split.append(UNLABELLED if not labels[-1] else "" if divided is None else known[cells[divided].lower()])
+        places.append(number)
+    skipped = Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip_bad)
+    if repeated := _repeated(files):
+        raise DataError(f"{path}: {repeated} is listed twice; list every file once")
+    classes = label_names({label for label in labels if label})
+    index = {name: k for k, name in enumerate(classes)} | {"": -1}
+    return Table(
+        images=Pictures(files, path.parent, how),
+        label=np.array([index[label] for label in labels], dtype=np.int64),
+        split=np.array(split),
+        id=np.array([file.relative_to(path.parent).as_posix() for file in files]),
+        classes=classes,
+        reader="listing",
+        source=path.name,
+        place=np.array(places, dtype=np.int64),
+        skipped=skipped,
+    )
+
+
+def _column(columns: tuple[str, ...], names: tuple[str, ...]) -> int | None:
+    return next((k for k, column in enumerate(columns) if column.lower() in names), None)
+
+
+def _unusable(file: Path, text: str) -> str:
+    if file.suffix.lower() not in FORMATS:
+        return f"{text!r} does not end like an image ({', '.join(FORMATS)})"
+    if Path(text).is_absolute() or ".." in Path(text).parts:
+        return f"{text!r} leads out of the folder of the CSV; put the CSV above its images and give paths from there"
+    return "" if file.is_file() else f"{text!r}: no such file"
+
+
+def _repeated(files: Iterable[Path]) -> Path | None:
+    seen: set[Path] = set()
+    return next((file for file in files if file in seen or seen.add(file)), None)  # type: ignore[func-returns-value]

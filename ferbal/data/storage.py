@@ -1,0 +1,253 @@
+"""What `data/<name>/` holds, how one is written and opened.
+
+images.npy      uint8 [N, C, H, W], the splits one after another, opened as a memory map
+rows.parquet    id, split, label, group, source (row or file of the source, counted from 0), and votes where there are
+dataset.json    classes, digest, counts, shape, reader, options, mean, std: written last, so present means complete
+
+Within a split, rows are sorted by the fingerprint of their pixels: the same images give the same file, whatever form
+they came in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int, UInt8
+
+from ferbal import files
+from ferbal.data import demo
+from ferbal.data.pictures import NO_FACE
+from ferbal.data.splits import divided, fingerprints
+from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table
+from ferbal.errors import DataError, nearest
+from ferbal.plan import Dataset, Split
+
+FORMAT: Final = 2  # raised when the same images would be stored otherwise
+ORDER: Final = (*SPLITS, UNLABELLED)
+AT_ONCE: Final = 1 << 25  # bytes of images that are copied in one go
+SKIPPED_SHOWN: Final = 1000  # in dataset.json; beyond them only their number
+
+
+def open(source: str, root: Path) -> Dataset:  # noqa: A001  `data.open` reads as what it does
+    """The data set `source` under `root/data`, or one at a path. `demo` is drawn when it is first asked for."""
+    folder, about = _found(source, root)
+    rows = pq.ParquetFile(folder / "rows.parquet").read()  # read_table would import pandas
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    ends = np.cumsum([sum(about["counts"][name]) for name in SPLITS])
+    if len(rows) != len(images) or ends[-1] + about.get("unlabelled", 0) != len(rows):
+        raise DataError(f"{folder}: {len(images)} images but {len(rows)} rows; import the data set again")
+    soft = about["options"].get("targets") == "soft"
+    parts = [_part(images, rows, first, end, soft) for first, end in zip([0, *ends], [*ends, len(rows)], strict=True)]
+    return Dataset(
+        name=about["name"],
+        classes=tuple(about["classes"]),
+        digest=about["digest"],
+        mean=about["mean"],
+        std=about["std"],
+        train=parts[0],
+        val=parts[1],
+        test=parts[2],
+        unlabelled=parts[3] if len(parts[3]) else None,
+    )
+
+
+def names(root: Path) -> list[str]:
+    """The data sets that can be opened by name."""
+    return sorted({"demo", *(found.parent.name for found in (root / "data").glob("*/dataset.json"))})
+
+
+def describe(source: str, root: Path) -> dict[str, Any]:
+    """What dataset.json says of a data set."""
+    return _found(source, root)[1]
+
+
+def save(table: Table, folder: Path, *, overwrite: bool = False, skip_bad: bool = False) -> dict[str, Any]:
+    """Decode, divide and write a data set, as a folder that appears whole or not at all. Returns its description."""
+    if folder.exists() and not overwrite:
+        raise DataError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
+    draft = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        about = _write(*_decode(table, draft / "decoded.npy", skip_bad), draft, folder.name)
+        (draft / "decoded.npy").unlink(missing_ok=True)
+        files.write_json(draft / "dataset.json", about)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return about
+
+
+def digest(
+    images: UInt8[np.ndarray, "n c h w"],
+    label: Int[np.ndarray, " n"],
+    split: np.ndarray,
+    classes: tuple[str, ...],
+    votes: Float[np.ndarray, "n k"] | None = None,
+) -> str:
+    """SHA-256 over pixels, labels, splits and classes (and soft targets): another data set, another digest."""
+    sha = hashlib.sha256(json.dumps([list(classes), list(images.shape), split.tolist()]).encode())
+    sha.update(label.astype("<i8").tobytes())
+    if votes is not None:
+        sha.update(votes.astype("<f4").tobytes())
+    sha.update(np.ascontiguousarray(images).data)
+    return sha.hexdigest()
+
+
+def _decode(table: Table, file: Path, skip_bad: bool) -> tuple[Table, Int[np.ndarray, " g"]]:
+    """The table with its images in an array, which lies in `file` if they came from files, and its good rows."""
+    if isinstance(table.images, np.ndarray):
+        return table, np.arange(len(table))
+    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=table.images.shape)
+    wrong = table.images.fill(out)
+    found = [(str(table.id[row]), why) for row, why in wrong.items()]
+    bad = Problems(table.source, tuple(f for f in found if f[1] != NO_FACE), "images", len(table))
+    bad.left_out(skip_bad)
+    if faceless := len(found) - len(bad.found):
+        table = table.noted(f"{faceless:,} photos in which no face was found are left out")
+    if len(wrong) == len(table):
+        raise DataError(f"{table.source}: not one of {len(table):,} images can be used: {found[0][0]}: {found[0][1]}")
+    good = np.setdiff1d(np.arange(len(table)), list(wrong))
+    return replace(table, images=out, skipped=(*table.skipped, *found)), good
+
+
+def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) -> dict[str, Any]:
+    images = table.images
+    assert isinstance(images, np.ndarray)
+    prints = fingerprints(images)[good]
+    by_content = np.lexsort((table.label[good], prints[:, 1], prints[:, 0]))
+    rows, prints = good[by_content], prints[by_content]
+    group = np.unique(prints, axis=0, return_inverse=True)[1].reshape(-1)
+    split, notes = divided(table.split[rows], table.label[rows], group, table.classes)
+    by_split = np.argsort([ORDER.index(name) for name in split], kind="stable")
+    rows, group, split = rows[by_split], group[by_split], split[by_split]
+    label, votes = table.label[rows], None if table.votes is None else table.votes[rows]
+    columns = {
+        "id": _texts(table.id[rows]),
+        "split": _texts(split),
+        "label": _whole(label),
+        "group": _whole(group),
+        "source": _whole(table.places[rows]),
+    }
+    if votes is not None:
+        shares = pa.Array.from_buffers(pa.float32(), votes.size, [None, pa.py_buffer(votes.astype("<f4"))])
+        columns["votes"] = pa.FixedSizeListArray.from_arrays(shares, len(table.classes))
+    pq.write_table(pa.table(columns), draft / "rows.parquet")
+    histogram = _copy(images, rows, draft / "images.npy", in_training=int((split == "train").sum()))
+    mean = (histogram * np.arange(256)).sum() / histogram.sum()
+    std = np.sqrt((histogram * (np.arange(256) - mean) ** 2).sum() / histogram.sum())
+    written = np.load(draft / "images.npy", mmap_mode="r")
+    soft = table.options.get("targets") == "soft"
+    return {
+        "name": name,
+        "classes": list(table.classes),
+        "digest": digest(written, label, split, table.classes, votes if soft else None),
+        "counts": {part: np.bincount(label[split == part], minlength=len(table.classes)).tolist() for part in SPLITS},
+        "unlabelled": int((split == UNLABELLED).sum()),
+        "shape": list(written.shape),
+        "mean": round(float(mean) / 255, 6),
+        "std": max(round(float(std) / 255, 6), 1e-3),
+        "reader": table.reader,
+        "source": table.source,
+        "options": dict(table.options),
+        "notes": [*table.notes, *notes],
+        "skipped": len(table.skipped),
+        "skipped_examples": [list(entry) for entry in table.skipped[:SKIPPED_SHOWN]],
+        "version": table.version,
+    }
+
+
+def _copy(
+    images: UInt8[np.ndarray, "n c h w"], rows: Int[np.ndarray, " r"], to: Path, in_training: int
+) -> Int[np.ndarray, " 256"]:
+    """Write these rows as a .npy file. Returns how often each value occurs in the first `in_training` of them."""
+    histogram = np.zeros(256, dtype=np.int64)
+    at_once = max(AT_ONCE // max(images[0].nbytes, 1), 1)
+    with to.open("wb") as file:
+        shape = (len(rows), *images.shape[1:])
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for first in range(0, len(rows), at_once):
+            batch = images[rows[first : first + at_once]]
+            file.write(batch.data)
+            histogram += np.bincount(batch[: max(in_training - first, 0)].reshape(-1), minlength=256)
+        file.flush()
+        os.fsync(file.fileno())
+    return histogram
+
+
+def _found(source: str, root: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of a data set and what it says of itself."""
+    folder = root / "data" / source
+    if source == "demo" and _described(folder).get("version") != f"{demo.VERSION}/{FORMAT}":
+        save(_drawn(), folder, overwrite=True)
+    if not (folder / "dataset.json").exists() and (Path(source) / "dataset.json").exists():
+        folder = Path(source)
+    about = _described(folder)
+    if not about:
+        raise DataError(
+            f"no data set {source!r} under {root / 'data'}{nearest(source, names(root))}. "
+            f"Bring it in with `ferbal data import FILE --as {source}`, or use `demo`"
+        )
+    if "options" not in about:
+        raise DataError(f"{folder}: written by an older ferbal; import the data set again, with --replace")
+    return folder, about
+
+
+def _drawn() -> Table:
+    """The demo data set, drawn."""
+    drawn = demo.draw()
+    return Table(
+        images=np.concatenate([drawn[name][0] for name in SPLITS]),
+        label=np.concatenate([drawn[name][1] for name in SPLITS]),
+        split=np.concatenate([np.full(len(drawn[name][1]), name) for name in SPLITS]),
+        id=np.array([f"{name}/{row}" for name in SPLITS for row in range(len(drawn[name][1]))]),
+        classes=demo.CLASSES,
+        reader="demo",
+        source="drawn by ferbal",
+        version=f"{demo.VERSION}/{FORMAT}",
+    )
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset.json"
+    return dict(files.read_json(path)) if path.exists() else {}
+
+
+def _part(images: np.ndarray, rows: pa.Table, first: int, end: int, soft: bool) -> Split:
+    part = rows.slice(first, end - first)  # no pixel is copied
+    return Split(
+        images=images[first:end],
+        labels=_numbers(part, "label"),
+        ids=np.array(part["id"].to_pylist(), dtype=np.str_),
+        group=_numbers(part, "group"),
+        votes=np.array(part["votes"].to_pylist(), dtype=np.float32) if soft and len(part) else None,
+    )
+
+
+# pyarrow's own conversions, `pa.array` and `to_numpy`, import pandas, which takes a second.
+
+
+def _numbers(rows: pa.Table, column: str) -> Int[np.ndarray, " n"]:
+    return np.from_dlpack(rows[column].combine_chunks()).astype(np.int64)
+
+
+def _whole(numbers: Int[np.ndarray, " n"]) -> pa.Array:
+    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers.astype("<i8"))])
+
+
+def _texts(texts: np.ndarray) -> pa.Array:
+    encoded = [text.encode() for text in texts.tolist()]
+    ends = np.cumsum([0, *map(len, encoded)]).astype("<i8")
+    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))
