@@ -15,8 +15,8 @@ class Doubts:
     """Rows whose label is likely wrong, the most doubtful first.
 
     suggested: the class the model is confident of. margin: p of the label minus the largest other p, -1..1, rising.
-    joint: how many rows of each given label (row) are expected to be truly of each class (column); its rows sum to the
-    number of each label. What is off the diagonal estimates the number of wrong labels.
+    joint: how many rows of each given label (row) are expected to be truly of each class (column); its rows sum to
+    the number of each label. What is off the diagonal estimates the number of wrong labels.
     """
 
     rows: Int[np.ndarray, " d"]
@@ -59,7 +59,7 @@ def label_doubts(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray
 
 
 def _calibrated(counts: Int[np.ndarray, "k k"], labelled: Int[np.ndarray, " k"]) -> Float64[np.ndarray, "k k"]:
-    """The confident counts, scaled so that its rows sum to the labels given. A label nobody judged is taken as right."""
+    """The confident counts, scaled to sum to the labels given, row by row. What was not judged is right."""
     counts = counts + np.diag(counts.sum(1) == 0)
     return counts * (labelled / counts.sum(1))[:, None]
 
