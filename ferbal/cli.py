@@ -180,32 +180,37 @@ def data_import(
 def data_check(
     name: Annotated[str, typer.Argument(help="A data set under data/, or demo.")],
     as_json: AsJson = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page that shows the pictures to this file.")] = None,
+    runs: Annotated[
+        list[Path],
+        typer.Option("--run", help="Folder of a finished run: tell likely label errors by its predictions."),
+    ] = [],  # noqa: B006
     root: Root = HERE,
 ) -> None:
-    """Rows per class and split, imbalance, and how many pictures stand in more than one split."""
-    from ferbal import data
+    """Counts, imbalance, leaks, exact and near duplicates, label conflicts, blanks and doubtful labels."""
+    from ferbal import data, files
+    from ferbal.data.audit import audit, sentences
+    from ferbal.store import out_of_sample
 
-    dataset = data.open(name, root)
-    counts = data.describe(name, root)["counts"]
-    twins = len(dataset.train) - len(data.training_rows(dataset, "drop"))
-    found = {
-        "name": dataset.name,
-        "digest": dataset.digest,
-        "counts": {split: dict(zip(dataset.classes, rows, strict=True)) for split, rows in counts.items()},
-        "imbalance": round(max(counts["train"]) / max(min(counts["train"]), 1), 2),
-        "training_rows_with_a_twin": twins,
-        "test_rows_without_a_twin": len(data.without_twin(dataset)),
-    }
+    rows, about = data.everything(name, root)
+    made = audit(rows, about, out_of_sample(runs, about["digest"]) if runs else None)
+    if html is not None:
+        from ferbal.report import audit_page
+
+        files.write_text(html, audit_page.render(made, rows))
     if as_json:
-        return _print_json(found)
+        return _print_json(made.findings)
+    counts = made.findings["counts"]
     _print_table(
         ["class", *counts],
-        [[label, *(f"{counts[split][k]:,}" for split in counts)] for k, label in enumerate(dataset.classes)]
-        + [["all", *(f"{sum(rows):,}" for rows in counts.values())]],
+        [[label, *(f"{counts[split][label]:,}" for split in counts)] for label in about["classes"]]
+        + [["all", *(f"{sum(rows.values()):,}" for rows in counts.values())]],
     )
-    print(f"largest to smallest class in training: {found['imbalance']} : 1")
-    print(f"training rows whose picture is also in validation or test: {twins:,} (left out by `twins: drop`)")
-    print(f"test rows without a twin elsewhere: {found['test_rows_without_a_twin']:,} of {len(dataset.test):,}")
+    print()
+    for sentence in sentences(made.findings):
+        print(sentence)
+    if html is not None:
+        print(html)
 
 
 @study_app.command("check")

@@ -27,7 +27,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ferbal import files
-from ferbal.errors import UsageError
+from ferbal.errors import DataError, UsageError
+from ferbal.metrics import softmax
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,3 +203,21 @@ def slug(text: str) -> str:
 
 def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
     return dict(files.read_json(path)) if path.exists() else default
+
+
+def out_of_sample(runs: list[Path], digest: str) -> dict[str, Float[np.ndarray, " k"]]:
+    """Mean probabilities that finished runs give to the rows they did not train on, by the rows' ids.
+
+    Raises DataError for a folder that is no finished run on the data set with this digest.
+    """
+    found: dict[str, list[Float[np.ndarray, " k"]]] = {}
+    for path in runs:
+        run = RunFolder(path)
+        if not (path / "logits.npz").exists() or run.about.get("digest") != digest:
+            what = "trained on another data set" if run.about.get("digest") else "no finished run"
+            raise DataError(f"{path}: {what}; give a folder under studies/<name>/runs/")
+        with np.load(path / "logits.npz") as saved:
+            for split in ("val", "test"):
+                for name, probability in zip(saved[f"{split}_ids"], softmax(saved[split]), strict=True):
+                    found.setdefault(str(name), []).append(probability)
+    return {name: np.mean(probabilities, axis=0) for name, probabilities in found.items()}

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,27 +37,49 @@ AT_ONCE: Final = 1 << 25  # bytes of images that are copied in one go
 SKIPPED_SHOWN: Final = 1000  # in dataset.json; beyond them only their number
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Every row of a data set, whatever its split. images is a memory map; source counts rows of the source."""
+
+    images: UInt8[np.ndarray, "n c h w"]
+    label: Int[np.ndarray, " n"]
+    split: np.ndarray
+    id: np.ndarray
+    group: Int[np.ndarray, " n"]
+    source: Int[np.ndarray, " n"]
+    votes: Float[np.ndarray, "n k"] | None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
 def open(source: str, root: Path) -> Dataset:  # noqa: A001  `data.open` reads as what it does
     """The data set `source` under `root/data`, or one at a path. `demo` is drawn when it is first asked for."""
     folder, about = _found(source, root)
-    rows = pq.ParquetFile(folder / "rows.parquet").read()  # read_table would import pandas
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    ends = np.cumsum([sum(about["counts"][name]) for name in SPLITS])
-    if len(rows) != len(images) or ends[-1] + about.get("unlabelled", 0) != len(rows):
-        raise DataError(f"{folder}: {len(images)} images but {len(rows)} rows; import the data set again")
+    rows = _rows(folder, about)
     soft = about["options"].get("targets") == "soft"
-    parts = [_part(images, rows, first, end, soft) for first, end in zip([0, *ends], [*ends, len(rows)], strict=True)]
+
+    def part(name: str) -> Split:
+        where = np.flatnonzero(rows.split == name)
+        span = slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)  # no pixel is copied
+        votes = rows.votes[span] if soft and rows.votes is not None else None
+        return Split(rows.images[span], rows.label[span], rows.id[span], rows.group[span], votes)
+
     return Dataset(
         name=about["name"],
         classes=tuple(about["classes"]),
         digest=about["digest"],
         mean=about["mean"],
         std=about["std"],
-        train=parts[0],
-        val=parts[1],
-        test=parts[2],
-        unlabelled=parts[3] if len(parts[3]) else None,
+        **{name: part(name) for name in SPLITS},
+        unlabelled=part(UNLABELLED) if about["unlabelled"] else None,
     )
+
+
+def everything(source: str, root: Path) -> tuple[Rows, dict[str, Any]]:
+    """All rows of a data set, as they are stored, and what its dataset.json says."""
+    folder, about = _found(source, root)
+    return _rows(folder, about), about
 
 
 def names(root: Path) -> list[str]:
@@ -225,14 +247,19 @@ def _described(folder: Path) -> dict[str, Any]:
     return dict(files.read_json(path)) if path.exists() else {}
 
 
-def _part(images: np.ndarray, rows: pa.Table, first: int, end: int, soft: bool) -> Split:
-    part = rows.slice(first, end - first)  # no pixel is copied
-    return Split(
-        images=images[first:end],
-        labels=_numbers(part, "label"),
-        ids=np.array(part["id"].to_pylist(), dtype=np.str_),
-        group=_numbers(part, "group"),
-        votes=np.array(part["votes"].to_pylist(), dtype=np.float32) if soft and len(part) else None,
+def _rows(folder: Path, about: dict[str, Any]) -> Rows:
+    table = pq.ParquetFile(folder / "rows.parquet").read()  # read_table would import pandas
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    if list(images.shape) != about["shape"] or len(table) != len(images):
+        raise DataError(f"{folder}: {len(images)} images but {len(table)} rows; import the data set again")
+    return Rows(
+        images=images,
+        label=_numbers(table, "label"),
+        split=np.repeat(ORDER, [*(sum(about["counts"][name]) for name in SPLITS), about["unlabelled"]]),
+        id=np.array(table["id"].to_pylist(), dtype=np.str_),
+        group=_numbers(table, "group"),
+        source=_numbers(table, "source"),
+        votes=np.array(table["votes"].to_pylist(), dtype=np.float32) if "votes" in table.column_names else None,
     )
 
 

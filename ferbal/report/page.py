@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from importlib import resources
 
 import plotly.offline
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io.json import to_json_plotly
 
@@ -20,10 +19,9 @@ from ferbal.report.tables import Tables
 def render(tables: Tables) -> str:
     """The whole page as text, about 5 MB, nearly all of it plotly.js."""
     made = [(panel, list(panel.make(tables))) for panel in PANELS]
-    page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(kind=lambda part: type(part).__name__, slug=_slug, payload=_payload, together=_together)
-    template = page.from_string(resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
-    return template.render(
+    page = templates()
+    page.filters.update(kind=lambda part: type(part).__name__, payload=_payload, together=_together)
+    return page.get_template("page.html").render(
         about=tables.about,
         answer=answer(
             frames.leaderboard(tables), frames.seed_scores(tables), str(tables.about.get("baseline") or "")
@@ -31,6 +29,19 @@ def render(tables: Tables) -> str:
         panels=[(panel, parts) for panel, parts in made if parts],
         plotly=Markup(plotly.offline.get_plotlyjs()),
     )
+
+
+def templates() -> Environment:
+    """The templates of this package's pages, which escape whatever they are given."""
+    made = Environment(
+        loader=PackageLoader("ferbal", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["slug"] = _slug
+    return made
 
 
 def _slug(title: str) -> str:
