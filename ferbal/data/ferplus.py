@@ -68,11 +68,9 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
     agreed = np.flatnonzero(shares.sum(1) > 0)
     classes = CLASSES if contempt else FER2013
     joined = replace(table, label=label, split=split, votes=shares.astype(np.float32), classes=classes)
-    return replace(
-        joined.take(agreed),
-        options={**table.options, "votes": path.name, "targets": targets, "contempt": contempt},
-        notes=(),
-    ).noted(f"FER+: {len(table) - len(agreed):,} rows without an agreed emotion are left out")
+    left_out = len(table) - len(agreed)
+    notes = (f"FER+: {left_out:,} rows without an agreed emotion are left out",)
+    return replace(joined.take(agreed), notes=notes)
 
 
 def read(path: Path) -> tuple[Int[np.ndarray, "n 10"], list[str]]:

@@ -21,8 +21,8 @@ def label_order(
     if all(name.isdecimal() for name in classes):
         told.append(
             f"the classes are called {', '.join(classes)}: nothing says which is which. RAF-DB "
-            "counts surprise, fear, disgust, happy, sad, angry, neutral from 1; AffectNet neutral, happy, sad, surprise, fear, disgust, "
-            "angry, contempt from 0. Name them with --classes when you import"
+            "counts surprise, fear, disgust, happy, sad, angry, neutral from 1; AffectNet neutral, happy, sad, "
+            "surprise, fear, disgust, angry, contempt from 0. Name them with --classes when you import"
         )
     counts = np.bincount(label[label >= 0], minlength=len(classes)).tolist()
     if set(classes) == set(FER2013) and sorted(counts) == sorted(FER2013_COUNTS):

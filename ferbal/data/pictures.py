@@ -109,7 +109,7 @@ class Pictures:
         folder = self._folders[file.parent]
         return file.resolve(strict=True) if file.is_symlink() else folder / file.name
 
-    def _decoded(self, file: Path) -> UInt8[np.ndarray, "c h w"]:
+    def _decoded(self, file: Path) -> np.ndarray:
         from PIL import Image, ImageOps
 
         with Image.open(file) as image:

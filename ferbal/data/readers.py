@@ -87,7 +87,7 @@ def _read(path: Path, options: Options, told: Path) -> Table:
         table = replace(table, classes=options.classes)
     given = {key: value for key, value in asdict(options).items() if value != getattr(Options(), key)}
     return replace(
-        table, options={key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+        table, options={key: value.name if isinstance(value, Path) else value for key, value in given.items()}
     )
 
 

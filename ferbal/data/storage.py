@@ -142,7 +142,14 @@ def _decode(table: Table, file: Path, skip_bad: bool) -> tuple[Table, Int[np.nda
     if len(wrong) == len(table):
         raise DataError(f"{table.source}: not one of {len(table):,} images can be used: {found[0][0]}: {found[0][1]}")
     good = np.setdiff1d(np.arange(len(table)), list(wrong))
-    return replace(table, images=out, skipped=(*table.skipped, *found)), good
+    return replace(table, images=_one_channel(out), skipped=(*table.skipped, *found)), good
+
+
+def _one_channel(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n d h w"]:
+    """The images with one channel where all are gray: WebP and many tools know no gray and say it three times."""
+    at_once = max(AT_ONCE // max(images[0].nbytes, 1), 1)
+    batches = (images[first : first + at_once] for first in range(0, len(images), at_once))
+    return images[:, :1] if all((batch == batch[:, :1]).all() for batch in batches) else images
 
 
 def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) -> dict[str, Any]:

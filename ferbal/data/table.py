@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from ferbal.data.pictures import Pictures
 from ferbal.errors import DataError
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"
-EXAMPLES = 5  # bad rows or files that a message shows; the others are counted
-
-
-class Images(Protocol):
-    """Images that are decoded when they are wanted, so that a data set may be larger than memory."""
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]: ...
-
-    def fill(self, out: UInt8[np.ndarray, "n c h w"]) -> Mapping[int, str]:
-        """Write every image. Returns what is wrong with those that cannot be read, by row."""
-        ...
+FER2013: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+EXAMPLES: Final = 5  # bad rows or files that a message shows; the others are counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +27,7 @@ class Table:
     skipped: what was left out, and why. notes: what a user should know about how the source was read.
     """
 
-    images: UInt8[np.ndarray, "n c h w"] | Images
+    images: UInt8[np.ndarray, "n c h w"] | Pictures
     label: Int[np.ndarray, " n"]
     split: np.ndarray
     id: np.ndarray
@@ -110,6 +101,3 @@ def label_names(names: set[str]) -> tuple[str, ...]:
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
-
-
-FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
