@@ -7,11 +7,10 @@ has the same name in it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,11 +22,22 @@ from ferbal.data.table import SPLITS
 Drawn: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 USAGES: Final = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-VOTED: Final = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+VOTED: Final = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "NF",
+)
 VOTED_FOR: Final = {"angry": "anger", "happy": "happiness", "sad": "sadness"}  # the others keep their names
 ROUNDS: Final = ((8, 1, 1), (6, 3, 1), (10, 0, 0), (5, 4, 1), (7, 3, 0))  # for the label, its neighbour, unknown
 SECOND_THOUGHTS: Final = (2, 7, 1)
-QUALITY: Final = {"png": {}, "jpg": {"quality": 95}, "webp": {"lossless": True}}
+QUALITY: Final[dict[str, dict[str, Any]]] = {"png": {}, "jpg": {"quality": 95}, "webp": {"lossless": True}}
 
 
 class Row(NamedTuple):
@@ -97,7 +107,9 @@ def write_folder(
 def write_listing(folder: Path, drawn: Drawn) -> Path:
     """images/<row>.png, and labels.csv with the columns path (from this folder), label (the class) and split."""
     listed = folder / "labels.csv"
-    paths = {row.number: _write_image(folder / "images" / f"{row.number:05}.png", row.face[0]) for row in _rows(drawn)}
+    paths = {
+        row.number: _write_image(folder / "images" / f"{row.number:05}.png", row.face[0]) for row in _rows(drawn)
+    }
     lines = (f"{paths[row.number].relative_to(folder).as_posix()},{row.name},{row.split}\n" for row in _rows(drawn))
     return _write_lines(listed, "path,label,split\n", lines)
 
@@ -163,7 +175,7 @@ def _write_lines(path: Path, header: str, lines: Iterable[str]) -> Path:
     return path
 
 
-def _write_image(path: Path, pixels: np.ndarray, **how: int) -> Path:
+def _write_image(path: Path, pixels: np.ndarray, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **how)
     return path
