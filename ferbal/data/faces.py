@@ -29,11 +29,15 @@ FACE: Final = "haarcascade_frontalface_alt2"
 EYES: Final = ("haarcascade_eye", "haarcascade_eye_tree_eyeglasses")
 LONG_SIDE: Final = (160, 640)  # of the picture that is searched, in pixels: others are brought to the nearest
 BORDER: Final = 40  # pixels around it, without which a face that fills the picture is not found
-SMALLEST: Final = 1 / 16  # face, as a share of the long side
+SMALLEST: Final = 1 / 24  # face, as a share of the long side
 SMALLEST_SIDE: Final = 20  # of a face, in pixels of the photo: an expression does not show in fewer
 STEP: Final = 1.05  # from one face size that is tried to the next
-AGREEING: Final = 6  # overlapping windows that make a face
+AGREEING: Final = 3  # overlapping windows that make a face in which both eyes are found
+ALONE: Final = 10  # overlapping windows that make one without
 TILTS: Final = (-16.0, 16.0)  # degrees, tried where no face is upright
+APART: Final = 2.55  # side of a face over the distance of its eyes: the median over FER2013
+BELOW: Final = 0.11  # from the middle of the eyes to that of the face, as a share of its side: likewise
+MARGIN: Final = 0.02  # the one that FER2013's own pictures have around what is found in them
 EYE_PATCH: Final = 160  # side in pixels of the face that eyes are looked for in
 
 
@@ -43,7 +47,7 @@ class Face:
 
     box: left, top, width and height of the upright square from the brows to the chin, which may reach over the
     photo's edge. eyes: their centres, the one further left first, or None where they were not found. roll: by how
-    many degrees the head leans clockwise. score: how many search windows agreed, at least 6.
+    many degrees the head leans clockwise. score: how many search windows agreed.
     """
 
     box: tuple[int, int, int, int]
@@ -53,7 +57,7 @@ class Face:
 
 
 def find(photo: Photo) -> list[Face]:
-    """Every frontal face whose side is at least a sixteenth of the photo's, the largest first.
+    """Every frontal face whose side is at least 1/24 of the photo's longer side, the largest first.
 
     Faces that lean more than a little are looked for only where none is upright. Safe to call from many threads.
     """
@@ -66,10 +70,11 @@ def find(photo: Photo) -> list[Face]:
 
 
 def crop(
-    photo: Photo, face: Face, size: int, margin: float = 0.15, gray: bool = True
+    photo: Photo, face: Face, size: int, margin: float = MARGIN, gray: bool = True
 ) -> UInt8[np.ndarray, "c {size} {size}"]:
-    """The face turned upright, in a square of `size` pixels with the eyes level and always at the same height.
+    """The face turned upright, in a square of `size` pixels, the eyes always at the same two places.
 
+    Where the eyes were not found, the face's box and roll say where it is.
     margin: what to add around the face on every side, as a share of the face's side. Where that reaches over the
     photo's edge, the edge is repeated. gray: one channel, else as many as the photo has.
     """
@@ -79,7 +84,7 @@ def crop(
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
-def largest(photo: Photo, size: int, margin: float = 0.15) -> UInt8[np.ndarray, "1 {size} {size}"] | None:
+def largest(photo: Photo, size: int, margin: float = MARGIN) -> UInt8[np.ndarray, "1 {size} {size}"] | None:
     """The gray crop of the photo's largest face, or None where no face is found."""
     found = find(photo)
     return crop(photo, found[0], size, margin) if found else None
@@ -139,6 +144,8 @@ def _leaning(gray: Gray, tilt: float) -> Iterator[Face]:
     ):
         centre, extent = window.to_photo(x + side / 2, y + side / 2), side / zoom
         eyes = _eyes(gray, Window(centre, EYE_PATCH, EYE_PATCH, zoom=EYE_PATCH / extent, roll=tilt))
+        if eyes is None and score < ALONE:
+            continue
         corner = (round(centre[0] - extent / 2), round(centre[1] - extent / 2))
         yield Face((*corner, round(extent), round(extent)), eyes, _lean(*eyes) if eyes else tilt, score)
 
@@ -175,9 +182,9 @@ def _framed(face: Face) -> tuple[Point, float]:
     if face.eyes is None:
         return (left + width / 2, top + height / 2), width
     (x0, y0), (x1, y1) = face.eyes
-    below = 0.12 * width
-    turn = math.radians(face.roll)
-    return ((x0 + x1) / 2 - math.sin(turn) * below, (y0 + y1) / 2 + math.cos(turn) * below), width
+    side = APART * math.hypot(x1 - x0, y1 - y0)
+    below, turn = BELOW * side, math.radians(face.roll)
+    return ((x0 + x1) / 2 - math.sin(turn) * below, (y0 + y1) / 2 + math.cos(turn) * below), side
 
 
 def _lean(left: Point, right: Point) -> float:
