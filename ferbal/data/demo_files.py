@@ -7,11 +7,10 @@ has the same name in it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import UInt8
@@ -38,7 +37,7 @@ VOTED: Final = (
 VOTED_FOR: Final = {"angry": "anger", "happy": "happiness", "sad": "sadness"}  # the others keep their names
 ROUNDS: Final = ((8, 1, 1), (6, 3, 1), (10, 0, 0), (5, 4, 1), (7, 3, 0))  # for the label, its neighbour, unknown
 SECOND_THOUGHTS: Final = (2, 7, 1)
-QUALITY: Final = {"png": {}, "jpg": {"quality": 95}, "webp": {"lossless": True}}
+QUALITY: Final[dict[str, dict[str, Any]]] = {"png": {}, "jpg": {"quality": 95}, "webp": {"lossless": True}}
 
 
 class Row(NamedTuple):
@@ -176,7 +175,7 @@ def _write_lines(path: Path, header: str, lines: Iterable[str]) -> Path:
     return path
 
 
-def _write_image(path: Path, pixels: np.ndarray, **how: int) -> Path:
+def _write_image(path: Path, pixels: np.ndarray, **how: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, **how)
     return path

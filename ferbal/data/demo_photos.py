@@ -117,5 +117,5 @@ def _colour(rng: np.random.Generator, darkest: int = 25, lightest: int = 230) ->
     return red, green, blue
 
 
-def _bytes(values: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+def _bytes(values: Float[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
