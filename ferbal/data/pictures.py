@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import UInt8
 
-from ferbal.errors import DataError
+from ferbal.errors import DataError, UsageError
 
 FORMATS: Final = {
     ".jpg": "JPEG",
@@ -72,6 +72,8 @@ class Pictures:
                 return self.unreadable[row]
             try:
                 out[row] = self._decoded(self.files[row])
+            except UsageError:  # OpenCV is not installed: no file is to blame
+                raise
             except Exception as error:  # Pillow raises as many kinds as it knows formats
                 return _reason(error)
             return ""
@@ -124,7 +126,7 @@ class Pictures:
             return found
         picture = picture.convert("RGB" if self.colour else "L")
         if size:
-            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+            picture = _fitted(picture, size)
         pixels = np.asarray(picture)
         return pixels.transpose(2, 0, 1) if self.colour else pixels[None]
 
@@ -142,6 +144,20 @@ def eight_bit(image: Any) -> Any:
             raise Unreadable(f"its gray values reach from {values.min():g} to {values.max():g}; 0 to 65535 are known")
         return Image.fromarray(np.rint(values / 257).astype(np.uint8))
     return image.convert("L" if image.mode in GRAY else "RGB")
+
+
+def middle(photo: np.ndarray, size: int) -> np.ndarray:
+    """The gray middle of a photo [H, W] or [H, W, 3], as [1, size, size]."""
+    from PIL import Image
+
+    return np.asarray(_fitted(Image.fromarray(photo).convert("L"), size))[None]
+
+
+def _fitted(picture: Any, size: int) -> Any:
+    """The largest square in the middle, resized."""
+    from PIL import Image, ImageOps
+
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
 
 
 def _check(image: Any, file: Path) -> None:

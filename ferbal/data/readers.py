@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ferbal.data import archive, challenge, faces, fer_csv, ferplus, folder, kaggle, listing
-from ferbal.data.pictures import FORMATS, Decoding
+from ferbal.data.pictures import FORMATS, Decoding, middle
 from ferbal.data.table import Table
 from ferbal.errors import DataError
 
@@ -28,7 +28,7 @@ class Options:
 
     size: side in pixels that image files are cropped and resized to. gray: turn colour into gray.
     classes: other names for the classes, in their order. skip_bad: leave out what cannot be read.
-    faces: cut the largest face out of every photo; no_face: what becomes of photos without one.
+    faces: cut the largest face out of every photo, gray and upright; no_face: what becomes of photos without one.
     votes: file of FER+ votes to take the labels from; targets, contempt: see `ferplus.join`.
     """
 
@@ -51,7 +51,7 @@ class Options:
 
     def _face(self, photo: np.ndarray, size: int) -> np.ndarray | None:
         found = faces.largest(photo, size)
-        return faces.middle(photo, size) if found is None and self.no_face == "keep" else found
+        return middle(photo, size) if found is None and self.no_face == "keep" else found
 
 
 @contextmanager

@@ -227,3 +227,29 @@ def test_what_dataset_json_says(tmp_path: Path) -> None:
     assert about["source"] == "fer2013.csv"
     assert about["options"] == {"skip_bad": True}
     assert about["skipped"] == 0
+
+
+def test_faces_are_cut_out_of_photos_and_the_others_counted(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    from ferbal.data import demo
+
+    drawn = {split: (images[:90], labels[:90]) for split, (images, labels) in demo.draw().items()}
+    photos = demo_files.write_photos(tmp_path / "photos", drawn, faces_per_class=5, empty_per_class=2)
+    about = data.import_(tmp_path / "photos", tmp_path / "data" / "x", data.Options(faces=True, size=48))
+    empty = sum(photo.box is None for photo in photos)
+    assert about["shape"][1:] == [1, 48, 48]
+    assert abs(about["skipped"] - empty) <= 5
+    assert any("photos in which no face was found are left out" in note for note in about["notes"])
+    kept = data.import_(
+        tmp_path / "photos", tmp_path / "data" / "y", data.Options(faces=True, size=40, no_face="keep")
+    )
+    assert kept["shape"] == [len(photos), 1, 40, 40]
+    assert kept["skipped"] == 0
+
+
+def test_without_opencv_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    source = write("splits png", tmp_path / "tree", made_up(1))
+    with pytest.raises(UsageError, match=r"ferbal\[faces\]"):
+        data.import_(source, tmp_path / "data" / "x", data.Options(faces=True))
+    assert list((tmp_path / "data").iterdir()) == []
