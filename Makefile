@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint bench-import lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -16,6 +16,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check ferbal tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Needs FER2013: CSV=/path/to/fer2013.csv
+bench-import: .venv/ready
+	$(BIN)/python tests/benchmarks/import_speed.py $(CSV)
 
 # uv installs the locked versions about three times as fast as pip.
 .venv/ready: requirements.lock pyproject.toml

@@ -213,6 +213,26 @@ def data_check(
         print(html)
 
 
+@data_app.command("draw")
+def data_draw(
+    form: Annotated[
+        str, typer.Argument(help="fer2013, icml, challenge, kaggle, splits, flat, listing, votes or photos")
+    ],
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+) -> None:
+    """Write the demo faces in one of the forms that data sets come in."""
+    from ferbal.data import demo, demo_files
+
+    if form not in demo_files.FORMS:
+        raise UsageError(
+            f"cannot draw {form!r}{nearest(form, demo_files.FORMS)}; known are {', '.join(demo_files.FORMS)}"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; name another folder")
+    demo_files.FORMS[form](folder, demo.draw())
+    print(folder)
+
+
 @study_app.command("check")
 def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:  # noqa: B006
     """Show what every arm will do, before anything trains."""

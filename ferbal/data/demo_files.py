@@ -7,8 +7,9 @@ has the same name in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -153,6 +154,19 @@ def write_photos(
             path = _write_image(folder / name / f"{number:04}.jpg", picture, quality=90)
             photos.append(Photo(path, box))
     return tuple(photos)
+
+
+FORMS: Final[dict[str, Callable[[Path, Drawn], object]]] = {
+    "fer2013": write_csv,
+    "icml": partial(write_csv, spelling="icml"),
+    "challenge": partial(write_csv, spelling="challenge"),
+    "kaggle": partial(write_folder, layout="kaggle", ending="jpg"),
+    "splits": write_folder,
+    "flat": partial(write_folder, layout="flat"),
+    "listing": write_listing,
+    "votes": write_votes,
+    "photos": write_photos,
+}
 
 
 def _rows(drawn: Drawn) -> Iterator[Row]:

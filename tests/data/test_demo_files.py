@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ferbal import data
 from ferbal.data import demo, demo_files, demo_photos
 from ferbal.data.demo_files import Drawn
 
@@ -68,27 +67,6 @@ def test_csv_files_are_spelled_as_kaggle_spells_them(
     few = {"test": tones(70, 71), "train": tones(0), "val": tones(255)}
     paths = demo_files.write_csv(tmp_path / "new" / "folder", few, spelling)
     assert {path.name: path.read_bytes().decode() for path in paths} == SPELLED[spelling]
-
-
-def test_a_csv_is_read_back_to_the_pixel(tmp_path: Path, drawn: Drawn) -> None:
-    (path,) = demo_files.write_csv(tmp_path, drawn)
-    table = data.read(path)
-    assert np.array_equal(table.images, np.concatenate([images for images, _ in drawn.values()]))
-    assert np.array_equal(table.label, np.concatenate([labels for _, labels in drawn.values()]))
-    assert table.split.tolist() == [split for split, rows in ROWS.items() for _ in range(rows)]
-
-
-@pytest.mark.parametrize("ending", ["png", "webp"])
-def test_folders_with_splits_are_read_back_to_the_pixel(
-    tmp_path: Path, drawn: Drawn, ending: Literal["png", "webp"]
-) -> None:
-    demo_files.write_folder(tmp_path, drawn, ending)
-    table = data.read(tmp_path)
-    assert table.classes == tuple(sorted(demo.CLASSES))
-    written = np.concatenate([images for images, _ in drawn.values()])
-    for row, name in enumerate(table.id):
-        number = int(Path(name).stem)
-        assert np.array_equal(table.images[row].max(axis=0), written[number, 0]), name
 
 
 def test_the_folder_of_kaggle_tells_its_two_tests_apart_by_name(tmp_path: Path, drawn: Drawn) -> None:
