@@ -106,7 +106,7 @@ class Window:
         cos, sin = math.cos(math.radians(self.roll)), math.sin(math.radians(self.roll))
         return self.centre[0] + cos * right - sin * down, self.centre[1] + sin * right + cos * down
 
-    def cut(self, photo: Photo) -> Photo:
+    def cut(self, photo: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "{self.height} {self.width} *c"]:
         """What the window shows. Each pixel is the mean of the area it covers; the photo's edge is repeated."""
         cv2 = _cv2()
         fine = math.ceil(1 / self.zoom)  # samples along the side of a pixel, no further apart than the photo's own
