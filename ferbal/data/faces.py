@@ -1,7 +1,7 @@
 """Faces from photos: where they are, and upright crops of them. Needs `pip install "ferbal[faces]"`.
 
 The detectors are the Haar cascades that OpenCV carries (Viola and Jones 2001; Lienhart and Maydt 2002): frontal
-faces, upright or leaning by up to about 25 degrees. Profiles and faces behind hands are missed.
+faces, upright or leaning by up to about 20 degrees. Profiles and faces behind hands are missed.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def test_eyes_are_level_and_always_at_the_same_places(roll: float, apart: float)
     for half in (picture[:, :48], picture[:, 48:]):
         rows, columns = np.indices(half.shape) + 0.5
         centres.append([float((half * where).sum() / half.sum()) for where in (columns, rows)])
-    left, right = np.array(centres) + [[0, 0], [48, 0]]
+    left, right = np.add(centres, [[0, 0], [48, 0]])
     reach = 48 / (2.55 * 1.04)  # half the eyes' distance in 96 pixels: a face is 2.55 of it wide, with 2 % around
     np.testing.assert_allclose(left, (48 - reach, 48 - 0.11 * 96 / 1.04), atol=0.4)
     np.testing.assert_allclose(right, (48 + reach, 48 - 0.11 * 96 / 1.04), atol=0.4)
