@@ -1,7 +1,7 @@
 """Faces from photos: where they are, and upright crops of them. Needs `pip install "ferbal[faces]"`.
 
 The detectors are the Haar cascades that OpenCV carries (Viola and Jones 2001; Lienhart and Maydt 2002): frontal
-faces, upright or leaning by up to about 25 degrees. Profiles and faces behind hands are missed.
+faces, upright or leaning by up to about 20 degrees. Profiles and faces behind hands are missed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Window:
         cos, sin = math.cos(math.radians(self.roll)), math.sin(math.radians(self.roll))
         return self.centre[0] + cos * right - sin * down, self.centre[1] + sin * right + cos * down
 
-    def cut(self, photo: Photo) -> np.ndarray:
+    def cut(self, photo: UInt8[np.ndarray, "h w *c"]) -> UInt8[np.ndarray, "{self.height} {self.width} *c"]:
         """What the window shows. Each pixel is the mean of the area it covers; the photo's edge is repeated."""
         cv2 = _cv2()
         fine = math.ceil(1 / self.zoom)  # samples along the side of a pixel, no further apart than the photo's own
