@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -202,18 +203,22 @@ def _copy(
     images: UInt8[np.ndarray, "n c h w"], rows: Int[np.ndarray, " r"], to: Path, in_training: int
 ) -> Int[np.ndarray, " 256"]:
     """Write these rows as a .npy file. Returns how often each value occurs in the first `in_training` of them."""
-    histogram = np.zeros(256, dtype=np.int64)
     at_once = max(AT_ONCE // max(images[0].nbytes, 1), 1)
     with to.open("wb") as file:
         shape = (len(rows), *images.shape[1:])
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for first in range(0, len(rows), at_once):
-            batch = images[rows[first : first + at_once]]
-            file.write(batch.data)
-            histogram += np.bincount(batch[: max(in_training - first, 0)].reshape(-1), minlength=256)
+            file.write(images[rows[first : first + at_once]].data)
         file.flush()
-        os.fsync(file.fileno())
-    return histogram
+        with ThreadPoolExecutor(1) as pool:  # the disk writes while the values are counted
+            flushed = pool.submit(os.fsync, file.fileno())
+            written = np.load(to, mmap_mode="r")[:in_training].reshape(-1)
+            size = at_once * images[0].nbytes
+            counted = [
+                np.bincount(written[first : first + size], minlength=256) for first in range(0, len(written), size)
+            ]
+        flushed.result()
+    return np.sum(counted, axis=0)
 
 
 def _found(source: str, root: Path) -> tuple[Path, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How long reading fer2013.csv takes, against torchvision's reader of the same file. Writes reports/bench/import.json.
+"""How long reading fer2013.csv takes, against torchvision's reader of it. Writes reports/bench/import.json.
 
     python tests/benchmarks/import_speed.py fer2013.csv
 
