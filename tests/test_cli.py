@@ -106,7 +106,8 @@ def test_a_wrong_csv_is_one_message_code_3_and_nothing_under_data(
     (root / "bad.csv").write_text("\n".join([HEADER, *good]))
     answer = say("data", "import", "bad.csv")
     assert answer.code == 3
-    assert f"bad.csv: {said}" in answer.err
+    assert answer.err.startswith("error: bad.csv: 1 of 21 rows cannot be used:")
+    assert said in answer.err
     assert [path.name for path in (root / "data").iterdir()] == ["tiny"]
 
 
@@ -123,7 +124,8 @@ def test_a_data_set_is_imported_checked_and_listed(root: Path, say: Callable[...
         f"{k % 7},{' '.join([str(k)] * 2304)},{('Training', 'PublicTest', 'PrivateTest')[k % 3]}" for k in range(42)
     ]
     (root / "Faces 1.csv").write_text("\n".join([HEADER, *lines]))
-    assert say("data", "import", "Faces 1.csv").out == "data/faces-1: 42 images of 48x48 px, 7 classes\n"
+    said = "data/faces-1: 42 images of 48x48 px, 7 classes\nNext: ferbal data check faces-1\n"
+    assert say("data", "import", "Faces 1.csv").out == said
     assert say("data", "import", "Faces 1.csv").code == 2
     assert say("data", "import", "Faces 1.csv", "--replace").code == 0
     assert say("data", "import", "Faces 1.csv", "--as", "demo").code == 2
@@ -133,6 +135,16 @@ def test_a_data_set_is_imported_checked_and_listed(root: Path, say: Callable[...
     )
     assert "all          14   14    14" in say("data", "check", "faces-1").out
     assert say("list", "data").out.split() == ["demo", "faces-1", "tiny"]
+    assert json.loads(say("data", "import", "Faces 1.csv", "--replace", "--json").out)["shape"] == [42, 1, 48, 48]
+    assert say("data", "import", "Faces 1.csv", "--as", "x", "--targets", "firm").code == 2
+
+
+def test_the_demo_faces_are_drawn_in_any_form_and_read_again(root: Path, say: Callable[..., Said]) -> None:
+    assert say("data", "draw", "icml", "faces").code == 0
+    assert "4,600 images" in say("data", "import", "faces").out
+    again = say("data", "draw", "icml", "faces")
+    assert (again.code, "is not empty" in again.err) == (2, True)
+    assert "did you mean 'photos'" in say("data", "draw", "photo", "elsewhere").err
 
 
 def test_check_shows_rows_stages_and_trainings(root: Path, say: Callable[..., Said]) -> None:
