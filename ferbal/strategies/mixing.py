@@ -151,5 +151,5 @@ def _blended(
     rows: Float[Tensor, "b ..."], partner: Int[Tensor, " b"], kept: Float[Tensor, " b"]
 ) -> Float[Tensor, "b ..."]:
     """`kept` of each row, and of its partner the rest."""
-    own = kept.reshape(-1, *[1] * (rows.ndim - 1))
+    own = kept.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
     return own * rows + (1 - own) * rows[partner]
