@@ -16,6 +16,8 @@ from ferbal.plan import Generator, Mix, Plan, Strategy, Tensor
 
 __all__ = ["balanced_mixup", "cutmix", "mixup", "remix"]
 
+Images = Float[Tensor, "b c h w"]
+Targets = Float[Tensor, "b k"]
 KNOTS = 4096  # of the quantile function: its draws are off by less than 1/4096 in probability
 
 
@@ -56,8 +58,8 @@ def cutmix(alpha: float = 1.0) -> Strategy:
 def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
     """Blend as mixup does, but let the smaller class have the target (Chou et al. 2020, arXiv:2007.03943).
 
-    It has all of it where the other class is drawn at least `kappa` times as often and holds less than 1 and
-    more than 1 - `tau` of the image; elsewhere targets mix as images do. Sizes are those of the stage's prior.
+    It has all of it where the other class is drawn at least `kappa` times as often, by the stage's prior, and holds
+    less than `tau` of the image; elsewhere targets mix as images do.
     """
     draw = _beta("remix", alpha, alpha)
     if not 1 < kappa < float("inf"):
@@ -102,10 +104,6 @@ def balanced_mixup(alpha: float = 0.2) -> Strategy:
         return mix
 
     return _mixing("balanced_mixup", mix_of, f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner")
-
-
-Images = Float[Tensor, "b c h w"]
-Targets = Float[Tensor, "b k"]
 
 
 def _mixing(name: str, mix_of: Callable[[Float[np.ndarray, " k"]], Mix], note: str) -> Strategy:
