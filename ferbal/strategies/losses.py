@@ -9,9 +9,17 @@ import numpy as np
 from jaxtyping import Float
 
 from ferbal.errors import UsageError
-from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor
+from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor, Weigh, cross_entropy
 
-__all__ = ["focal", "label_smoothing", "weighted"]
+__all__ = [
+    "focal",
+    "generalised_cross_entropy",
+    "influence_balanced",
+    "label_aware_smoothing",
+    "label_smoothing",
+    "soft_f1",
+    "weighted",
+]
 
 
 def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
@@ -23,8 +31,7 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     """
     if beta is not None and not 0 <= beta < 1:
         raise UsageError(f"weighted: beta must be in 0..1, below 1, but got {beta}")
-    if not power >= 0:
-        raise UsageError(f"weighted: power cannot be negative but got {power}")
+    not_negative("weighted", power=power)
 
     def weights(plan: Plan, stage: Stage) -> Float[np.ndarray, " k"]:
         prior = plan.prior(stage)
@@ -40,8 +47,7 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
         return loss
 
     def apply(plan: Plan) -> Plan:
-        last = weights(plan, plan.stages[-1])
-        told = ", ".join(f"{name} {w:.2f}" for name, w in zip(plan.classes, last, strict=True))
+        told = by_class(plan, weights(plan, plan.stages[-1]))
         weighed = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage))))
         return replace(weighed, corrected="weighted").noted(f"weighted: {told}")
 
@@ -53,8 +59,7 @@ def focal(gamma: float = 2.0) -> Strategy:
 
     p_true is the softmax probability of the target; class weights stay outside the power.
     """
-    if not gamma >= 0:
-        raise UsageError(f"focal: gamma cannot be negative but got {gamma}")
+    not_negative("focal", gamma=gamma)
 
     def wrap(inner: Loss) -> Loss:
         def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -78,6 +83,138 @@ def label_smoothing(amount: float = 0.1) -> Strategy:
         return loss
 
     return _wrapping(wrap, f"label_smoothing: {amount:g} of every target")
+
+
+def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
+    """Smooth the targets of large classes more than those of small ones (Zhong et al. 2021, arXiv:2104.00466).
+
+    tail, head: what the smallest and the largest class give away, spread evenly over the other classes. Between
+    them lies the paper's concave form, tail + (head - tail) * sin(pi/2 * (n - n_min) / (n_max - n_min)). Classes
+    of one size all give `tail`; a soft target gives away the mixture.
+    """
+    for name, value in (("tail", tail), ("head", head)):
+        if not 0 <= value < 1:
+            raise UsageError(f"label_aware_smoothing: {name} must be in 0..1, below 1, but got {value}")
+
+    def amounts(plan: Plan, stage: Stage) -> Float[np.ndarray, " k"]:
+        share = shares(plan, stage)
+        place = (share - share.min()) / max(np.ptp(share), 1e-12)
+        return tail + (head - tail) * np.sin(np.pi / 2 * place)
+
+    def wrap(inner: Loss, amount: Float[np.ndarray, " k"]) -> Loss:
+        def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+            given = targets * targets.new_tensor(amount)
+            gained = (given.sum(-1, keepdim=True) - given) / (len(amount) - 1)
+            return inner(logits, targets - given + gained)
+
+        return loss
+
+    def apply(plan: Plan) -> Plan:
+        told = by_class(plan, amounts(plan, plan.stages[-1]))
+        smooth = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, amounts(plan, stage))))
+        return smooth.noted(f"label_aware_smoothing: {told}")
+
+    return apply
+
+
+def soft_f1(share: float = 1.0) -> Strategy:
+    """Train on 1 - macro-F1 of the batch, with probabilities in place of counts (arXiv:2108.10566).
+
+    F1 of a class is 2 sum(p t) / (sum(p) + sum(t)) over the rows, as in the smooth F1 of Bénédict et al. 2021,
+    and counts only if the batch holds the class. Every row has the loss of the batch, so small batches are noisy.
+    share: part of the loss, 0..1; the rest stays with the loss inside.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"soft_f1: share must be in 0..1 but got {share}")
+
+    def wrap(inner: Loss) -> Loss:
+        def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+            p, rows = logits.softmax(-1), targets.sum(0)
+            f1 = 2 * (p * targets).sum(0) / (p.sum(0) + rows).clamp(min=1e-12)  # 0 for a class without rows
+            macro = f1.sum() / (rows > 0).sum()
+            return share * (1 - macro) + (1 - share) * inner(logits, targets)
+
+        return loss
+
+    return _wrapping(wrap, f"soft_f1: {share:.0%} of the loss")
+
+
+def generalised_cross_entropy(q: float = 0.7) -> Strategy:
+    """Bound the loss of rows that may be mislabelled: (1 - p ** q) / q (Zhang & Sabuncu 2018, arXiv:1805.07836).
+
+    q near 0 is cross-entropy, 1 is half the mean absolute error. A soft target mixes the losses of its classes.
+    It takes the place of cross-entropy, so it comes before every strategy that wraps a loss.
+    """
+    if not 0 < q <= 1:
+        raise UsageError(f"generalised_cross_entropy: q must be above 0 and at most 1 but got {q}")
+
+    def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+        # through the logarithm: p ** q has no finite gradient where p rounds to 0
+        return -(targets * (q * logits.log_softmax(-1)).expm1()).sum(-1) / q
+
+    def apply(plan: Plan) -> Plan:
+        if any(stage.loss is not cross_entropy for stage in plan.stages):
+            raise UsageError(
+                f"generalised_cross_entropy({q:g}) replaces the loss and would lose what wraps it already; write it "
+                "before the other losses, and leave training.label_smoothing at 0 (label_smoothing may follow it)"
+            )
+        noted = plan.noted(f"generalised_cross_entropy: (1 - p ** {q:g}) / {q:g}")
+        return noted.each_stage(lambda stage: replace(stage, loss=loss))
+
+    return apply
+
+
+def influence_balanced(power: float = 1.0, most: float = 10.0) -> Strategy:
+    """Down-weight rows by their influence, ||p - t||_1 * ||h||_1 (Park et al. 2021, arXiv:2110.02444).
+
+    h: the row's features before the classifier. Rows weigh influence ** -power; power 1 is the paper, 0 changes
+    nothing. The factor is held constant in the gradient and has mean 1 over the batch. Influence below 1 / `most`
+    of the batch's mean counts as that much, where the paper adds a small constant. The paper begins halfway, with
+    class weights: deferred(weighted | influence_balanced, after=0.5).
+    """
+    not_negative("influence_balanced", power=power)
+    if not 1 <= most < float("inf"):
+        raise UsageError(f"influence_balanced: most must be at least 1 and finite but got {most}")
+
+    def factor(
+        features: Float[Tensor, "b d"], logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]
+    ) -> Float[Tensor, " b"]:
+        influence = (logits.detach().softmax(-1) - targets).abs().sum(-1) * features.detach().abs().sum(-1)
+        relative = influence / influence.mean().clamp(min=1e-12)
+        raw = relative.clamp(min=1 / most) ** -power
+        return raw / raw.mean()
+
+    def joined(before: Weigh | None) -> Weigh:
+        if before is None:
+            return factor
+        return lambda features, logits, targets: before(features, logits, targets) * factor(features, logits, targets)
+
+    def apply(plan: Plan) -> Plan:
+        noted = plan.noted(
+            f"influence_balanced: rows weighed by influence ** -{power:g}, floored at 1/{most:g} of its mean"
+        )
+        return noted.each_stage(lambda stage: replace(stage, weigh=joined(stage.weigh)))
+
+    return apply
+
+
+def shares(plan: Plan, stage: Stage) -> Float[np.ndarray, " k"]:
+    """The prior of a stage, where a class that is never drawn counts as the largest: nothing may favour it."""
+    prior = plan.prior(stage)
+    return np.where(prior > 0, prior, prior.max())
+
+
+def by_class(plan: Plan, values: Float[np.ndarray, " k"], form: str = ".2f") -> str:
+    """`angry 0.97, disgust 3.20`: a number for each class, as notes tell it."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in zip(plan.classes, values, strict=True))
+
+
+def not_negative(strategy: str, **values: float) -> None:
+    """Refuse a parameter that is negative, infinite or no number, by its name."""
+    for name, value in values.items():
+        if not 0 <= value < float("inf"):
+            limit = "cannot be negative" if value < 0 else "must be a finite number"
+            raise UsageError(f"{strategy}: {name} {limit} but got {value}")
 
 
 def _wrapping(wrap: Callable[[Loss], Loss], note: str) -> Strategy:

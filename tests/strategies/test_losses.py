@@ -9,37 +9,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from three_rows import COUNTS, HARD, LOGITS, SOFT, both, dtypes, entropy, loss_of, plan_of, probabilities, said
 
 from ferbal.errors import UsageError
-from ferbal.plan import Loss, Plan, Stage, Strategy, chain, cross_entropy, start
-from ferbal.strategies.losses import focal, label_smoothing, weighted
+from ferbal.plan import Loss, Stage, Strategy, chain, cross_entropy
+from ferbal.strategies.losses import (
+    focal,
+    generalised_cross_entropy,
+    label_aware_smoothing,
+    label_smoothing,
+    soft_f1,
+    weighted,
+)
 from ferbal.strategies.rows import balanced_draw
+from ferbal.strategies.stages import deferred
 
-torch.set_num_threads(1)
 few = settings(max_examples=50, deadline=None)
 
-CLASSES = ("many", "some", "one", "none")
-COUNTS = np.array([40, 9, 1, 0])
-
-LOGITS = np.array([[2.0, -1.0, 0.5, 0.0], [0.3, 0.2, -4.0, 1.0], [-6.0, 3.0, 8.0, 0.1]])
-HARD = np.eye(4)[[0, 2, 1]]
-SOFT = np.array([[0.7, 0.2, 0.1, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.5, 0.4, 0.1]])
-TARGETS = {"hard": HARD, "soft": SOFT}
-
 DISGUST, HAPPY = 436, 7215
-
-
-def plan_of(counts: np.ndarray, epochs: int = 4) -> Plan:
-    labels = np.repeat(np.arange(len(counts)), counts)
-    return start(tuple(f"class {k}" for k in range(len(counts))), labels, epochs=epochs)
-
-
-def loss_of(strategy: Strategy, counts: np.ndarray = COUNTS) -> Loss:
-    return strategy(plan_of(counts)).stages[-1].loss
-
-
-def said(loss: Loss, targets: np.ndarray, dtype: torch.dtype = torch.float64) -> np.ndarray:
-    return loss(torch.tensor(LOGITS, dtype=dtype), torch.tensor(targets, dtype=dtype)).numpy()
 
 
 def weights_of(loss: Loss, classes: int) -> np.ndarray:
@@ -48,23 +35,10 @@ def weights_of(loss: Loss, classes: int) -> np.ndarray:
     return loss(even, torch.eye(classes, dtype=torch.float64)).numpy() / np.log(classes)
 
 
-def probabilities() -> np.ndarray:
-    return np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
-
-
-def entropy(targets: np.ndarray) -> np.ndarray:
-    """Cross-entropy of the three rows, by its definition."""
-    return -(targets * np.log(probabilities())).sum(1)
-
-
 def effective(beta: float, counts: np.ndarray) -> np.ndarray:
     """Cui et al. 2019, eq. 4, for the classes that have rows; the others weigh nothing. Mean 1 over rows."""
     weight = np.array([(1 - beta) / (1 - beta**n) if n else 0.0 for n in counts.tolist()])
     return weight * counts.sum() / (counts * weight).sum()
-
-
-both = pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
-dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 
 
 @both
@@ -147,8 +121,19 @@ def test_each_stage_is_weighed_by_its_own_draw() -> None:
     assert weights_of(even_draw.loss, 2) == pytest.approx([1, 1])
 
 
-def test_weights_are_noted_with_their_class() -> None:
-    assert weighted()(plan_of(np.array([30, 10]))).notes == ("weighted: class 0 0.67, class 1 2.00",)
+@pytest.mark.parametrize(
+    ("strategy", "note"),
+    [
+        (weighted(), "weighted: class 0 0.67, class 1 2.00"),
+        (label_aware_smoothing(), "label_aware_smoothing: class 0 0.40, class 1 0.10"),
+        (soft_f1(0.5), "soft_f1: 50% of the loss"),
+        (generalised_cross_entropy(), "generalised_cross_entropy: (1 - p ** 0.7) / 0.7"),
+    ],
+)
+def test_a_strategy_notes_its_numbers(strategy: Strategy, note: str) -> None:
+    plan = plan_of(np.array([30, 10]))
+    assert strategy(plan).notes == (note,)
+    assert (plan.notes, plan.stages[0].loss) == ((), cross_entropy)
 
 
 @both
@@ -164,7 +149,14 @@ def test_focal_is_the_paper_s_formula(targets: np.ndarray, dtype: torch.dtype, g
 def test_strategies_that_do_nothing_are_plain(targets: np.ndarray) -> None:
     plain = entropy(targets)
     assert said(cross_entropy, targets) == pytest.approx(plain, rel=1e-12)
-    for idle in (focal(gamma=0), label_smoothing(0), weighted(power=0), weighted(beta=0)):
+    for idle in (
+        focal(0),
+        label_smoothing(0),
+        label_aware_smoothing(0, 0),
+        soft_f1(0),
+        weighted(0),
+        weighted(power=0),
+    ):
         # the class without rows is weighed with nothing, so it is left out of the comparison
         counts = np.array([40, 9, 1, 1])
         assert said(loss_of(idle, counts), targets) == pytest.approx(plain, rel=1e-12)
@@ -193,6 +185,77 @@ def test_label_smoothing_is_that_of_torch() -> None:
     assert said(loss_of(label_smoothing()), HARD) == pytest.approx(expected.numpy(), rel=1e-12)
 
 
+def label_aware(targets: np.ndarray, amounts: list[float]) -> np.ndarray:
+    """Zhong et al. 2021, eq. 4, for each class a target may be; a soft target is their mixture."""
+    each = [[1 - a if i == y else a / 3 for i in range(4)] for y, a in enumerate(amounts)]
+    return targets @ np.array(each)
+
+
+@both
+@dtypes
+def test_label_aware_smoothing_is_the_paper_s_concave_form(targets: np.ndarray, dtype: torch.dtype) -> None:
+    some = 0.1 + 0.3 * np.sin(np.pi * (9 - 1) / (2 * (40 - 1)))
+    expected = entropy(label_aware(targets, [0.4, some, 0.1, 0.4]))  # the class without rows is as the largest
+    assert said(loss_of(label_aware_smoothing(0.1, 0.4)), targets, dtype) == pytest.approx(expected, rel=1e-5)
+
+
+@both
+def test_label_aware_smoothing_of_classes_of_one_size_is_that_of_the_tail(targets: np.ndarray) -> None:
+    loss = loss_of(chain(balanced_draw(), label_aware_smoothing(0.2, 0.4)), np.array([40, 9, 1, 1]))
+    assert said(loss, targets) == pytest.approx(entropy(label_aware(targets, [0.2] * 4)), rel=1e-9)
+
+
+@both
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_soft_f1_is_that_of_the_classes_in_the_batch(targets: np.ndarray, share: float) -> None:
+    p, f1 = probabilities(), []
+    for k in range(4):
+        hit, false, missed = (
+            sum(a * b for a, b in zip(x, y, strict=True))
+            for x, y in ((p[:, k], targets[:, k]), (p[:, k], 1 - targets[:, k]), (1 - p[:, k], targets[:, k]))
+        )
+        f1 += [2 * hit / (2 * hit + false + missed)] if targets[:, k].any() else []
+    expected = share * (1 - np.mean(f1)) + (1 - share) * entropy(targets)
+    assert said(loss_of(soft_f1(share)), targets) == pytest.approx(expected, rel=1e-9)
+
+
+def test_soft_f1_is_zero_without_mistakes_and_finite_with_nothing_else() -> None:
+    right, wrong = 200 * torch.eye(4)[:3], (200 * torch.eye(4)[[1, 2, 3]]).requires_grad_()
+    assert loss_of(soft_f1())(right, torch.eye(4)[:3]).tolist() == [0, 0, 0]
+    loss = loss_of(soft_f1())(wrong, torch.eye(4)[:3])
+    loss.sum().backward()
+    assert loss.tolist() == [1, 1, 1]
+    assert torch.isfinite(wrong.grad).all()
+
+
+@both
+@dtypes
+@pytest.mark.parametrize("q", [0.1, 0.7, 1.0])
+def test_generalised_cross_entropy_is_the_paper_s_formula(targets: np.ndarray, dtype: torch.dtype, q: float) -> None:
+    expected = (targets * (1 - probabilities() ** q) / q).sum(1)
+    assert said(loss_of(generalised_cross_entropy(q)), targets, dtype) == pytest.approx(expected, rel=1e-5)
+
+
+def test_generalised_cross_entropy_lies_between_cross_entropy_and_half_the_absolute_error() -> None:
+    absolute = np.abs(probabilities() - HARD).sum(1) / 2
+    assert said(loss_of(generalised_cross_entropy(1)), HARD) == pytest.approx(absolute, rel=1e-12)
+    assert said(loss_of(generalised_cross_entropy(1e-8)), HARD) == pytest.approx(entropy(HARD), rel=1e-6)
+
+
+def test_generalised_cross_entropy_has_a_gradient_where_p_rounds_to_zero() -> None:
+    logits = torch.tensor([[-200.0, 0.0, 0.0, 0.0], [200.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    loss_of(generalised_cross_entropy())(logits, torch.eye(4)[[0, 0]]).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("before", [focal(), label_smoothing(), generalised_cross_entropy(0.5)])
+def test_generalised_cross_entropy_does_not_swallow_another_loss(before: Strategy) -> None:
+    with pytest.raises(UsageError, match=r"write it before the other losses"):
+        chain(before, generalised_cross_entropy())(plan_of(COUNTS))
+    with pytest.raises(UsageError, match=r"generalised_cross_entropy\(0.7\)"):
+        chain(deferred(before), generalised_cross_entropy())(plan_of(COUNTS))
+
+
 @both
 def test_the_wrapper_applied_last_sees_the_targets_first(targets: np.ndarray) -> None:
     smooth = 0.8 * targets + 0.05
@@ -214,6 +277,10 @@ def test_the_wrapper_applied_last_sees_the_targets_first(targets: np.ndarray) ->
             chain(weighted(0.9), focal()),
             (targets @ weight) * easy(targets) * entropy(targets),
         ),
+        "bounded, smoothed": (
+            chain(generalised_cross_entropy(1), label_smoothing(0.2)),
+            (smooth * (1 - probabilities())).sum(1),
+        ),
     }
     for name, (strategy, expected) in orders.items():
         assert said(loss_of(strategy), targets) == pytest.approx(expected, rel=1e-9), name
@@ -227,13 +294,15 @@ ALL = {
     "focal 0.5": focal(0.5),
     "focal 2": focal(2),
     "label_smoothing": label_smoothing(),
+    "label_aware_smoothing": label_aware_smoothing(),
+    "generalised": generalised_cross_entropy(),
     "all of them": chain(label_smoothing(0.2), weighted(beta=0.9), focal(1.5)),
 }
 every_loss = pytest.mark.parametrize("strategy", ALL.values(), ids=ALL)
 
 
 @both
-@every_loss
+@pytest.mark.parametrize("strategy", [*ALL.values(), soft_f1(), soft_f1(0.5)], ids=[*ALL, "soft_f1", "half soft_f1"])
 def test_gradients_are_those_of_the_values(strategy: Strategy, targets: np.ndarray) -> None:
     loss, given = loss_of(strategy), torch.tensor(targets)
     logits = torch.tensor(LOGITS, requires_grad=True)
@@ -281,6 +350,12 @@ def test_every_stage_is_wrapped_and_the_rest_of_it_stays(strategy: Strategy) -> 
         (label_smoothing, {"amount": 1.0}, "label_smoothing: amount must be in 0..1, below 1, but got 1.0"),
         (label_smoothing, {"amount": -0.5}, "but got -0.5"),
         (label_smoothing, {"amount": float("nan")}, "but got nan"),
+        (weighted, {"power": float("inf")}, "weighted: power must be a finite number but got inf"),
+        (label_aware_smoothing, {"tail": -0.1}, "label_aware_smoothing: tail must be in 0..1, below 1, but got -0.1"),
+        (label_aware_smoothing, {"head": 1.0}, "label_aware_smoothing: head must be in 0..1, below 1, but got 1.0"),
+        (soft_f1, {"share": 1.5}, "soft_f1: share must be in 0..1 but got 1.5"),
+        (generalised_cross_entropy, {"q": 0.0}, "q must be above 0 and at most 1 but got 0.0"),
+        (generalised_cross_entropy, {"q": 2.0}, "but got 2.0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(

@@ -1,0 +1,152 @@
+"""Losses that move the logits before the loss inside sees them: corrections of the prior, and margins.
+
+The model itself is judged by the logits it gives, unmoved. All look at the prior of their stage, and a class that
+is never drawn counts as the largest, so that no shift is infinite and nothing favours it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float
+
+from ferbal.errors import UsageError
+from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor
+from ferbal.strategies.losses import by_class, not_negative, shares
+
+__all__ = ["balanced_softmax", "cdt", "ldam", "logit_adjusted_loss", "seesaw", "vector_scaling"]
+
+Move = Callable[["Float[Tensor, 'b k']", "Float[Tensor, 'b k']"], "Float[Tensor, 'b k']"]
+"""(logits, soft targets) -> logits."""
+
+
+def balanced_softmax() -> Strategy:
+    """Add the log prior to the logits in the loss, so that the model learns without it (Ren et al. 2020).
+
+    arXiv:2007.10740. This is logit_adjusted_loss with tau 1.
+    """
+    return _scaled_and_shifted("balanced_softmax", gamma=0, tau=1)
+
+
+def logit_adjusted_loss(tau: float = 1.0) -> Strategy:
+    """Add tau * log prior to the logits in the loss (Menon et al. 2021, arXiv:2007.07314).
+
+    tau 0 changes nothing, 1 aims at balanced error.
+    """
+    not_negative("logit_adjusted_loss", tau=tau)
+    return _scaled_and_shifted("logit_adjusted_loss", gamma=0, tau=tau)
+
+
+def vector_scaling(gamma: float = 0.3, tau: float = 1.0) -> Strategy:
+    """Scale each logit by (n / n_max) ** gamma, then add tau * log prior (Kini et al. 2021, arXiv:2103.01550).
+
+    gamma scales, which still acts once every row is fitted; tau shifts, which acts from the start. The defaults
+    are those of the authors' code.
+    """
+    not_negative("vector_scaling", gamma=gamma, tau=tau)
+    return _scaled_and_shifted("vector_scaling", gamma, tau)
+
+
+def cdt(gamma: float = 0.2) -> Strategy:
+    """Divide each logit by its class's temperature, (n_max / n) ** gamma (Ye et al. 2020, arXiv:2001.01385).
+
+    A small class must reach a larger logit to be told apart, which counters what it loses between training and
+    test. This is vector_scaling with tau 0.
+    """
+    not_negative("cdt", gamma=gamma)
+    return _scaled_and_shifted("cdt", gamma, tau=0)
+
+
+def ldam(max_margin: float = 0.5, scale: float = 30.0) -> Strategy:
+    """Ask for a margin of the true class that grows as n ** -1/4, on a cosine head (Cao et al. 2019).
+
+    arXiv:1906.07413. The smallest class has `max_margin`, as a difference of cosines; a soft target has the mixture.
+    The head multiplies its cosines by `scale`, and so does the loss with its margins: what the model gives are
+    the logits of the paper's softmax. With deferred class weights it is the paper's LDAM-DRW:
+    ldam | deferred(weighted(beta=0.9999)).
+    """
+    not_negative("ldam", max_margin=max_margin)
+    if not 0 < scale < float("inf"):
+        raise UsageError(f"ldam: scale must be positive and finite but got {scale}")
+
+    def margins(share: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return max_margin * (share.min() / share) ** 0.25
+
+    def move_of(share: Float[np.ndarray, " k"]) -> Move:
+        return lambda logits, targets: logits - targets * targets.new_tensor(scale * margins(share))
+
+    def apply(plan: Plan) -> Plan:
+        told = by_class(plan, margins(shares(plan, plan.stages[-1])))
+        head = replace(plan.head, kind="cosine", scale=scale)
+        return replace(_moving(plan, move_of), head=head).noted(f"ldam: scale {scale:g}, margin {told}")
+
+    return apply
+
+
+def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
+    """Spare small classes the push of larger ones' rows, unless it errs (Wang et al. 2021, arXiv:2008.10032).
+
+    In a row of class i, logit j counts S_ij times in the softmax's sum: (n_j / n_i) ** p for a smaller class j
+    (mitigation) times (s_j / s_i) ** q where the model gives j the larger softmax s (compensation). S is held
+    constant in the gradient, as in the authors' code. The paper counts rows while they are drawn; here the prior
+    of the stage stands for them, which those counts converge to. A soft target mixes log S.
+    """
+    not_negative("seesaw", p=p, q=q)
+
+    def mitigation(share: Float[np.ndarray, " k"]) -> Float[np.ndarray, "k k"]:
+        return p * np.log(np.minimum(share[None] / share[:, None], 1))
+
+    def move_of(share: Float[np.ndarray, " k"]) -> Move:
+        def move(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+            now = logits.detach()
+            ahead = (now[:, None, :] - now[:, :, None]).clamp(min=0)  # [row, i, j]: log(s_j / s_i)
+            compensation = q * (targets[:, :, None] * ahead).sum(1)
+            return logits + targets @ targets.new_tensor(mitigation(share)) + compensation
+
+        return move
+
+    def apply(plan: Plan) -> Plan:
+        share = shares(plan, plan.stages[-1])
+        told = by_class(plan, np.exp(mitigation(share)[share.argmax()]))
+        moved = replace(_moving(plan, move_of), corrected="seesaw")
+        return moved.noted(f"seesaw: rows of {plan.classes[share.argmax()]} push {told}; q {q:g}")
+
+    return apply
+
+
+def _scaled_and_shifted(name: str, gamma: float, tau: float) -> Strategy:
+    """logits * (n / n_max) ** gamma + tau * log prior."""
+
+    def scale(share: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return (share / share.max()) ** gamma
+
+    def move_of(share: Float[np.ndarray, " k"]) -> Move:
+        return lambda logits, targets: (
+            logits * logits.new_tensor(scale(share)) + logits.new_tensor(tau * np.log(share))
+        )
+
+    def apply(plan: Plan) -> Plan:
+        share = shares(plan, plan.stages[-1])
+        shifts = by_class(plan, tau * np.log(share), "+.2f")
+        scales = by_class(plan, scale(share))
+        told = shifts if not gamma else f"times {scales}" if not tau else f"times {scales}; plus {shifts}"
+        return replace(_moving(plan, move_of), corrected=name).noted(f"{name}: {told}")
+
+    return apply
+
+
+def _moving(plan: Plan, move_of: Callable[[Float[np.ndarray, " k"]], Move]) -> Plan:
+    """Every stage's loss after the move that its shares of the classes ask for."""
+
+    def wrap(inner: Loss, move: Move) -> Loss:
+        def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+            return inner(move(logits, targets), targets)
+
+        return loss
+
+    def change(stage: Stage) -> Stage:
+        return replace(stage, loss=wrap(stage.loss, move_of(shares(plan, stage))))
+
+    return plan.each_stage(change)

@@ -1,0 +1,153 @@
+"""Strategies that blend each image, and its target, with another of the same batch.
+
+Every row draws a share of its own. A plan mixes in one way: of two, the second would blend blends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ferbal.errors import UsageError
+from ferbal.plan import Generator, Mix, Plan, Strategy, Tensor
+
+__all__ = ["balanced_mixup", "cutmix", "mixup", "remix"]
+
+Images = Float[Tensor, "b c h w"]
+Targets = Float[Tensor, "b k"]
+KNOTS = 4096  # of the quantile function: its draws are off by less than 1/4096 in probability
+
+
+def mixup(alpha: float = 0.2) -> Strategy:
+    """Blend each image and its target with another's, in shares from Beta(alpha, alpha) (Zhang et al. 2018).
+
+    arXiv:1710.09412. A small alpha leaves most images nearly alone; 1 draws every share equally often.
+    """
+    draw = _beta("mixup", alpha, alpha)
+
+    def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
+        kept = draw(targets, generator)
+        partner = _shuffled(targets, generator)
+        return _blended(images, partner, kept), _blended(targets, partner, kept)
+
+    return _mixing("mixup", lambda prior: mix, f"shares from Beta({alpha:g}, {alpha:g})")
+
+
+def cutmix(alpha: float = 1.0) -> Strategy:
+    """Paste a box of another image into each; targets mix by area (Yun et al. 2019, arXiv:1905.04899).
+
+    The box has the shape of the image, its share of the area is from Beta(alpha, alpha), and its centre may lie
+    anywhere: what falls outside is lost, and targets follow the area that is really pasted.
+    """
+    draw = _beta("cutmix", alpha, alpha)
+
+    def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
+        side = (1 - draw(targets, generator)).sqrt()
+        rows, columns = (_stretch(side, length, generator) for length in images.shape[-2:])
+        pasted = rows[:, None, :, None] & columns[:, None, None, :]
+        partner = _shuffled(targets, generator)
+        kept = 1 - pasted.to(targets.dtype).mean((1, 2, 3))
+        return images[partner].where(pasted, images), _blended(targets, partner, kept)
+
+    return _mixing("cutmix", lambda prior: mix, f"boxes of a share from Beta({alpha:g}, {alpha:g})")
+
+
+def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
+    """Blend as mixup does, but let the smaller class have the target (Chou et al. 2020, arXiv:2007.03943).
+
+    It has all of it where the other class is drawn at least `kappa` times as often, by the stage's prior, and holds
+    less than `tau` of the image; elsewhere targets mix as images do.
+    """
+    draw = _beta("remix", alpha, alpha)
+    if not 1 < kappa < float("inf"):
+        raise UsageError(f"remix: kappa must be above 1 and finite but got {kappa}")
+    if not 0 <= tau <= 1:
+        raise UsageError(f"remix: tau must be in 0..1 but got {tau}")
+
+    def larger(prior: Float[np.ndarray, " k"]) -> Bool[np.ndarray, "k k"]:
+        return prior[:, None] * (1 + 1e-9) >= kappa * prior[None]  # a ratio of just kappa must not hang on rounding
+
+    def mix_of(prior: Float[np.ndarray, " k"]) -> Mix:
+        def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
+            kept = draw(targets, generator)
+            partner = _shuffled(targets, generator)
+            other, much = targets[partner], targets.new_tensor(larger(prior))
+            yields = (targets @ much * other).sum(-1) > 0.5
+            wins = (other @ much * targets).sum(-1) > 0.5
+            label = kept.masked_fill(yields & (kept < tau), 0).masked_fill(wins & (1 - kept < tau), 1)
+            return _blended(images, partner, kept), _blended(targets, partner, label)
+
+        return mix
+
+    return _mixing("remix", mix_of, f"shares from Beta({alpha:g}, {alpha:g}), kappa {kappa:g}, tau {tau:g}")
+
+
+def balanced_mixup(alpha: float = 0.2) -> Strategy:
+    """Blend each image with one of a class-balanced draw (Galdran et al. 2021, arXiv:2109.09850).
+
+    The partner's share is from Beta(alpha, 1), alpha / (alpha + 1) on average. The paper draws partners from the
+    whole training set; here they come from the batch, with odds 1 / prior of their class.
+    """
+    draw = _beta("balanced_mixup", 1, alpha)  # what is kept is 1 minus the partner's share
+
+    def mix_of(prior: Float[np.ndarray, " k"]) -> Mix:
+        odds = 1 / np.where(prior > 0, prior, np.inf)
+
+        def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
+            kept = draw(targets, generator)
+            partner = (targets @ targets.new_tensor(odds)).multinomial(len(targets), True, generator=generator)
+            return _blended(images, partner, kept), _blended(targets, partner, kept)
+
+        return mix
+
+    return _mixing("balanced_mixup", mix_of, f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner")
+
+
+def _mixing(name: str, mix_of: Callable[[Float[np.ndarray, " k"]], Mix], note: str) -> Strategy:
+    """Mix in every stage, in the way its prior asks for."""
+
+    def apply(plan: Plan) -> Plan:
+        if any(stage.mix is not None for stage in plan.stages):
+            raise UsageError(f"{name}: the images are mixed already; keep one of {', '.join(__all__)}")
+        return plan.each_stage(lambda stage: replace(stage, mix=mix_of(plan.prior(stage)))).noted(f"{name}: {note}")
+
+    return apply
+
+
+def _beta(name: str, a: float, b: float) -> Callable[[Targets, Generator], Float[Tensor, " b"]]:
+    """Draws a number from Beta(a, b) for each row, by looking up its quantile function."""
+    for alpha in (a, b):
+        if not 0.01 <= alpha <= 100:
+            raise UsageError(f"{name}: alpha must be in 0.01..100 but got {alpha}")
+    from scipy.special import betaincinv
+
+    quantiles = betaincinv(a, b, np.linspace(0, 1, KNOTS + 1))
+
+    def draw(targets: Targets, generator: Generator) -> Float[Tensor, " b"]:
+        place = targets.new_empty(len(targets)).uniform_(generator=generator) * KNOTS
+        knot, table = place.long(), targets.new_tensor(quantiles)
+        return table[knot].lerp(table[knot + 1], place - knot)
+
+    return draw
+
+
+def _shuffled(targets: Targets, generator: Generator) -> Int[Tensor, " b"]:
+    """A random order of the batch."""
+    return targets.new_empty(len(targets)).uniform_(generator=generator).argsort()
+
+
+def _stretch(side: Float[Tensor, " b"], length: int, generator: Generator) -> Bool[Tensor, "b length"]:
+    """Which of `length` pixels lie in a stretch of that share of them, about a random centre."""
+    centre = side.new_empty(len(side), 1).uniform_(0, length, generator=generator)
+    return (side.new_tensor(np.arange(length) + 0.5) - centre).abs() < side[:, None] * length / 2
+
+
+def _blended(
+    rows: Float[Tensor, "b ..."], partner: Int[Tensor, " b"], kept: Float[Tensor, " b"]
+) -> Float[Tensor, "b ..."]:
+    """`kept` of each row, and of its partner the rest."""
+    own = kept.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+    return own * rows + (1 - own) * rows[partner]
