@@ -33,7 +33,10 @@ class Study:
     folder: StudyFolder
 
     def job(self, arm: Arm, knobs: Knobs, seed: int) -> Job:
-        return Job(arm, knobs, seed, self.spec.training, self.spec.data.twins, self.dataset.digest)
+        spec = self.spec
+        return Job(
+            arm, knobs, seed, spec.training, spec.data.twins, self.dataset.digest, spec.allow_double_correction
+        )
 
     @property
     def search_settings(self) -> dict[str, Any]:
@@ -65,7 +68,14 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
         where = places.of(("strategies", arm.label))
         mistakes += _mistakes(
             where,
-            lambda arm=arm: plans.append((arm, plan_for(arm, dataset, settings.training, settings.data.twins))),
+            lambda arm=arm: plans.append(
+                (
+                    arm,
+                    plan_for(
+                        arm, dataset, settings.training, settings.data.twins, 0, settings.allow_double_correction
+                    ),
+                )
+            ),
         )
     if mistakes:
         raise UsageError("\n".join(dict.fromkeys(mistakes)))
