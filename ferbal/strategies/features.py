@@ -56,6 +56,8 @@ def borderline_smote(k: int = 5, m: int = 10) -> Strategy:
 def adasyn(k: int = 5) -> Strategy:
     """Fill small classes up, most where other classes are near (He et al. 2008, doi:10.1109/IJCNN.2008.4633969).
 
+    A class that no other class is near to stays as it is.
+
     Formula: rows made at x in proportion to the share of other classes among its k neighbours
     Example: retrain_head(adasyn)
     """
@@ -139,8 +141,15 @@ def _filled(sampler: Callable[[dict[int, int], int, int], Any]) -> Resample:
         goal = {int(k): int(counts.max()) for k in np.flatnonzero((counts > 1) & (counts < counts.max()))}
         if not goal:
             return x, y
-        made = sampler(goal, int(min(counts[k] for k in goal)), seed)
-        return made.fit_resample(x, y)
+        new_x, new_y = [x], [y]
+        for k, size in goal.items():
+            try:
+                filled = sampler({k: size}, int(counts[k]), seed).fit_resample(x, y)
+            except (RuntimeError, ValueError):  # ADASYN, where no neighbour is of another class
+                continue
+            new_x.append(filled[0][len(x) :])
+            new_y.append(filled[1][len(x) :])
+        return np.concatenate(new_x), np.concatenate(new_y)
 
     return resample
 
