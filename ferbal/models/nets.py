@@ -58,7 +58,7 @@ class FaceVGG(nn.Module):
         pooled: Tensor = self.drop(features.mean((2, 3)))
         return pooled if pre_logits else torch.as_tensor(self.fc(pooled))
 
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b *e k"]:
         return self.forward_head(self.forward_features(images))
 
 

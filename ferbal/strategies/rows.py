@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ferbal.errors import UsageError
-from ferbal.plan import Plan, Strategy
+from ferbal.plan import Plan, Stage, Strategy
 
 __all__ = ["balanced_draw", "drop", "merge", "mirror", "oversample", "plain", "progressive_draw", "undersample"]
 
@@ -39,7 +39,7 @@ def drop(*classes: str) -> Strategy:
 
 
 def merge(*classes: str, name: str = "") -> Strategy:
-    """Make one class of several, called as the first of them or `name`.
+    """Make one class of several, called `name`, or by their names joined with +.
 
     Scores over all classes give a merged answer to the first of its classes; those over the model's own classes
     count it as one.
@@ -52,7 +52,7 @@ def merge(*classes: str, name: str = "") -> Strategy:
 
     def apply(plan: Plan) -> Plan:
         together = sorted({plan.index(one) for one in classes})
-        called = name or classes[0]
+        called = name or "+".join(plan.classes[k] for k in together)
         others = [k for k in range(len(plan.classes)) if k not in together]
         if len(others) < 1:
             raise UsageError(f"merge: {', '.join(classes)} are all there is; at least 2 classes must stay")
@@ -70,11 +70,19 @@ def merge(*classes: str, name: str = "") -> Strategy:
 def _relabelled(plan: Plan, by: str, new_label: Int[np.ndarray, " k"], names: tuple[str, ...]) -> Plan:
     """The plan over other classes: new_label of each one, -1 where its rows are left out."""
     plan.before_corrections(by)
-    if any(stage.odds is not None for stage in plan.stages):
-        raise UsageError(f"{by} changes the classes whose odds are set already; write {by}(...) before the draw")
-    rows = plan.samples.take(new_label[plan.samples.label] >= 0)
+    rows, stays = plan.samples.take(new_label[plan.samples.label] >= 0), new_label >= 0
+
+    def moved(odds: Float[np.ndarray, " k"]) -> Float[np.ndarray, " j"]:
+        return np.bincount(new_label[stays], weights=odds[stays], minlength=len(names))
+
+    def change(stage: Stage) -> Stage:
+        odds = stage.odds
+        if odds is None:
+            return stage
+        return replace(stage, odds=(lambda progress: moved(odds(progress))) if callable(odds) else moved(odds))
+
     return replace(
-        plan,
+        plan.each_stage(change),
         classes=names,
         becomes=np.where(plan.becomes < 0, -1, new_label[plan.becomes]),
         samples=replace(rows, label=new_label[rows.label]),
