@@ -62,7 +62,7 @@ def test_one_correction_and_other_things_are_no_conflict(recipe: str) -> None:
 )
 def test_a_prior_that_was_used_does_not_change_afterwards_even_on_request(recipe: str) -> None:
     plan = start(("many", "few", "other"), np.repeat([0, 1, 2], [30, 6, 9]), epochs=10, allow_double_correction=True)
-    with pytest.raises(UsageError, match="changes the prior that .* has corrected already; write"):
+    with pytest.raises(UsageError, match=r"changes the prior that .* has corrected already; write"):
         parse(recipe)(plan)
 
 

@@ -208,7 +208,6 @@ def test_experts_shift_each_copy_by_its_tau_of_the_log_prior() -> None:
         (lambda: probe_then_finetune(probe_epochs=0), "probe_epochs must be at least 1 but got 0"),
         (lambda: probe_then_finetune(blocks=0), "blocks must be at least 1, or None for all, but got 0"),
         (lambda: experts(taus=(1,)), "taus are at least two numbers"),
-        (lambda: retrain_head(3), "expected a strategy such as"),
     ],
 )
 def test_what_cannot_be_is_refused(make: Callable[[], object], said: str) -> None:
