@@ -143,7 +143,7 @@ def combine(study: Study) -> Iterator[Combined]:
 
 def report(study: Study) -> Reported:
     """Score the test split and write the page and the table of scores."""
-    from ferbal.report import page, tables
+    from ferbal.report import frames, page, tables
 
     found = tables.collect(
         study.spec,
@@ -156,7 +156,7 @@ def report(study: Study) -> Reported:
     study.folder.save_scores(found.scores)
     study.folder.save("ledger", found.ledger.to_dict("records"))
     files.write_text(study.folder.report, page.render(found))
-    return Reported(study.folder.report, len(found.failed), tables.summary(found))
+    return Reported(study.folder.report, len(found.failed), tables.summary(found), frames.score_table(found))
 
 
 def status(study: Study) -> dict[str, Any]:

@@ -201,7 +201,7 @@ def _one_epoch(
     device = machine.device
     order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
     odds = stage.odds_at((epoch_of_stage + 0.5) / stage.epochs)
-    rows = order(batches.labels, odds, np.random.default_rng(order_seed))
+    rows = torch.from_numpy(order(batches.labels, odds, np.random.default_rng(order_seed))).to(device)
     size = knobs.batch_size
     starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
     draw = torch.Generator(device).manual_seed(int(torch_seed))
@@ -214,7 +214,7 @@ def _one_epoch(
             lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            inputs, targets = batches.take(torch.from_numpy(rows[first : first + size]).to(device), draw)
+            inputs, targets = batches.take(rows[first : first + size], draw)
             if stage.mix is not None:
                 inputs, targets = stage.mix(inputs, targets, draw)
             with machine.autocast():

@@ -15,12 +15,20 @@ __all__ = ["balanced_draw", "drop", "merge", "mirror", "oversample", "plain", "p
 
 
 def plain() -> Strategy:
-    """Change nothing: the baseline."""
+    """Change nothing: the baseline.
+
+    Formula: every row once an epoch, cross-entropy
+    Example: plain
+    """
     return lambda plan: plan
 
 
 def drop(*classes: str) -> Strategy:
-    """Leave classes out: no row, no logit. Scores are given on the kept classes and on all of them."""
+    """Leave classes out: no row, no logit. Scores are given on the kept classes and on all of them.
+
+    Formula: rows with y not in the classes named
+    Example: drop("disgust")
+    """
     if wrong := [name for name in classes if not isinstance(name, str)]:
         raise UsageError(f"drop: classes are named in quotes but got {wrong[0]!r}")
 
@@ -95,6 +103,9 @@ def mirror(below: float = 0.5) -> Strategy:
     A class is small when it has fewer rows than `below` times an even share (rows / classes). It is at most
     doubled, and never grows past the largest class. Where the augmentation already flips images at random,
     this equals oversampling the same rows once.
+
+    Formula: n_k -> min(2 n_k, n_max) where n_k < below * N / K
+    Example: mirror(below=0.5)
     """
     _positive("mirror", "below", below)
 
@@ -112,7 +123,11 @@ def mirror(below: float = 0.5) -> Strategy:
 
 
 def oversample(to: float = 1.0) -> Strategy:
-    """Repeat random rows of each class until it has `to` times as many as the largest (imbalanced-learn)."""
+    """Repeat random rows of each class until it has `to` times as many as the largest (imbalanced-learn).
+
+    Formula: n_k -> max(n_k, to * n_max)
+    Example: oversample(to=0.5)
+    """
     _positive("oversample", "to", to, at_most=1.0)
 
     def apply(plan: Plan) -> Plan:
@@ -128,7 +143,11 @@ def oversample(to: float = 1.0) -> Strategy:
 
 
 def undersample(to: float = 1.0) -> Strategy:
-    """Keep at most `to` times the rows of the smallest class of each class, at random (imbalanced-learn)."""
+    """Keep at most `to` times the rows of the smallest class of each class, at random (imbalanced-learn).
+
+    Formula: n_k -> min(n_k, to * n_min)
+    Example: undersample(to=4)
+    """
     if not to >= 1:
         raise UsageError(f"undersample: to must be at least 1 but got {to}")
 
@@ -149,6 +168,9 @@ def balanced_draw(power: float = 0.0) -> Strategy:
     """Draw rows with replacement, each class with odds n ** power (Kang et al. 2020, arXiv:1910.09217).
 
     power 0 draws every class equally often, 0.5 is the square-root draw, 1 the data's own balance.
+
+    Formula: odds_k = n_k ** power
+    Example: balanced_draw(power=0.5)
     """
     if not 0 <= power <= 1:
         raise UsageError(f"balanced_draw: power must be in 0..1 but got {power}")
