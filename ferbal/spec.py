@@ -44,7 +44,8 @@ class DataSpec(_Section):
     source: str = "demo"
     """A data set under data/, a path to one, or `demo`."""
     twins: Twins = "drop"
-    """What to do with training rows whose picture is also in validation or test."""
+    """What to do with training rows whose picture is also in validation or test: leave them out, also where it is
+    only nearly the same (re-encoded, resized, mirrored), or keep them."""
 
 
 class SearchSpec(_Section):

@@ -62,7 +62,7 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
     mistakes = []
     for number, backbone in enumerate(settings.backbones):
         mistakes += _mistakes(places.of(("backbones", str(number))), lambda name=backbone: models.check(name))
-    dataset = data.open(settings.data.source, root)
+    dataset = data.open(settings.data.source, root, twins=settings.data.twins)
     plans = []
     for arm in settings.arms:
         where = places.of(("strategies", arm.label))

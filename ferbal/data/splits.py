@@ -13,7 +13,7 @@ from ferbal.data.table import SPLITS
 from ferbal.errors import DataError
 from ferbal.plan import Dataset, Split
 
-Twins = Literal["drop", "keep"]
+Twins = Literal["drop", "near", "keep"]
 
 
 def groups(images: UInt8[np.ndarray, "n c h w"]) -> Int[np.ndarray, " n"]:
@@ -28,7 +28,7 @@ def fingerprints(images: UInt8[np.ndarray, "n c h w"]) -> UInt64[np.ndarray, "n 
 
 
 def training_rows(dataset: Dataset, twins: Twins) -> Int[np.ndarray, " m"]:
-    """The training rows a study may use: with `drop`, none whose picture is also in validation or test."""
+    """The training rows a study may use: unless twins are kept, none whose group is also in validation or test."""
     if twins == "keep":
         return np.arange(len(dataset.train))
     return np.flatnonzero(~np.isin(dataset.train.group, np.concatenate([dataset.val.group, dataset.test.group])))

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int, UInt8
 from ferbal import files
 from ferbal.data import demo
 from ferbal.data.pictures import NO_FACE
-from ferbal.data.splits import divided, fingerprints
+from ferbal.data.splits import Twins, divided, fingerprints
 from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table
 from ferbal.errors import DataError, nearest
 from ferbal.plan import Dataset, Split
@@ -54,17 +54,23 @@ class Rows:
         return len(self.label)
 
 
-def open(source: str, root: Path) -> Dataset:  # noqa: A001  `data.open` reads as what it does
-    """The data set `source` under `root/data`, or one at a path. `demo` is drawn when it is first asked for."""
+def open(source: str, root: Path, *, twins: Twins = "drop") -> Dataset:  # noqa: A001  `data.open` reads well
+    """The data set `source` under `root/data`, or one at a path. `demo` is drawn when it is first asked for.
+
+    twins: with `near`, rows that show the same picture re-encoded, resized or mirrored are of one group too.
+    """
     folder, about = _found(source, root)
     rows = _rows(folder, about)
+    group = (
+        near.clusters(near.find(rows.images, rows.group), len(rows), rows.group) if twins == "near" else rows.group
+    )
     soft = about["options"].get("targets") == "soft"
 
     def part(name: str) -> Split:
         where = np.flatnonzero(rows.split == name)
         span = slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(0, 0)  # no pixel is copied
         votes = rows.votes[span] if soft and rows.votes is not None else None
-        return Split(rows.images[span], rows.label[span], rows.id[span], rows.group[span], votes)
+        return Split(rows.images[span], rows.label[span], rows.id[span], group[span], votes)
 
     return Dataset(
         name=about["name"],
@@ -81,6 +87,12 @@ def everything(source: str, root: Path) -> tuple[Rows, dict[str, Any]]:
     """All rows of a data set, as they are stored, and what its dataset.json says."""
     folder, about = _found(source, root)
     return _rows(folder, about), about
+
+
+def _near_groups(rows: Rows) -> Int[np.ndarray, " n"]:
+    from ferbal.data import near  # scipy takes a third of a second, which nothing else here needs
+
+    return near.clusters(near.find(rows.images, rows.group), len(rows), rows.group)
 
 
 def names(root: Path) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import table
+from scipy.ndimage import gaussian_filter
 
 from ferbal import data, files
 from ferbal.errors import DataError
@@ -120,6 +122,20 @@ def test_twins_are_found_across_splits_and_left_out(tmp_path: Path) -> None:
         made.id[56],
         made.id[57],
     }
+
+
+def test_near_twins_are_left_out_on_request(tmp_path: Path) -> None:
+    made = table({"train": 40, "val": 16, "test": 16})
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(72, 1, 48, 48)), (0, 0, 3, 3))
+    images = (127 + 100 * noise / np.abs(noise).max()).astype(np.uint8)
+    images[56] = images[5][:, :, ::-1]  # a test row, mirrored
+    images[41] = images[3]  # a validation row
+    data.save(replace(made, images=images), tmp_path / "data" / "x")
+    for twins, left_out in (("drop", {made.id[3]}), ("near", {made.id[3], made.id[5]})):
+        opened = data.open("x", tmp_path, twins=twins)
+        kept = set(opened.train.ids[data.training_rows(opened, twins)].tolist())
+        assert set(made.id[:40].tolist()) - kept == left_out
+    assert made.id[56] not in opened.test.ids[data.without_twin(opened)]
 
 
 def test_validation_is_halved_class_by_class_with_equal_pictures_together() -> None:

@@ -96,6 +96,8 @@ def test_the_audit_finds_what_is_known(expanded: Callable[..., Path], tmp_path: 
     opened = data.open("x", tmp_path)
     assert len(opened.train) - len(data.training_rows(opened, "drop")) == 703
     assert len(data.without_twin(opened)) == twins["test_rows_without_a_twin"]
+    nearly = data.open("x", tmp_path, twins="near")
+    assert len(nearly.train) - len(data.training_rows(nearly, "near")) == 1820
     conflicts = found["conflicting_labels"]
     assert (conflicts["groups"], conflicts["rows"]) == (57, 160)
     assert conflicts["groups_within"] == {"train": 39, "val": 1, "test": 2}
