@@ -61,9 +61,7 @@ def open(source: str, root: Path, *, twins: Twins = "drop") -> Dataset:  # noqa:
     """
     folder, about = _found(source, root)
     rows = _rows(folder, about)
-    group = (
-        near.clusters(near.find(rows.images, rows.group), len(rows), rows.group) if twins == "near" else rows.group
-    )
+    group = _near_groups(rows) if twins == "near" else rows.group
     soft = about["options"].get("targets") == "soft"
 
     def part(name: str) -> Split:
