@@ -105,6 +105,8 @@ def _loss(loss: Loss, k: int) -> list[Any]:
     ):
         leaf, wanted = logits.clone().requires_grad_(), targets.clone()
         values = loss(leaf, wanted)
+        same = torch.equal(leaf.detach(), logits) and torch.equal(wanted, targets)
+        holds(same, "it writes into the logits or targets that it is given")
         holds(values.ndim > 0, "it reduces the batch to one number; the loop takes the mean, a loss gives one a row")
         shape = tuple(values.shape)
         holds(shape == (len(leaf),), f"it gives shape {shape} for {len(leaf)} rows, on {kind}")
@@ -113,8 +115,6 @@ def _loss(loss: Loss, k: int) -> list[Any]:
         values.sum().backward()
         slope = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
         holds(bool(slope.isfinite().all()), f"its gradient is {_odd(slope)} on {kind}")
-        same = torch.equal(leaf.detach(), logits) and torch.equal(wanted, targets)
-        holds(same, "it writes into the logits or targets that it is given")
         given.append((values.tolist(), slope.tolist()))
     return given
 
@@ -201,7 +201,7 @@ def _probed(place: str, function: Callable[..., Any], k: int) -> Any:
     except AssertionError as broken:
         raise AssertionError(f"{place}: {broken}") from broken
     except Exception as error:  # somebody else's function may fail in any way
-        raise AssertionError(f"{place}: it raises {type(error).__name__}: {error}") from error
+        raise AssertionError(f"{place}: it raises {said(error)}") from error
 
 
 def _odds(stage: Stage) -> list[Float[np.ndarray, " k"]]:
@@ -228,6 +228,11 @@ def _odd(values: Any) -> str:
 def name(function: Callable[..., Any]) -> str:
     """A function's name, without where it is nested."""
     return getattr(function, "__qualname__", repr(function)).replace(".<locals>", "")
+
+
+def said(error: Exception) -> str:
+    """`ValueError: the first line of its message`."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def holds(true: bool, otherwise: str) -> None:

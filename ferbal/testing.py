@@ -25,6 +25,7 @@ from ferbal.laws import (
     labels_stay_true,
     name,
     notes_are_told,
+    said,
 )
 from ferbal.plan import Plan, Stage, Strategy, start
 from ferbal.recipe import parse
@@ -57,15 +58,14 @@ def check_on(strategy: Strategy, plan: Plan, labels: Int[np.ndarray, " n"]) -> P
     before = contents(plan)
     with _global_random_state_untouched():
         made = _made(strategy, plan)
-        holds(made is not None and isinstance(made, Plan), f"it gives {made!r}, which is no Plan")
+        holds(isinstance(made, Plan), f"it gives {made!r}, which is no Plan")
+        changed = differences(before, contents(plan))
+        holds(not changed, f"it changes {changed} of the plan that it is given, instead of a copy")
         fits_together(made)
         labels_stay_true(plan, made, labels)
         notes_are_told(plan, made)
         counts_are_told(plan, made)
-        after = contents(made)
-        changed = differences(before, contents(plan))
-        holds(not changed, f"it changes {changed} of the plan that it is given, instead of a copy")
-        changed = differences(after, contents(_made(strategy, plan)))
+        changed = differences(contents(made), contents(_made(strategy, plan)))
         holds(not changed, f"it gives another {changed} the second time, from the same plan")
     return made
 
@@ -115,8 +115,8 @@ def _made(strategy: Strategy, plan: Plan) -> Any:
     except UsageError:
         raise
     except Exception as error:  # somebody else's function may fail in any way
-        told = f"{type(error).__name__}: {error}"
-        raise AssertionError(f"it raises {told}; what a user asked wrong is a ferbal.errors.UsageError") from error
+        told = f"it raises {said(error)}; what a user asked wrong is a ferbal.errors.UsageError"
+        raise AssertionError(told) from error
 
 
 @contextmanager
