@@ -328,16 +328,6 @@ def installed(tmp_path: Path, points: str) -> None:
     (info / "entry_points.txt").write_text(f"[ferbal.strategies]\n{points}\n")
 
 
-def test_a_strategy_is_found_by_its_installed_entry_point(tmp_path: Path, written: Write) -> None:
-    name = written("neighbour")
-    installed(tmp_path, f"neighbourly = {name}:note")
-    assert "neighbourly" in recipe.plugins()
-    assert name not in sys.modules  # listed, not loaded
-    assert recipe.parse("plain | neighbourly(text='hi')")(plan_of()).notes == ("hi",)
-    with pytest.raises(UsageError, match=r"did you mean 'neighbourly'\?"):
-        recipe.parse("neighborly")
-
-
 def test_a_plugin_cannot_replace_a_strategy_of_the_catalogue(tmp_path: Path, written: Write) -> None:
     installed(tmp_path, f"focal = {written('impostor')}:note")
     assert recipe.find("focal") is CATALOGUE["focal"]
