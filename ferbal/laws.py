@@ -73,16 +73,23 @@ def notes_are_told(before: Plan, after: Plan) -> None:
 
 
 def counts_are_told(before: Plan, after: Plan) -> None:
-    """What the new notes say of rows, as `disgust 436 -> 872`, is what became of the plan, step by step."""
+    """What the new notes say of rows, as `disgust 436 -> 872`, is what became of the plan, step by step.
+
+    Where no class is left out or merged, a class whose count changes is told.
+    """
     had, has = (dict(zip(plan.classes, plan.counts.tolist(), strict=True)) for plan in (before, after))
-    told = " ".join(after.notes[len(before.notes) :])
+    told, same_classes = " ".join(after.notes[len(before.notes) :]), np.array_equal(before.becomes, after.becomes)
     for name in {**had, **has}:
         steps = re.findall(rf"(?<!\w){re.escape(name)} ([\d,]+) -> ([\d,]+)", told)
         counts = [int(n.replace(",", "")) for step in steps for n in step]
-        if not counts:
-            continue
-        true = [had.get(name, counts[0]), *(n for n in counts[1:-1:2] for _ in "ab"), has.get(name, counts[-1])]
-        holds(counts == true, f"its notes tell {name} {_arrows(counts)} but it is {_arrows(true)}")
+        if counts:
+            true = [had.get(name, counts[0]), *(n for n in counts[1:-1:2] for _ in "ab"), has.get(name, counts[-1])]
+            holds(counts == true, f"its notes tell {name} {_arrows(counts)} but it is {_arrows(true)}")
+        elif same_classes:
+            now, was = has[name], had[name]
+            holds(
+                now == was, f"{name} {was} -> {now} is told in no note; end with plan.resampled(samples, by='name')"
+            )
 
 
 # --- laws of the functions: each gives plain values, or says why training cannot use it
@@ -195,7 +202,7 @@ def _walk(place: str, value: Any, k: int) -> Iterator[tuple[str, Any]]:
 def _probed(place: str, function: Callable[..., Any], k: int) -> Any:
     probe = _PROBES.get(re.sub(r".*\.|\[\d+\]", "", place))
     if probe is None:
-        return name(function)
+        return name_of(function)
     try:
         return probe(function, k)
     except AssertionError as broken:
@@ -225,7 +232,7 @@ def _odd(values: Any) -> str:
     return next((str(value) for value in np.asarray(values).ravel() if not np.isfinite(value)), "")
 
 
-def name(function: Callable[..., Any]) -> str:
+def name_of(function: Callable[..., Any]) -> str:
     """A function's name, without where it is nested."""
     return getattr(function, "__qualname__", repr(function)).replace(".<locals>", "")
 

@@ -23,7 +23,7 @@ from ferbal.laws import (
     fits_together,
     holds,
     labels_stay_true,
-    name,
+    name_of,
     notes_are_told,
     said,
 )
@@ -39,7 +39,7 @@ def check_strategy(strategy: Strategy | str, *, classes: tuple[str, ...] = FER20
 
     classes: names of the plans' classes, at least three, for a strategy that names some. Raises AssertionError.
     """
-    apply, called = (parse(strategy), strategy) if isinstance(strategy, str) else (strategy, name(strategy))
+    apply, called = (parse(strategy), strategy) if isinstance(strategy, str) else (strategy, name_of(strategy))
     refused = {}
     for kind, (plan, labels) in plans(classes).items():
         try:

@@ -68,7 +68,7 @@ def test_a_study_takes_it_by_name_and_another_by_its_dotted_path(with_plugin: Fe
     arms = '{theirs: tempered(3) | focal, mine: "deferred(my_strategies.cautious(share=0.2), after=0.5)"}'
     answer = with_plugin("study", "check", root / "studies" / "tiny.yaml", "--set", f"strategies={arms}", "--json")
     assert answer.returncode == 0, answer.stderr
-    notes = {arm["arm"]: arm["notes"] for arm in json.loads(answer.stdout)["arms"]}
+    notes = {arm["arm"].split()[0]: arm["notes"] for arm in json.loads(answer.stdout)["arms"]}
     assert notes["theirs"] == ["tempered: logits / 3", "focal: rows weighed by (1 - p) ** 2"]
     assert notes["mine"][-1].endswith("cautious: 0.2")
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ferbal import recipe
 from ferbal.errors import UsageError
+from ferbal.laws import contents
 from ferbal.plan import Plan, start
 from ferbal.strategies import CATALOGUE
 from ferbal.strategies.losses import focal
@@ -26,20 +27,6 @@ torch.set_num_threads(1)
 
 def plan_of() -> Plan:
     return start(("many", "some", "few", "3"), np.repeat([0, 1, 2, 3], [30, 10, 4, 2]), epochs=20)
-
-
-def contents(plan: Plan) -> tuple[object, ...]:
-    k = len(plan.classes)
-    logits, targets = torch.linspace(-2, 2, 3 * k).reshape(3, k).double(), torch.eye(k)[[0, 1, 0]].double()
-    return (
-        plan.classes,
-        plan.notes,
-        plan.samples.source.tolist(),
-        plan.samples.mirror.tolist(),
-        [(stage.epochs, stage.loss(logits, targets).tolist()) for stage in plan.stages],
-        plan.prior().tolist(),
-        None if plan.adjust is None else plan.adjust(logits.numpy()).tolist(),
-    )
 
 
 # --- what the text means
@@ -221,6 +208,7 @@ def test_a_function_that_promises_no_strategy_is_not_called(text: str, monkeypat
 PRODUCTION = """
 import numpy as np
 from ferbal.errors import UsageError
+from ferbal.laws import contents
 from ferbal.plan import start
 from ferbal.recipe import parse
 plan = start(("many", "few", "3"), np.repeat([0, 1, 2], [30, 10, 4]), epochs=20)
