@@ -155,9 +155,15 @@ def _sentence(one: Entry) -> str:
 
 
 def _without_reference(line: str) -> str:
-    """`Down-weight easy rows by (1 - p) ** 2.` of a first line that goes on with `(Lin et al. 2017, ...)`."""
-    bare = re.sub(r" ?\(([^()]*)\)", lambda m: "" if PAPER.search(m[0]) or NUMBER.search(m[0]) else m[0], line)
-    return bare.strip()
+    """`Down-weight easy rows (focal).` of a first line that has `(focal: Lin et al. 2017, ...)`."""
+
+    def shorter(bracket: re.Match[str]) -> str:
+        if not (PAPER.search(bracket[0]) or NUMBER.search(bracket[0])):
+            return bracket[0]
+        known_as, colon, _ = bracket[1].partition(": ")
+        return f" ({known_as})" if colon else ""
+
+    return re.sub(r" ?\(([^()]*)\)", shorter, line)
 
 
 def _parameters(factory: Callable[..., Strategy]) -> Iterator[tuple[str, str | None]]:

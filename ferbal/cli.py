@@ -309,11 +309,21 @@ def study_status(file: StudyFile, changes: Set = [], as_json: AsJson = False, ro
 
 
 @study_app.command("report")
-def study_report(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:  # noqa: B006
+def study_report(
+    file: StudyFile,
+    changes: Set = [],  # noqa: B006
+    csv: Annotated[Path | None, typer.Option(help="Write a table of all models, with the F1 of each class.")] = None,
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
     """Make the page anew from what is on disk. Nothing is trained."""
-    from ferbal import study
+    from ferbal import files, study
 
-    _print_reported(study.report(study.prepare(file, root, changes)), as_json)
+    reported = study.report(study.prepare(file, root, changes))
+    if csv is not None:
+        made_by = " ".join(["ferbal study run", str(file), *(f"--set '{change}'" for change in changes)])
+        files.write_text(csv, f"# {made_by}\n{reported.table.to_csv(index=False)}")
+    _print_reported(reported, as_json)
 
 
 @app.command("list")

@@ -79,11 +79,12 @@ class Combined:
 
 @dataclass(frozen=True, eq=False)
 class Reported:
-    """summary: model, runs, and the mean test scores over all classes, best macro-F1 first."""
+    """summary: model, runs, and the mean test scores over all classes, best macro-F1 first. table: and each class."""
 
     path: Path
     failed: int
     summary: pd.DataFrame
+    table: pd.DataFrame
 
 
 Event = Started | ArmStarted | Trained | RunEnded | Searched | ArmEnded | Combined | Reported

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ferbal.plan import Adjust, Loss, Mix, Plan, Schedule, Stage, Weigh
+from ferbal.plan import Adjust, Fit, Loss, Mix, Plan, Resample, Schedule, Stage, Trained, Weigh
 
 EXTREME = 50.0  # logits of an utterly certain model
 
@@ -50,6 +50,10 @@ def fits_together(plan: Plan) -> None:
             holds(sound, f"{place} has odds {odds.tolist()}; they are finite, not negative, and not all 0")
             empty = [name for name, n, p in zip(plan.classes, plan.counts, odds, strict=True) if p and not n]
             holds(not empty, f"{place} draws {', '.join(empty)}, which has no rows")
+        if stage.shifts is not None:
+            shape, meant = stage.shifts.shape, (plan.head.copies, k)
+            holds(shape == meant, f"{place} has shifts of shape {shape} for {meant[0]} classifiers of {k} classes")
+            holds(bool(np.isfinite(stage.shifts).all()), f"{place} has shifts of {_odd(stage.shifts)}")
 
 
 def labels_stay_true(before: Plan, after: Plan, labels: Int[np.ndarray, " n"]) -> None:
@@ -174,12 +178,37 @@ def _schedule(schedule: Schedule, k: int) -> list[float]:
     return multiples
 
 
+def _resample(resample: Resample, k: int) -> list[Any]:
+    draw = np.random.default_rng(4)
+    labels = np.repeat(np.arange(k), np.geomspace(20, 2, k).round().astype(np.int64))
+    features = draw.normal(0, 1, (len(labels), 4)) + 2 * labels[:, None]
+    found, new = resample(features, labels, 0)
+    holds(found.ndim == 2 and found.shape[1] == 4, f"it gives features of shape {found.shape} for {features.shape}")
+    holds(len(found) == len(new) > 0, f"it gives {len(found)} rows with {len(new)} labels")
+    holds(bool(np.isfinite(found).all()), f"it gives {_odd(found)} in the features")
+    lost = np.setdiff1d(labels, new)
+    holds(set(new.tolist()) <= set(range(k)), f"it gives labels {np.unique(new).tolist()} for {k} classes")
+    holds(len(lost) == 0, f"it leaves no row of class {lost[:1]}")
+    return [found.tolist(), new.tolist()]
+
+
+def _fit(fit: Fit, k: int) -> list[Any]:
+    draw = np.random.default_rng(5)
+    labels = np.arange(40) % k
+    logits = draw.normal(0, 2, (40, k)) + 2 * np.eye(k)[labels]
+    adjust, note = fit(logits, labels, Trained(draw.uniform(0.5, 2, k), draw.normal(0, 1, k)))
+    holds(isinstance(note, str) and len(note.splitlines()) == 1, f"its note {note!r} is not one line")
+    return [_adjust(adjust, k), note]
+
+
 _PROBES: dict[str, Callable[[Any, int], Any]] = {
     "loss": _loss,
     "weigh": _weigh,
     "mix": _mix,
     "adjust": _adjust,
     "schedule": _schedule,
+    "resample": _resample,
+    "fits": _fit,
     "odds": lambda odds, k: [moment.tolist() for moment in _odds(Stage(1, odds=odds))],
 }
 """By the name of the field that holds the function."""
@@ -212,10 +241,9 @@ def _probed(place: str, function: Callable[..., Any], k: int) -> Any:
 
 
 def _odds(stage: Stage) -> list[Float[np.ndarray, " k"]]:
-    """The odds of a stage, or those at its beginning, middle and end."""
-    if callable(stage.odds):
-        return [stage.odds(progress) for progress in (0.0, 0.5, 1.0)]
-    return [] if stage.odds is None else [stage.odds]
+    """The odds of a stage at its beginning, middle and end, if it has any."""
+    moments = (0.0, 0.5, 1.0) if callable(stage.odds) else (0.0,)
+    return [odds for moment in moments if (odds := stage.odds_at(moment)) is not None]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> str:

@@ -34,7 +34,15 @@ Adjust = Callable[["Float[np.ndarray, 'n k']"], "Float[np.ndarray, 'n k']"]
 """Logits -> logits, after training."""
 Weigh = Callable[["Float[Tensor, 'b d']", "Float[Tensor, 'b k']", "Float[Tensor, 'b k']"], "Float[Tensor, ' b']"]
 """(features before the classifier, logits, soft targets) -> a factor for the loss of each row."""
-Scope = Literal["all", "head"]
+Resample = Callable[
+    ["Float[np.ndarray, 'n d']", "Int[np.ndarray, ' n']", int],
+    "tuple[Float[np.ndarray, 'm d'], Int[np.ndarray, ' m']]",
+]
+"""(features of a frozen backbone, labels, seed) -> the same, cleaned or with synthetic rows."""
+Odds = Callable[[float], "Float[np.ndarray, ' k']"]
+"""Progress through a stage, 0..1 -> relative chance of each class to be drawn."""
+Scope = Literal["all", "head", "scales"] | int
+"""Which parameters learn: all, the classifier, its scales alone, or the classifier and the last so many blocks."""
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -82,29 +90,65 @@ class Samples:
 class Head:
     """What the classifier is: `copies` of them side by side, whose logits are averaged when they predict.
 
-    cosine: z_k = scale * cos(features, weight_k), without a bias.
+    cosine: z_k = scale * cos(features, weight_k), without a bias. scaled: each logit has a factor of its own, which
+    learns in stages of scope "scales" alone.
     """
 
     kind: Literal["linear", "cosine"] = "linear"
     copies: Annotated[int, Ge(1)] = 1
     scale: Annotated[float, Gt(0)] = 1.0
+    scaled: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a correction may know of a trained linear classifier: the length of each class's weights, and its bias."""
+
+    norms: Float[np.ndarray, " k"]
+    bias: Float[np.ndarray, " k"]
+
+
+Fit = Callable[["Float[np.ndarray, 'n k']", "Int[np.ndarray, ' n']", "Trained | None"], "tuple[Adjust, str]"]
+"""(logits and labels of the blend rows, the classifier if it is a plain one) -> a correction, and a note about it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A stretch of epochs trained in one way.
 
-    odds: relative chance of each class to be drawn, or None to pass over every row once an epoch.
-    scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics.
+    odds: relative chance of each class to be drawn, now or by progress, or None to pass over every row once an epoch.
+    shifts: added to the logits of each copy of the head before the loss. weigh: a factor for each row's loss.
+    resample: train the head on features of the frozen backbone, changed like this, instead of on images.
+    scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics. fresh_head: begin with a
+    classifier that has learnt nothing.
     """
 
     epochs: int
     loss: Loss = cross_entropy
-    odds: Float[np.ndarray, " k"] | None = None
+    odds: Float[np.ndarray, " k"] | Odds | None = None
     mix: Mix | None = None
+    shifts: Float[np.ndarray, "e k"] | None = None
     weigh: Weigh | None = None
+    resample: Resample | None = None
     scope: Scope = "all"
+    fresh_head: bool = False
     schedule: Schedule = field(default_factory=cosine)
+
+    def __post_init__(self) -> None:
+        if self.resample is not None and self.mix is not None:
+            raise UsageError("images cannot be mixed in a stage that trains on resampled features; leave one out")
+
+    def odds_at(self, progress: float) -> Float[np.ndarray, " k"] | None:
+        """The odds when this share of the stage (0..1) has passed."""
+        return self.odds(progress) if callable(self.odds) else self.odds
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A strategy that evens out the classes. from_prior: by numbers that it worked out from the prior it found."""
+
+    by: str
+    from_prior: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +156,8 @@ class Plan:
     """One training run, before it knows its backbone. Strategies rewrite it; `train.fit` carries it out.
 
     becomes: the class of the plan that each class of the data set is, -1 for one that is left out.
-    corrected: the strategy that has already corrected the prior, which must not change any more.
+    fits: corrections of the logits that are fitted on blend after training, in this order, after `adjust`.
+    corrections: what evens out the classes already. allow_double_correction: whether more than one thing may.
     begins: the epoch, counted from 1, with which the first stage begins.
     """
 
@@ -122,9 +167,11 @@ class Plan:
     stages: tuple[Stage, ...]
     head: Head = Head()
     adjust: Adjust | None = None
+    fits: tuple[Fit, ...] = ()
     seed: int = 0
     notes: tuple[str, ...] = ()
-    corrected: str = ""
+    corrections: tuple[Correction, ...] = ()
+    allow_double_correction: bool = False
     begins: int = 1
 
     @property
@@ -143,8 +190,11 @@ class Plan:
         This is the prior after resampling and odds, which is what prior-based corrections must correct.
         """
         stage = stage or self.stages[-1]
-        share = self.counts.astype(float) if stage.odds is None else stage.odds
-        return share / share.sum()
+        if stage.odds is None:
+            return self.counts / self.counts.sum()
+        moments = (np.arange(stage.epochs) + 0.5) / stage.epochs if callable(stage.odds) else (0.0,)
+        shares = [odds / odds.sum() for moment in moments if (odds := stage.odds_at(moment)) is not None]
+        return np.mean(shares, axis=0)
 
     def index(self, name: str) -> int:
         """The label of a class, or a UsageError that names the nearest class."""
@@ -157,12 +207,22 @@ class Plan:
         return replace(self, notes=(*self.notes, text))
 
     def before_corrections(self, strategy: str) -> None:
-        """Refuse a strategy that would change the prior after another has corrected it."""
-        if self.corrected:
+        """Refuse a strategy that would change the prior after another has worked with it."""
+        if first := next((done.by for done in self.corrections if done.from_prior), ""):
             raise UsageError(
-                f"{strategy} changes the prior that {self.corrected} has corrected already; "
-                f"write {strategy}(...) | {self.corrected}(...)"
+                f"{strategy} changes the prior that {first} has corrected already; "
+                f"write {strategy}(...) | {first}(...)"
             )
+
+    def corrected(self, by: str, *, from_prior: bool = True) -> Plan:
+        """The same plan, in which `by` evens out the classes. UsageError if something else does so already."""
+        if self.corrections and not self.allow_double_correction:
+            first = self.corrections[0].by
+            raise UsageError(
+                f"{by} and {first} both even out the classes: together they would correct twice, and favour the rare "
+                "ones. Leave one of them out, or set allow_double_correction: true in the study file"
+            )
+        return replace(self, corrections=(*self.corrections, Correction(by, from_prior)))
 
     def each_stage(self, change: Callable[[Stage], Stage]) -> Plan:
         """The same plan with every stage changed."""
@@ -191,11 +251,19 @@ def start(
     rows: Int[np.ndarray, " m"] | None = None,
     warmup: float = 0.1,
     seed: int = 0,
+    allow_double_correction: bool = False,
 ) -> Plan:
     """The plain plan: every training row (or those in `rows`) once an epoch, cross-entropy, one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
-    return Plan(classes, np.arange(len(classes)), samples, (Stage(epochs, schedule=cosine(warmup)),), seed=seed)
+    return Plan(
+        classes,
+        np.arange(len(classes)),
+        samples,
+        (Stage(epochs, schedule=cosine(warmup)),),
+        seed=seed,
+        allow_double_correction=allow_double_correction,
+    )
 
 
 def chain(*strategies: Strategy) -> Strategy:
@@ -212,11 +280,20 @@ def split(stage: Stage, after: float) -> tuple[Stage, Stage]:
         raise UsageError(f"a stage of {stage.epochs} epoch cannot be split; give training.epochs at least 2")
     first = min(max(round(stage.epochs * after), 1), stage.epochs - 1)
     cut = first / stage.epochs
-    whole = stage.schedule
-    return (
-        replace(stage, epochs=first, schedule=lambda progress: whole(progress * cut)),
-        replace(stage, epochs=stage.epochs - first, schedule=lambda p: whole(cut + p * (1 - cut))),
-    )
+
+    def part(epochs: int, begin: float, end: float) -> Stage:
+        def place(progress: float) -> float:
+            return begin + progress * (end - begin)
+
+        odds, whole = stage.odds, stage.schedule
+        return replace(
+            stage,
+            epochs=epochs,
+            schedule=lambda progress: whole(place(progress)),
+            odds=(lambda progress: odds(place(progress))) if callable(odds) else odds,
+        )
+
+    return part(first, 0, cut), replace(part(stage.epochs - first, cut, 1), fresh_head=False)
 
 
 @dataclass(frozen=True)

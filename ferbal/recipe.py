@@ -9,6 +9,7 @@ import ast
 import importlib
 import inspect
 from collections.abc import Callable
+from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_type_hints
 
@@ -26,7 +27,7 @@ def parse(text: str) -> Strategy:
 
 
 def canonical(text: str) -> str:
-    """The same recipe in one spelling, so that spaces, quotes and empty brackets make no new run."""
+    """The same recipe in one spelling, so that spaces, quotes and brackets that change nothing make no new run."""
     return ast.unparse(_bare(_tree(text)))
 
 
@@ -108,15 +109,27 @@ def _name(node: ast.expr) -> str | None:
 
 
 def _bare(node: ast.expr) -> ast.expr:
-    """`plain()` as `plain`, at every depth."""
+    """`plain()` as `plain` and `a | (b | c)` as `a | b | c`, at every depth."""
 
     class Bare(ast.NodeTransformer):
         def visit_Call(self, call: ast.Call) -> ast.AST:
             self.generic_visit(call)
             return call if call.args or call.keywords else call.func
 
+        def visit_BinOp(self, chain: ast.BinOp) -> ast.AST:
+            self.generic_visit(chain)
+            one, *others = _links(chain)
+            return reduce(lambda left, right: ast.BinOp(left, ast.BitOr(), right), others, one)
+
     bare: ast.expr = Bare().visit(node)
     return bare
+
+
+def _links(node: ast.expr) -> list[ast.expr]:
+    """What stands between the bars, from left to right."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return [*_links(node.left), *_links(node.right)]
+    return [node]
 
 
 def _imported(path: str) -> Callable[..., Strategy]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from ferbal import __version__, data, metrics, recipe
 from ferbal.errors import RunError
-from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Split, Training, start
+from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Split, Trained, Training, start
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing
 
@@ -33,6 +33,8 @@ class Job:
     training: Training
     twins: data.Twins
     digest: str
+    allow_double_correction: bool = False
+    """Whether a recipe may even out the classes twice. It permits, and changes no result."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -54,7 +56,14 @@ class Job:
         return f"{slug(self.arm.label)}-{slug(self.arm.backbone)}-s{self.seed}-{sha[:8]}"
 
 
-def plan_for(arm: Arm, dataset: Dataset, training: Training, twins: data.Twins, seed: int = 0) -> Plan:
+def plan_for(
+    arm: Arm,
+    dataset: Dataset,
+    training: Training,
+    twins: data.Twins,
+    seed: int = 0,
+    allow_double_correction: bool = False,
+) -> Plan:
     """What an arm will do on a data set. Reads labels and groups, never pixels."""
     plain = start(
         dataset.classes,
@@ -63,6 +72,7 @@ def plan_for(arm: Arm, dataset: Dataset, training: Training, twins: data.Twins, 
         epochs=training.epochs,
         warmup=training.warmup,
         seed=seed,
+        allow_double_correction=allow_double_correction,
     )
     if training.label_smoothing:
         plain = replace(label_smoothing(training.label_smoothing)(plain), notes=plain.notes)
@@ -82,15 +92,17 @@ def execute(
     from ferbal import device as hardware
     from ferbal import train
     from ferbal.augment import View
+    from ferbal.models import heads
     from ferbal.models.build import build
 
-    plan = plan_for(job.arm, dataset, job.training, job.twins, job.seed)
-    kept_classes = [dataset.classes.index(name) for name in plan.classes]
-    select = data.halves(dataset.val).select
+    plan = plan_for(job.arm, dataset, job.training, job.twins, job.seed, job.allow_double_correction)
+    halves = data.halves(dataset.val)
     about = job.settings | {
         "label": job.arm.label,
         "recipe": job.arm.recipe,
         "classes": list(plan.classes),
+        "becomes": plan.becomes.tolist(),
+        "head": asdict(plan.head),
         "counts": plan.counts.tolist(),
         "prior": plan.prior().tolist(),
         "notes": list(plan.notes),
@@ -109,6 +121,7 @@ def execute(
         classes=len(plan.classes),
         channels=dataset.train.images.shape[1],
         seed=job.seed,
+        head=plan.head,
     )
     epochs = train.fit(
         model,
@@ -116,7 +129,7 @@ def execute(
         job.knobs,
         job.training,
         train=dataset.train,
-        watch=_relabelled(dataset.val, select, kept_classes),
+        watch=_relabelled(dataset.val, halves.select, plan.becomes),
         view=view,
         machine=machine,
         resume=resume,
@@ -128,16 +141,19 @@ def execute(
         raise
     model.load_state_dict(weights)
     logits = {}
-    for split in ("val", "test") if keep else ("val",):
-        part: Split = getattr(dataset, split)
+    for name in ("val", "test") if keep else ("val",):
+        part: Split = getattr(dataset, name)
         said = train.predict(model.to(machine.device), part.images, view, machine)
-        logits[split] = _over_all(said if plan.adjust is None else plan.adjust(said), kept_classes, dataset)
-    scored = _scores(logits["val"][select], dataset.val.labels[select], kept_classes)
+        logits[name] = said if plan.adjust is None else plan.adjust(said)
+    logits, fitted = _fitted(plan, logits, dataset.val, halves.blend, heads.trained(model))
+    logits = {name: _over_all(said, plan.becomes) for name, said in logits.items()}
+    scored = _scores(logits["val"][halves.select], dataset.val.labels[halves.select], plan)
     if keep:
         folder.save_weights(weights)
         folder.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
     best = max((row for row in rows if row["stage"] == rows[-1]["stage"]), key=lambda row: row["macro_f1"])
     about |= {
+        "fitted": fitted,
         "epochs": len(rows),
         "best_epoch": best["epoch"],
         "seconds": round(sum(row["seconds"] for row in rows), 2),
@@ -166,23 +182,43 @@ def _recorded(
         yield epoch
 
 
-def _relabelled(split: Split, rows: Int[np.ndarray, " r"], kept: list[int]) -> Split:
-    """These rows, without those of classes that were left out, with labels counted within the kept classes."""
-    new_label = np.full(split.labels.max(initial=0) + max(kept) + 1, -1)
-    new_label[kept] = np.arange(len(kept))
-    rows = rows[new_label[split.labels[rows]] >= 0]
-    return Split(split.images[rows], new_label[split.labels[rows]], split.ids[rows], split.group[rows])
+def _fitted(
+    plan: Plan,
+    logits: dict[str, Float[np.ndarray, "n k"]],
+    val: Split,
+    blend: Int[np.ndarray, " b"],
+    head: Trained | None,
+) -> tuple[dict[str, Float[np.ndarray, "n k"]], list[str]]:
+    """The logits after the corrections that are fitted on blend, one after another, and what each of them found."""
+    found = []
+    label = plan.becomes[val.labels[blend]]
+    for fit in plan.fits:
+        adjust, note = fit(logits["val"][blend[label >= 0]].astype(np.float64), label[label >= 0], head)
+        logits = {name: adjust(said) for name, said in logits.items()}
+        found.append(note)
+    return logits, found
 
 
-def _over_all(logits: Float[np.ndarray, "n k"], kept: list[int], dataset: Dataset) -> Float[np.ndarray, "n k0"]:
-    """Logits with a column for every class of the data set: -inf for those the model does not know."""
-    wide = np.full((len(logits), len(dataset.classes)), -np.inf)
-    wide[:, kept] = logits
+def _relabelled(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarray, " k0"]) -> Split:
+    """These rows, without those of classes that were left out, with labels counted within the plan's classes."""
+    rows = rows[becomes[split.labels[rows]] >= 0]
+    return Split(split.images[rows], becomes[split.labels[rows]], split.ids[rows], split.group[rows])
+
+
+def _over_all(logits: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k0"]) -> Float[np.ndarray, "n k0"]:
+    """Logits with a column for every class of the data set: -inf for those the model does not know.
+
+    Classes that were merged share the probability of the whole evenly.
+    """
+    known = becomes >= 0
+    members = np.bincount(becomes[known])
+    wide = np.full((len(logits), len(becomes)), -np.inf)
+    wide[:, known] = logits[:, becomes[known]] - np.log(members[becomes[known]])
     return wide
 
 
-def _scores(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], kept: list[int]) -> dict[str, float]:
+def _scores(logits: Float[np.ndarray, "n k0"], labels: Int[np.ndarray, " n"], plan: Plan) -> dict[str, float]:
     """Figures over the classes the model knows."""
-    rows = np.isin(labels, kept)
-    matrix = metrics.confusion(labels[rows], logits[rows].argmax(1), logits.shape[1])
+    true, said = plan.becomes[labels], plan.becomes[logits.argmax(1)]
+    matrix = metrics.confusion(true[true >= 0], said[true >= 0], len(plan.classes))
     return metrics.summary(matrix)

@@ -104,6 +104,8 @@ class StudySpec(_Section):
     """Any timm names, or ferbal's own nets."""
     strategies: Annotated[dict[str, str], Field(min_length=1)]
     """Label: recipe, for each strategy to compare."""
+    allow_double_correction: bool = False
+    """Whether a recipe may even out the classes twice, by a draw and by weights, say. Usually that is a mistake."""
     training: Training = Training()
     search: SearchSpec = SearchSpec()
     final: FinalSpec = FinalSpec()

@@ -33,7 +33,10 @@ class Study:
     folder: StudyFolder
 
     def job(self, arm: Arm, knobs: Knobs, seed: int) -> Job:
-        return Job(arm, knobs, seed, self.spec.training, self.spec.data.twins, self.dataset.digest)
+        spec = self.spec
+        return Job(
+            arm, knobs, seed, spec.training, spec.data.twins, self.dataset.digest, spec.allow_double_correction
+        )
 
     @property
     def search_settings(self) -> dict[str, Any]:
@@ -65,7 +68,14 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
         where = places.of(("strategies", arm.label))
         mistakes += _mistakes(
             where,
-            lambda arm=arm: plans.append((arm, plan_for(arm, dataset, settings.training, settings.data.twins))),
+            lambda arm=arm: plans.append(
+                (
+                    arm,
+                    plan_for(
+                        arm, dataset, settings.training, settings.data.twins, 0, settings.allow_double_correction
+                    ),
+                )
+            ),
         )
     if mistakes:
         raise UsageError("\n".join(dict.fromkeys(mistakes)))
@@ -133,7 +143,7 @@ def combine(study: Study) -> Iterator[Combined]:
 
 def report(study: Study) -> Reported:
     """Score the test split and write the page and the table of scores."""
-    from ferbal.report import page, tables
+    from ferbal.report import frames, page, tables
 
     found = tables.collect(
         study.spec,
@@ -146,7 +156,7 @@ def report(study: Study) -> Reported:
     study.folder.save_scores(found.scores)
     study.folder.save("ledger", found.ledger.to_dict("records"))
     files.write_text(study.folder.report, page.render(found))
-    return Reported(study.folder.report, len(found.failed), tables.summary(found))
+    return Reported(study.folder.report, len(found.failed), tables.summary(found), frames.score_table(found))
 
 
 def status(study: Study) -> dict[str, Any]:

@@ -106,7 +106,9 @@ def _plan(classes: tuple[str, ...], counts: Int[np.ndarray, " k"]) -> tuple[Plan
     draw = np.random.default_rng(7)
     labels = draw.permutation(np.repeat(np.arange(len(classes)), 2 * counts))
     rows = np.concatenate([np.flatnonzero(labels == k)[::2] for k in range(len(classes))])
-    return start(classes, labels, epochs=EPOCHS, rows=draw.permutation(rows), seed=5), labels
+    return start(
+        classes, labels, epochs=EPOCHS, rows=draw.permutation(rows), seed=5, allow_double_correction=True
+    ), labels
 
 
 def _made(strategy: Strategy, plan: Plan) -> Any:

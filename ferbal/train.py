@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,13 @@ from torch import Tensor, nn
 
 from ferbal import metrics
 from ferbal.augment import POLICIES, View
+from ferbal.batches import EVALUATION_BATCH, Features, Images, Pixels, frozen_features, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
-from ferbal.plan import Knobs, Plan, Samples, Split, Stage, Training
+from ferbal.models import heads
+from ferbal.plan import Knobs, Plan, Split, Stage, Training
 
 Weights = dict[str, Tensor]
-EVALUATION_BATCH = 512
-RESIDENT_SHARE = 0.4  # of the free memory: a larger training split is read from its memory map batch by batch
 
 
 @dataclass(frozen=True)
@@ -112,26 +111,32 @@ def fit(
     resume: a snapshot of the same run.
     """
     model = model.to(machine.device)
-    ema = ModelEmaV3(model, decay=training.ema, use_warmup=True) if training.ema else None
-    state = _State(model, ema, _optimizer(model, plan.stages[0], knobs, training), _scaler(machine))
+    state = _State(
+        model, _averaged(model, training), _optimizer(model, plan.stages[0], knobs, training), _scaler(machine)
+    )
     scope = plan.stages[0].scope
-    pixels = _Pixels(train.images, machine.device)
-    soft = None if train.votes is None else torch.from_numpy(_soft_targets(train, plan)).to(machine.device)
+    images = Images(train, plan, view, POLICIES[training.augment], machine)
     begins = 0
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
-        if stage.scope != scope:
+        if number and stage.scope in ("head", "scales"):  # what is frozen is what was judged
+            model.load_state_dict(state.judged.state_dict())
+            if stage.fresh_head:
+                _begin_anew(heads.classifier(model), [plan.seed, number])
+            state.ema, state.step = _averaged(model, training), 0
+        if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = _optimizer(model, stage, knobs, training), stage.scope
         if resume and begins < resume["epoch"] <= begins + stage.epochs:
             state.load(resume)
         elif resume and begins + stage.epochs < resume["epoch"]:
             begins += stage.epochs
             continue
+        batches = (
+            images if stage.resample is None else frozen_features(state.judged, images, stage.resample, plan.seed)
+        )
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
-            loss, lr, images = _one_epoch(
-                state, stage, plan, pixels, soft, view, knobs, training, machine, state.epoch - begins
-            )
+            loss, lr, seen = _one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             if not math.isfinite(loss):
                 raise RunError(f"the loss became {loss} in epoch {state.epoch + 1}; try a lower learning rate")
             trained = time.perf_counter() - clock
@@ -151,7 +156,7 @@ def fit(
                 macro_f1=f1,
                 accuracy=metrics.accuracy(matrix),
                 seconds=time.perf_counter() - clock,
-                images_per_s=images / trained,
+                images_per_s=seen / trained,
             )
             yield Epoch(row, state.best, state.save)
         begins += stage.epochs
@@ -173,7 +178,7 @@ def predict(
 ) -> Float[np.ndarray, "n k"]:
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
-    pixels = _Pixels(images, machine.device)
+    pixels = Pixels(images, machine.device)
     said = []
     with machine.autocast():
         for first in range(0, len(images), EVALUATION_BATCH):
@@ -187,36 +192,34 @@ def _one_epoch(
     state: _State,
     stage: Stage,
     plan: Plan,
-    pixels: _Pixels,
-    soft: Tensor | None,
-    view: View,
+    batches: Images | Features,
     knobs: Knobs,
-    training: Training,
     machine: Machine,
     epoch_of_stage: int,
 ) -> tuple[float, float, int]:
-    """Returns the mean loss, the last learning rate and the number of images seen."""
+    """Returns the mean loss, the last learning rate and the number of rows seen."""
     device = machine.device
     order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
-    batches = list(_batches(plan.samples, stage, knobs.batch_size, np.random.default_rng(order_seed), device))
+    odds = stage.odds_at((epoch_of_stage + 0.5) / stage.epochs)
+    rows = torch.from_numpy(order(batches.labels, odds, np.random.default_rng(order_seed))).to(device)
+    size = knobs.batch_size
+    starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
     draw = torch.Generator(device).manual_seed(int(torch_seed))
-    policy = POLICIES[training.augment]
-    state.model.train(stage.scope == "all")  # a frozen backbone must not move its BatchNorm statistics
-    total, lr, seen = torch.zeros((), device=device), 0.0, 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    shifts = None if stage.shifts is None else torch.from_numpy(stage.shifts).float().to(device)
+    _set_modes(state.model, stage)
+    total, lr = torch.zeros((), device=device), 0.0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), batches.watching(state.model):
         torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
-        for number, (source, label, mirror) in enumerate(batches):
-            lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(batches)) / stage.epochs)
+        for number, first in enumerate(starts):
+            lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            images = view.varied(pixels.at(source), mirror, policy, draw)
-            hard = torch.nn.functional.one_hot(label, len(plan.classes)).float()
-            targets = hard if soft is None else soft[source]
+            inputs, targets = batches.take(rows[first : first + size], draw)
             if stage.mix is not None:
-                images, targets = stage.mix(images, targets, draw)
+                inputs, targets = stage.mix(inputs, targets, draw)
             with machine.autocast():
-                logits = state.model(images.contiguous(memory_format=torch.channels_last))
-            loss = stage.loss(logits.float(), targets).mean()
+                logits = batches.answered(state.model, inputs)
+            loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean()
             state.optimizer.zero_grad(set_to_none=True)
             state.scaler.scale(loss).backward()
             state.scaler.step(state.optimizer)
@@ -225,78 +228,65 @@ def _one_epoch(
             if state.ema is not None:
                 state.ema.update(state.model, step=state.step)
             total += loss.detach()
-            seen += len(label)
-    return float(total) / len(batches), lr, seen
+    return float(total) / len(starts), lr, len(starts) * min(size, len(rows))
 
 
-def _batches(
-    samples: Samples, stage: Stage, size: int, draw: np.random.Generator, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One epoch of (source, label, mirror). The rows of an incomplete last batch wait for another epoch's order."""
-    count = len(samples)
-    if stage.odds is None:
-        order = draw.permutation(count)
-    else:
-        per_row = (stage.odds / np.maximum(np.bincount(samples.label, minlength=len(stage.odds)), 1))[samples.label]
-        order = draw.choice(count, size=count, p=per_row / per_row.sum())
-    rows = samples.take(order)
-    columns = [torch.from_numpy(column).to(device) for column in (rows.source, rows.label, rows.mirror)]
-    for first in range(0, max(count - size, 0) + 1, size):
-        source, label, mirror = (column[first : first + size] for column in columns)
-        yield source, label, mirror
-
-
-def _soft_targets(train: Split, plan: Plan) -> Float[np.ndarray, "n k"]:
-    """The votes on each training row over the plan's classes; its label, where all were for classes left out."""
-    assert train.votes is not None
-    kept = plan.becomes >= 0
-    votes = np.zeros((len(train), len(plan.classes)))
-    np.add.at(votes.T, plan.becomes[kept], train.votes.T[kept])
-    alone = votes.sum(1) == 0
-    votes[alone, np.maximum(plan.becomes[train.labels[alone]], 0)] = 1
-    return (votes / votes.sum(1, keepdims=True)).astype(np.float32)
-
-
-class _Pixels:
-    """The images of a split: wholly on the device where they fit, else fetched from the memory map."""
-
-    def __init__(self, images: UInt8[np.ndarray, "n c h w"], device: torch.device) -> None:
-        self.images, self.device = images, device
-        fits = images.nbytes <= RESIDENT_SHARE * _free_memory(device)
-        self.resident = torch.tensor(np.asarray(images), device=device) if fits else None
-
-    def at(self, rows: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        if self.resident is not None:
-            return self.resident[rows]
-        return torch.from_numpy(self.images[rows.cpu().numpy()]).to(self.device)
-
-
-def _free_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable"))
-        return float(available.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 4e9
+def _loss_of_rows(
+    stage: Stage, shifts: Tensor | None, logits: Tensor, targets: Tensor, batches: Images | Features
+) -> Tensor:
+    """The loss of each row; of several classifiers, each with its shift, their mean."""
+    each = logits.unsqueeze(1) if logits.ndim == 2 else logits
+    if shifts is not None:
+        each = each + shifts
+    loss = torch.stack([stage.loss(each[:, copy], targets) for copy in range(each.shape[1])]).mean(0)
+    if stage.weigh is not None:
+        loss = loss * stage.weigh(batches.features.float(), each.mean(1), targets)
+    return loss
 
 
 def _optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) -> torch.optim.Optimizer:
     """Over the parameters that the stage trains; timm leaves biases and norms without weight decay."""
-    head = {id(p) for p in _classifier(model).parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(stage.scope == "all" or id(parameter) in head)
+    learning = _learning(model, stage)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in learning)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         model, opt=training.optimizer, lr=knobs.lr, weight_decay=training.weight_decay, momentum=0.9
     )
     return optimizer
 
 
-def _classifier(model: Any) -> nn.Module:
-    """The head of a timm model; some models have several and give a tuple."""
-    head = model.get_classifier()
-    return nn.ModuleList(head) if isinstance(head, tuple) else head
+def _learning(model: nn.Module, stage: Stage) -> set[str]:
+    """Names of the parameters that learn in a stage. The factors of the logits learn in a stage of their own."""
+    named = dict(model.named_parameters())
+    scales = {name for name, value in named.items() if value is getattr(heads.classifier(model), "scales", None)}
+    if stage.scope == "scales":
+        return scales
+    if stage.scope == "all":
+        return set(named) - scales
+    return (heads.own_parameters(model) if stage.scope == "head" else heads.last_blocks(model, stage.scope)) - scales
+
+
+def _set_modes(model: nn.Module, stage: Stage) -> None:
+    """Training mode for what learns. What is frozen must not move its BatchNorm statistics."""
+    model.train(stage.scope == "all")
+    if stage.scope != "all":
+        for module in model.modules():
+            if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+                module.train()
+
+
+def _begin_anew(head: nn.Module, seed: list[int]) -> None:
+    """Forget what a classifier has learnt."""
+    devices = {parameter.device for parameter in head.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        for module in head.modules():
+            if isinstance(module, nn.Linear | heads.Classifier):
+                module.reset_parameters()
+
+
+def _averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:
+    return ModelEmaV3(model, decay=training.ema, use_warmup=True) if training.ema else None
 
 
 def _scaler(machine: Machine) -> torch.amp.GradScaler:

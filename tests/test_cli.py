@@ -196,8 +196,14 @@ def test_run_status_and_report_agree(root: Path, say: Callable[..., Said]) -> No
     after = say("study", "status", "studies/tiny.yaml", "--set", "final.seeds=1")
     assert "plain · facevgg_small        1/1         1/1" in after.out
     (root / "reports" / "tiny.html").unlink()
-    again = say("study", "report", "studies/tiny.yaml", "--set", "final.seeds=1", "--json")
+    table = root / "reports" / "tiny.csv"
+    again = say("study", "report", "studies/tiny.yaml", "--set", "final.seeds=1", "--json", "--csv", table)
     assert json.loads(again.out)["models"] == models
+    made_by, header, *rows = table.read_text().splitlines()
+    assert made_by == "# ferbal study run studies/tiny.yaml --set 'final.seeds=1'"
+    assert header.startswith("model,strategy,backbone,seeds,macro_f1,macro_f1_sd")
+    assert header.endswith("f1 left,f1 right,f1 rare")
+    assert len(rows) == 4
     assert (root / "reports" / "tiny.html").exists()
 
 

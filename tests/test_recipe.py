@@ -43,7 +43,8 @@ SAME = [
     ("focal(gamma=2)", "focal( gamma = 2 )", "\n focal(gamma=2)\n", "(focal)(gamma=2)"),
     ("drop('some') | focal", 'drop("some")|focal()', "(drop('some') | focal)", "drop('so' 'me') | focal"),
     ("deferred(weighted, after=0.5)", "deferred(weighted(), after=0.50)", "deferred(weighted,after=5e-1)"),
-    ("plain | focal | mirror", "(plain | focal) | mirror()", "plain() | focal | mirror"),
+    ("plain | focal | mirror", "(plain | focal) | mirror()", "plain() | focal | mirror", "plain | (focal | mirror)"),
+    ("deferred(focal | mixup | weighted)", "deferred(focal | (mixup | weighted()))"),
 ]
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from ferbal import files, metrics, study
+from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
 from ferbal.store import RunFolder
 
@@ -221,6 +222,27 @@ def test_an_arm_that_drops_a_class_is_scored_on_all_and_on_the_kept(root: Path) 
     assert over["kept"] > over["all"]
     stack = scores.query("model == 'stack' and metric == 'accuracy' and split == 'test' and over == 'all'")
     assert np.isfinite(stack["value"].astype(float)).all()
+
+
+def test_a_correction_fitted_on_blend_is_told_by_the_run_and_the_ledger(root: Path) -> None:
+    changes = ("strategies={fitted: 'logit_adjust(tau=None) | class_offsets'}", "final.seeds=1", "search.trials=1")
+    run(root, *changes, "report.baseline=fitted")
+    (path,) = (root / "studies" / "tiny" / "runs").glob("*/run.json")
+    logit, offsets = json.loads(path.read_text())["fitted"]
+    assert logit.startswith("logit_adjust: tau ")
+    assert offsets.startswith("class_offsets: +0.00, ")
+    ledger = json.loads((root / "studies" / "tiny" / "ledger.json").read_text())
+    expected = {"what": "corrections of fitted", "fitted_on": "blend half of validation", "selected_on": "nothing"}
+    assert expected in ledger
+
+
+def test_two_corrections_are_refused_before_anything_trains_unless_the_study_allows_them(root: Path) -> None:
+    file = root / "studies" / "tiny.yaml"
+    twice = "strategies={plain: plain, twice: balanced_draw | weighted}"
+    with pytest.raises(UsageError, match=r"tiny.yaml:\d+: .*both even out the classes"):
+        study.prepare(file, root, [twice])
+    allowed = study.prepare(file, root, [twice, "allow_double_correction=true"])
+    assert [done.by for done in allowed.plans[1][1].corrections] == ["balanced_draw", "weighted"]
 
 
 def test_ensembles_are_fitted_on_blend_and_made_again_only_when_members_change(finished: Path) -> None:

@@ -128,6 +128,10 @@ def shortens_a_column(plan: Plan) -> Plan:
     return replace(plan, samples=samples).noted("shortens: mirror")
 
 
+def fitted(fit: Callable[..., Any]) -> Strategy:
+    return lambda plan: replace(plan, fits=(*plan.fits, fit)).noted("fitted: later")
+
+
 # What is told; ... stands for anything.
 BROKEN: dict[str, tuple[Strategy, str]] = {
     "gives nothing": (lambda plan: None, "it gives None, which is no Plan"),  # type: ignore[dict-item,return-value]
@@ -255,6 +259,40 @@ BROKEN: dict[str, tuple[Strategy, str]] = {
     "a schedule below 0": (
         staged(schedule=lambda progress: -progress),
         "stages[0].schedule: it multiplies the learning rate by [0, -0.05",
+    ),
+    "shifts for another head": (
+        staged(shifts=np.zeros((2, 7))),
+        "stages[0] has shifts of shape (2, 7) for 1 classifiers of 7 classes",
+    ),
+    "shifts without end": (staged(shifts=np.full((1, 7), np.inf)), "stages[0] has shifts of inf"),
+    "odds that go wrong later": (staged(odds=lambda t: np.full(7, 0.4 - t)), "stages[0] has odds [-0.09"),
+    "features of another shape": (
+        staged(resample=lambda x, y, seed: (x[:, :2], y)),
+        "stages[0].resample: it gives features of shape (58, 2) for (58, 4)",
+    ),
+    "features without labels": (
+        staged(resample=lambda x, y, seed: (x, y[1:])),
+        "stages[0].resample: it gives 58 rows with 57 labels",
+    ),
+    "features that are no numbers": (
+        staged(resample=lambda x, y, seed: (x * np.nan, y)),
+        "stages[0].resample: it gives nan in the features",
+    ),
+    "labels of no class": (
+        staged(resample=lambda x, y, seed: (x, y + 1)),
+        "stages[0].resample: it gives labels [1, 2, 3, 4, 5, 6, 7] for 7 classes",
+    ),
+    "a class without features": (
+        staged(resample=lambda x, y, seed: (x[y > 0], y[y > 0])),
+        "stages[0].resample: it leaves no row of class [0]",
+    ),
+    "a fit of another shape": (
+        fitted(lambda z, y, head: ((lambda logits: logits[:1]), "one")),
+        "fits[0]: it gives shape (1, 7) for logits of (6, 7)",
+    ),
+    "a fit that says nothing": (
+        fitted(lambda z, y, head: ((lambda logits: logits), "")),
+        "fits[0]: its note '' is not one line",
     ),
     "logits that are cut": (
         lambda plan: replace(plan, adjust=lambda z: z[:, 1:]).noted("cut"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ferbal import data, recipe, train
+from ferbal import batches, data, recipe, train
 from ferbal.augment import View
 from ferbal.device import Machine
 from ferbal.errors import RunError
@@ -38,9 +38,15 @@ def run(dataset: Dataset) -> Callable[..., tuple[list[train.Epoch], train.Weight
         change: Callable[[Plan], Plan] = lambda plan: plan,
         **options: Any,
     ) -> tuple[list[train.Epoch], train.Weights]:
-        plan = start(dataset.classes, dataset.train.labels, epochs=training.epochs, seed=seed)
+        plan = start(
+            dataset.classes,
+            dataset.train.labels,
+            epochs=training.epochs,
+            seed=seed,
+            allow_double_correction=True,
+        )
         plan = change(recipe.parse(text)(plan))
-        model = build("facevgg_small", training, classes=len(plan.classes), channels=1, seed=seed)
+        model = build("facevgg_small", training, classes=len(plan.classes), channels=1, seed=seed, head=plan.head)
         view = View(16, dataset.mean, dataset.std)
         fit = train.fit(
             model,
@@ -72,19 +78,33 @@ def test_same_seed_gives_the_same_bits_and_another_seed_others(run: Callable[...
     assert not same(run(seed=1)[1], run(seed=2)[1])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("text", ["plain", "deferred(balanced_draw(0.5) | weighted(beta=0.9), after=0.5)"])
+RESUMED = [
+    "plain",
+    "deferred(balanced_draw(0.5) | weighted(beta=0.9), after=0.5)",
+    "retrain_head(epochs=2)",
+    "retrain_head(smote, epochs=2)",
+    "learn_scales(epochs=2)",
+    "probe_then_finetune(probe_epochs=2, blocks=1)",
+    "experts | mixup",
+    "ldam | deferred(weighted(beta=0.9) | influence_balanced, after=0.5)",
+    "progressive_draw | cutmix",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "optimizer"), [(text, "adamw") for text in RESUMED] + [(text, "sgd") for text in RESUMED[:3]]
+)
 def test_a_run_resumed_after_any_epoch_ends_with_the_same_weights(
     run: Callable[..., Any], tmp_path: Path, text: str, optimizer: str
 ) -> None:
     training = replace(TRAINING, optimizer=optimizer)
     undisturbed, weights = run(text, training)
-    for stop in range(1, training.epochs):
+    for stop in range(1, len(undisturbed)):
         # Snapshots share memory with the model, so each is written while its epoch is the current one.
         path = tmp_path / f"{stop}.ckpt"
         _write_snapshot(run, text, training, stop, path)
         resumed, again = run(text, training, resume=torch.load(path, weights_only=True))
-        assert [e.row.epoch for e in resumed] == list(range(stop + 1, training.epochs + 1))
+        assert [e.row.epoch for e in resumed] == list(range(stop + 1, len(undisturbed) + 1))
         assert [e.row.macro_f1 for e in resumed] == [e.row.macro_f1 for e in undisturbed[stop:]]
         assert same(again, weights)
 
@@ -155,32 +175,47 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_epoch_named(run: Callab
 def test_odds_decide_how_often_a_class_is_drawn(dataset: Dataset) -> None:
     plan = recipe.parse("balanced_draw")(start(dataset.classes, dataset.train.labels, epochs=1))
     draw = np.random.default_rng(0)
-    labels = [
-        batch[1]
-        for _ in range(40)
-        for batch in train._batches(plan.samples, plan.stages[0], 16, draw, torch.device("cpu"))
-    ]
-    share = np.bincount(torch.cat(labels).numpy()) / sum(map(len, labels))
-    assert share == pytest.approx([1 / 3] * 3, abs=0.03)
+    labels = plan.samples.label
+    drawn = np.concatenate([labels[batches.order(labels, plan.stages[0].odds_at(0.5), draw)] for _ in range(40)])
+    assert np.bincount(drawn) / len(drawn) == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
-def test_without_odds_an_epoch_passes_every_row_at_most_once(dataset: Dataset) -> None:
-    plan = start(dataset.classes, dataset.train.labels, epochs=1)
-    batches = list(train._batches(plan.samples, plan.stages[0], 20, np.random.default_rng(0), torch.device("cpu")))
-    rows = torch.cat([source for source, _, _ in batches]).tolist()
-    assert len(rows) == len(set(rows)) == 80
-    assert all(len(label) == 20 for _, label, _ in batches)
+def test_without_odds_an_epoch_passes_every_row_once(dataset: Dataset) -> None:
+    rows = batches.order(dataset.train.labels, None, np.random.default_rng(0))
+    assert sorted(rows) == list(range(96))
 
 
-def test_rows_fewer_than_a_batch_make_one_batch(dataset: Dataset) -> None:
-    plan = start(dataset.classes, dataset.train.labels, epochs=1)
-    batches = list(train._batches(plan.samples, plan.stages[0], 500, np.random.default_rng(0), torch.device("cpu")))
-    assert [len(label) for _, label, _ in batches] == [96]
+def test_rows_fewer_than_a_batch_make_one_batch(run: Callable[..., Any]) -> None:
+    epochs, _ = run(knobs=replace(KNOBS, batch_size=500))
+    assert all(np.isfinite(epoch.row.loss) and epoch.row.images_per_s > 0 for epoch in epochs)
 
 
 def test_images_from_a_memory_map_train_the_same_weights(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resident = run()[1]
-    monkeypatch.setattr(train, "RESIDENT_SHARE", 0.0)
+    monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
     assert same(run()[1], resident)
+
+
+def test_a_fresh_head_forgets_and_the_frozen_rest_stays(run: Callable[..., Any]) -> None:
+    before = run("plain")[1]
+    after = run("retrain_head(epochs=2)")[1]
+    frozen = [name for name in before if name.startswith("features.")]
+    assert frozen
+    kept = run("retrain_head(epochs=1)")[1]
+    assert all(torch.equal(after[name], kept[name]) for name in frozen)  # BatchNorm statistics among them
+    assert not torch.equal(after["fc.weight"], before["fc.weight"])
+
+
+def test_influence_sees_the_features_before_the_classifier(run: Callable[..., Any]) -> None:
+    seen = []
+
+    def look(features: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append((features.shape, logits.shape, targets.shape))
+        return torch.ones(len(features))
+
+    weights = run(change=lambda plan: plan.each_stage(lambda stage: replace(stage, weigh=look)))[1]
+    assert set(seen) == {((16, 128), (16, 3), (16, 3))}
+    plain = run()[1]
+    assert all(torch.equal(weights[name], plain[name]) for name in plain)  # a factor of 1 changes nothing

@@ -23,7 +23,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["
 
 def plan_of(counts: np.ndarray = COUNTS, epochs: int = 4) -> Plan:
     labels = np.repeat(np.arange(len(counts)), counts)
-    return start(tuple(f"class {k}" for k in range(len(counts))), labels, epochs=epochs)
+    return start(tuple(f"class {k}" for k in range(len(counts))), labels, epochs=epochs, allow_double_correction=True)
 
 
 def loss_of(strategy: Strategy, counts: np.ndarray = COUNTS) -> Loss:

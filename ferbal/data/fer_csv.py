@@ -66,10 +66,27 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
     code, bad_usage = _known(
         faces.usage, {name: k for k, name in enumerate(SPLIT_OF)}, "Usage", f"known are {', '.join(SPLIT_OF)}"
     )
-    wrong = {**(bad_usage if divided else {}), **bad_labels, **dict(faces.bad)}
-    problems = Problems(str(path), tuple((f"row {row + 1}", wrong[row]) for row in sorted(wrong)), "rows", len(label))
-    skipped = problems.left_out(skip_bad)
     split = np.array([*SPLIT_OF.values(), ""])[code if divided else np.full(len(label), -1)]
+    return _table(path, faces, label, split, {**(bad_usage if divided else {}), **bad_labels}, skip_bad)
+
+
+def unlabelled(path: Path, *, skip_bad: bool = False) -> Table:
+    """The rows of a file without labels, such as the competition's test.csv."""
+    faces = parse(path)
+    count = len(faces.emotion)
+    return _table(path, faces, np.full(count, -1), np.full(count, UNLABELLED), {}, skip_bad)
+
+
+def _table(
+    path: Path,
+    faces: Faces,
+    label: Int[np.ndarray, " n"],
+    split: np.ndarray,
+    bad_columns: dict[int, str],
+    skip_bad: bool,
+) -> Table:
+    wrong = {**bad_columns, **dict(faces.bad)}
+    problems = Problems(str(path), tuple((f"row {row + 1}", wrong[row]) for row in sorted(wrong)), "rows", len(label))
     table = Table(
         images=faces.images,
         label=label,
@@ -78,29 +95,9 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
         classes=FER2013,
         reader="fer_csv",
         source=path.name,
-        skipped=skipped,
-    )
-    return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table
-
-
-def unlabelled(path: Path, *, skip_bad: bool = False) -> Table:
-    """The rows of a file without labels, such as the competition's test.csv."""
-    faces = parse(path)
-    problems = Problems(
-        str(path), tuple((f"row {row + 1}", what) for row, what in faces.bad), "rows", len(faces.emotion)
-    )
-    count = len(faces.emotion)
-    table = Table(
-        images=faces.images,
-        label=np.full(count, -1),
-        split=np.full(count, UNLABELLED),
-        id=np.arange(count).astype(str),
-        classes=FER2013,
-        reader="fer_csv",
-        source=path.name,
         skipped=problems.left_out(skip_bad),
     )
-    return table.take(np.setdiff1d(np.arange(count), [row for row, _ in faces.bad])) if faces.bad else table
+    return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table
 
 
 def header(path: Path) -> tuple[str, ...]:

@@ -11,12 +11,15 @@ from torch import nn
 
 from ferbal import models
 from ferbal.errors import UsageError
+from ferbal.models import heads
 from ferbal.models import nets as _nets  # noqa: F401  registers ferbal's own nets with timm
-from ferbal.plan import Training
+from ferbal.plan import Head, Training
 
 
-def build(backbone: str, training: Training, *, classes: int, channels: int, seed: int) -> nn.Module:
-    """A model that maps float images [B, channels, size, size] to logits [B, classes].
+def build(
+    backbone: str, training: Training, *, classes: int, channels: int, seed: int, head: Head = Head()
+) -> nn.Module:
+    """A model that maps float images [B, channels, size, size] to logits [B, classes], evaluated.
 
     The initial weights depend on the seed alone. Raises UsageError where timm has no such model or weights, or
     the model cannot take images of this size.
@@ -32,6 +35,7 @@ def build(backbone: str, training: Training, *, classes: int, channels: int, see
             model = timm.create_model(backbone, pretrained=training.pretrained, **settings)
         except Exception as error:  # timm raises as many kinds as it has models and download paths
             raise UsageError(f"backbone {backbone}: {type(error).__name__}: {_first_line(error)}") from error
+        heads.attach(model, head, backbone)
     _try_out(model, backbone, channels, size)
     return model.to(memory_format=torch.channels_last)
 

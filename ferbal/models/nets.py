@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from timm.models import register_model
 from torch import Tensor, nn
+
+LAYERS = 7  # of a pair of convolutions, each with its norm and ReLU, and the pooling
 
 
 class FaceVGG(nn.Module):
@@ -40,6 +42,10 @@ class FaceVGG(nn.Module):
     def get_classifier(self) -> nn.Module:
         return self.fc
 
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """The block of each parameter, for timm: a pair of convolutions is one, the classifier comes last."""
+        return lambda name: int(name.split(".")[1]) // LAYERS if name.startswith("features.") else 99
+
     def reset_classifier(self, num_classes: int) -> None:
         self.num_classes = num_classes
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
@@ -52,7 +58,7 @@ class FaceVGG(nn.Module):
         pooled: Tensor = self.drop(features.mean((2, 3)))
         return pooled if pre_logits else torch.as_tensor(self.fc(pooled))
 
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b *e k"]:
         return self.forward_head(self.forward_features(images))
 
 

@@ -66,6 +66,14 @@ def leaderboard(tables: Tables) -> pd.DataFrame:
     return board.sort_values("macro_f1", ascending=False, kind="stable").reset_index()
 
 
+def score_table(tables: Tables) -> pd.DataFrame:
+    """The leaderboard with the F1 of every class (`f1 <class>`, mean over seeds), for people's own tables."""
+    board = leaderboard(tables).drop(columns=["kind", "rare_f1", "rare_f1_sd"])
+    for name in classes(tables):
+        board[f"f1 {name}"] = board["model"].map(_over_seeds(tables.scores, "f1", name)["mean"])
+    return board.round(4)
+
+
 def seed_scores(tables: Tables) -> pd.DataFrame:
     """Test macro-F1 of every seed: model, kind, strategy, seed, over ("all" | "kept"), macro_f1.
 

@@ -135,12 +135,15 @@ class _Scored:
     def add(self, run: RunFolder, *, model: str, kind: str, **who: Any) -> None:
         classes = self.dataset.classes
         known = run.about.get("classes", list(classes))
-        kept = np.array([classes.index(name) for name in known])
+        becomes = np.array(run.about.get("becomes", range(len(classes))))
+        own = (becomes[:, None] == np.arange(len(known))).astype(
+            np.int64
+        )  # classes of the data -> those of the model
         for part, (split, rows) in self.parts.items():
             labelled = getattr(self.dataset, split)
             logits = run.logits(split, labelled.ids)[rows]
             everything = metrics.confusion(labelled.labels[rows], logits.argmax(1), len(classes))
-            for over, matrix in (("all", everything), ("kept", everything[np.ix_(kept, kept)])):
+            for over, matrix in (("all", everything), ("kept", own.T @ everything @ own)):
                 names = classes if over == "all" else known
                 for scores in _scores(matrix, names):
                     self.scores.append({"model": model, "kind": kind, **who, "split": part, "over": over, **scores})
@@ -226,6 +229,8 @@ def _ledger(
             "fitted_on": "train",
             "selected_on": "select half of validation",
         }
+    for label in dict.fromkeys(arm.label for arm, _, run in done if run.about.get("fitted")):
+        yield {"what": f"corrections of {label}", "fitted_on": "blend half of validation", "selected_on": "nothing"}
     for name, _ in ensembles:
         fitted = "nothing" if name == "average" else "blend half of validation"
         yield {"what": f"ensemble {name}", "fitted_on": fitted, "selected_on": "nothing"}

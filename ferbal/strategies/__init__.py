@@ -1,7 +1,7 @@
 """The catalogue: every strategy ferbal ships, by name.
 
-A strategy is a function that returns a function `Plan -> Plan`. To add one, write it in the module of what it
-changes (`rows`, `losses`, `margins`, `mixing`, `stages`, `logits`) and name it in that module's `__all__`.
+A strategy is a function that returns a function `Plan -> Plan`. To add one, write it in the module of what it changes
+(`rows`, `losses`, `margins`, `mixing`, `stages`, `features`, `logits`) and name it in that module's `__all__`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ferbal.plan import Strategy
-from ferbal.strategies import logits, losses, margins, mixing, rows, stages
+from ferbal.strategies import features, logits, losses, margins, mixing, rows, stages
 
 CATALOGUE: dict[str, Callable[..., Strategy]] = {
     name: getattr(module, name)
-    for module in (rows, losses, margins, mixing, stages, logits)
+    for module in (rows, losses, margins, mixing, stages, features, logits)
     for name in module.__all__
 }

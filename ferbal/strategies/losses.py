@@ -52,7 +52,7 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         told = by_class(plan, weights(plan, plan.stages[-1]))
         weighed = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage))))
-        return replace(weighed, corrected="weighted").noted(f"weighted: {told}")
+        return weighed.corrected("weighted").noted(f"weighted: {told}")
 
     return apply
 

@@ -128,7 +128,7 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         share = shares(plan, plan.stages[-1])
         told = by_class(plan, np.exp(mitigation(share)[share.argmax()]))
-        moved = replace(_moving(plan, move_of), corrected="seesaw")
+        moved = _moving(plan, move_of).corrected("seesaw")
         return moved.noted(f"seesaw: rows of {plan.classes[share.argmax()]} push {told}; q {q:g}")
 
     return apply
@@ -150,7 +150,7 @@ def _scaled_and_shifted(name: str, gamma: float, tau: float) -> Strategy:
         shifts = by_class(plan, tau * np.log(share), "+.2f")
         scales = by_class(plan, scale(share))
         told = shifts if not gamma else f"times {scales}" if not tau else f"times {scales}; plus {shifts}"
-        return replace(_moving(plan, move_of), corrected=name).noted(f"{name}: {told}")
+        return _moving(plan, move_of).corrected(name).noted(f"{name}: {told}")
 
     return apply
 

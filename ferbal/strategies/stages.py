@@ -1,13 +1,17 @@
-"""Strategies that change when a strategy acts."""
+"""Strategies that change what trains, and when."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from ferbal.errors import UsageError
-from ferbal.plan import Plan, Strategy, split
+import numpy as np
 
-__all__ = ["deferred"]
+from ferbal.errors import UsageError
+from ferbal.plan import Plan, Scope, Stage, Strategy, split
+from ferbal.strategies.rows import balanced_draw
+
+__all__ = ["deferred", "experts", "learn_scales", "probe_then_finetune", "retrain_head"]
 
 
 def deferred(inner: Strategy, after: float = 0.8) -> Strategy:
@@ -15,27 +19,146 @@ def deferred(inner: Strategy, after: float = 0.8) -> Strategy:
 
     after: share of the last stage's epochs that pass first, 0..1. Only what a stage holds can wait: losses,
     odds and mixing, but not rows, classes or corrections of the logits.
+
+    Formula: the plain loss up to epoch after * T, that of `inner` from then on
+    Example: deferred(weighted(beta=0.999), after=0.8)
     """
     if not 0 < after < 1:
         raise UsageError(f"deferred: after must be between 0 and 1 but got {after}")
-    if not callable(inner):
-        raise UsageError(f"deferred: expected a strategy such as weighted(beta=0.999) but got {inner!r}")
+    _check_inner("deferred", inner)
 
     def apply(plan: Plan) -> Plan:
         first, tail = split(plan.stages[-1], after)
         begins = plan.begins + plan.epochs - tail.epochs
         late = inner(replace(plan, stages=(tail,), notes=(), begins=begins))
-        if (late.samples, late.classes, late.adjust) != (plan.samples, plan.classes, plan.adjust):
-            raise UsageError(
-                "deferred: only losses, odds and mixing can wait for a later stage; put strategies that change "
-                "rows, classes or logits outside of deferred(...)"
-            )
-        told = (note if note.startswith("from epoch") else f"from epoch {begins}: {note}" for note in late.notes)
+        _only_stages("deferred", plan, late)
         return replace(
             late,
             stages=(*plan.stages[:-1], first, *late.stages),
-            notes=(*plan.notes, *told),
+            notes=(*plan.notes, *_told(late, begins)),
             begins=plan.begins,
         )
 
     return apply
+
+
+def retrain_head(inner: Strategy | None = None, epochs: int = 10) -> Strategy:
+    """Then freeze the backbone and train a fresh classifier, on a class-balanced draw (cRT: Kang et al. 2020).
+
+    arXiv:1910.09217. inner: what is done in that stage instead of balanced_draw: another draw, a loss, or a
+    resampling of the features such as smote. Early stopping and the choice of the best epoch concern this stage.
+
+    Formula: min over W of the loss of W . f(x), f as the stages before have left it
+    Example: retrain_head(balanced_draw, epochs=10)
+    """
+    if epochs < 1:
+        raise UsageError(f"retrain_head: epochs must be at least 1 but got {epochs}")
+    return _appended("retrain_head", inner, epochs, scope="head")
+
+
+def learn_scales(inner: Strategy | None = None, epochs: int = 5) -> Strategy:
+    """Then freeze everything and learn one factor for each logit, on a class-balanced draw (LWS: Kang et al. 2020).
+
+    arXiv:1910.09217. inner: what is done in that stage instead of balanced_draw.
+
+    Formula: s_k * (w_k . x + b_k), only s learns
+    Example: learn_scales(epochs=5)
+    """
+    if epochs < 1:
+        raise UsageError(f"learn_scales: epochs must be at least 1 but got {epochs}")
+    return _appended("learn_scales", inner, epochs, scope="scales")
+
+
+def probe_then_finetune(probe_epochs: int = 3, blocks: int | None = None) -> Strategy:
+    """Train the new classifier on the frozen backbone first, then all or the last blocks (Kumar et al. 2022).
+
+    arXiv:2202.10054: fine-tuning at once distorts pretrained features. blocks: how many of the backbone's last
+    blocks learn with the classifier afterwards; None means all. For `training.pretrained: true`.
+
+    Formula: scope head for probe_epochs, then scope all or the last blocks
+    Example: probe_then_finetune(probe_epochs=3, blocks=2)
+    """
+    if probe_epochs < 1:
+        raise UsageError(f"probe_then_finetune: probe_epochs must be at least 1 but got {probe_epochs}")
+    if blocks is not None and blocks < 1:
+        raise UsageError(f"probe_then_finetune: blocks must be at least 1, or None for all, but got {blocks}")
+    scope: Scope = "all" if blocks is None else blocks
+
+    def apply(plan: Plan) -> Plan:
+        probe = replace(plan.stages[0], epochs=probe_epochs, scope="head")
+        later = tuple(replace(stage, scope=scope) if stage.scope == "all" else stage for stage in plan.stages)
+        what = "everything" if blocks is None else f"the last {blocks} blocks"
+        told = f"probe_then_finetune: {probe_epochs} epochs of the classifier alone, then {what}"
+        return replace(plan, stages=(probe, *later)).noted(told)
+
+    return apply
+
+
+def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
+    """Train one classifier for each tau, each for another prior; their mean logits decide (Aimar et al. 2023).
+
+    Balanced product of experts, arXiv:2206.05260. tau 0 learns the prior of the data, 1 the balanced one, 2 its
+    opposite; with a mean of 1 the whole is balanced. The paper trains with mixup.
+
+    Formula: mean over e of CE(z_e + tau_e * log pi)
+    Example: experts(taus=(0, 1, 2))
+    """
+    taus = tuple(float(tau) for tau in taus)
+    if len(taus) < 2 or not all(np.isfinite(tau) for tau in taus):
+        raise UsageError(f"experts: taus are at least two numbers but got {taus}")
+
+    def apply(plan: Plan) -> Plan:
+        if plan.head.copies > 1:
+            raise UsageError("experts: there are several classifiers already; name experts once")
+
+        def shifted(stage: Stage) -> Stage:
+            prior = plan.prior(stage)
+            log_prior = np.log(np.where(prior > 0, prior, prior.max()))
+            return replace(stage, shifts=np.array(taus)[:, None] * log_prior)
+
+        told = f"experts: {len(taus)} classifiers, tau {', '.join(f'{tau:g}' for tau in taus)}"
+        head = replace(plan.head, copies=len(taus))
+        return replace(plan.each_stage(shifted), head=head).corrected("experts").noted(told)
+
+    return apply
+
+
+def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> Strategy:
+    """A stage at the end in which the backbone is frozen."""
+    within = balanced_draw() if inner is None else inner
+    _check_inner(name, within)
+
+    def apply(plan: Plan) -> Plan:
+        begins = plan.begins + plan.epochs
+        stage = Stage(epochs, scope=scope, fresh_head=scope == "head", shifts=plan.stages[-1].shifts)
+        # what evened out the classes before acted on stages of their own
+        late = within(replace(plan, stages=(stage,), notes=(), begins=begins, corrections=()))
+        _only_stages(name, plan, late)
+        head = late.head if scope == "head" else replace(late.head, scaled=True)
+        return replace(
+            late,
+            stages=(*plan.stages, *late.stages),
+            notes=(*plan.notes, f"from epoch {begins}: {name}: {epochs} epochs", *_told(late, begins)),
+            begins=plan.begins,
+            head=head,
+            corrections=(*late.corrections, *plan.corrections),
+        )
+
+    return apply
+
+
+def _told(late: Plan, begins: int) -> tuple[str, ...]:
+    return tuple(note if note.startswith("from epoch") else f"from epoch {begins}: {note}" for note in late.notes)
+
+
+def _check_inner(name: str, inner: Strategy) -> None:
+    if not callable(inner):
+        raise UsageError(f"{name}: expected a strategy such as weighted(beta=0.999) but got {inner!r}")
+
+
+def _only_stages(name: str, plan: Plan, late: Plan) -> None:
+    if (late.samples, late.classes, late.adjust, late.fits) != (plan.samples, plan.classes, plan.adjust, plan.fits):
+        raise UsageError(
+            f"{name}: only losses, odds and mixing can wait for a later stage; put strategies that change "
+            f"rows, classes or logits outside of {name}(...)"
+        )

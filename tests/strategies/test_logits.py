@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ferbal import metrics
 from ferbal.errors import UsageError
-from ferbal.plan import Plan, start
+from ferbal.plan import Plan, Trained, start
 from ferbal.recipe import parse
-from ferbal.strategies.logits import logit_adjust
+from ferbal.strategies.logits import best_offsets, class_offsets, logit_adjust, tau_norm
 
 few = settings(max_examples=50, deadline=None)
 
@@ -19,7 +20,7 @@ LOGITS = np.array([[2.0, -1.0, 0.5], [0.3, 0.2, -4.0], [-6.0, 3.0, 8.0]])
 
 def plan_of(counts: list[int]) -> Plan:
     labels = np.repeat(np.arange(len(counts)), counts)
-    return start(("many", "some", "few", "other")[: len(counts)], labels, epochs=10)
+    return start(("many", "some", "few", "other")[: len(counts)], labels, epochs=10, allow_double_correction=True)
 
 
 def adjusted(recipe: str, counts: list[int], logits: np.ndarray = LOGITS) -> np.ndarray:
@@ -108,5 +109,67 @@ def test_the_note_says_by_how_much_each_class_moves() -> None:
 
 @pytest.mark.parametrize("tau", [float("nan"), float("inf")])
 def test_a_tau_that_is_no_number_is_refused(tau: float) -> None:
-    with pytest.raises(UsageError, match=rf"logit_adjust: tau must be a number but got {tau}"):
+    with pytest.raises(UsageError, match=rf"logit_adjust: tau must be a number, or None to fit it, but got {tau}"):
         logit_adjust(tau)
+
+
+def blend(shift: np.ndarray, rows: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that would be right if `shift` were subtracted, of a problem with some noise; and labels."""
+    draw = np.random.default_rng(0)
+    labels = draw.choice(3, rows, p=[0.8, 0.15, 0.05])
+    return 2.5 * np.eye(3)[labels] + draw.normal(size=(rows, 3)) + shift, labels
+
+
+def f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    return metrics.macro_f1(metrics.confusion(labels, logits.argmax(1), 3))
+
+
+def test_a_tau_that_is_not_given_is_the_best_of_the_grid_on_blend() -> None:
+    plan = logit_adjust(tau=None)(plan_of([80, 15, 5]))
+    assert plan.adjust is None
+    log_prior = np.log([0.80, 0.15, 0.05])
+    logits, labels = blend(0.7 * log_prior)
+    adjust, note = plan.fits[0](logits, labels, None)
+    scores = {tau: f1(logits - tau * log_prior, labels) for tau in np.round(np.arange(0, 2.01, 0.1), 1)}
+    best = max(scores, key=scores.get)  # type: ignore[arg-type]
+    assert note == f"logit_adjust: tau {best:g}"
+    assert adjust(logits) == pytest.approx(logits - best * log_prior)
+    assert 0.3 <= best <= 1.2
+
+
+def test_tau_norm_divides_the_weights_and_drops_the_bias() -> None:
+    draw = np.random.default_rng(0)
+    features, weight, bias = draw.normal(size=(5, 4)), draw.normal(size=(3, 4)), draw.normal(size=3)
+    head = Trained(np.linalg.norm(weight, axis=1), bias)
+    adjust, note = tau_norm(tau=0.7)(plan_of([9, 3, 1])).fits[0](features @ weight.T, np.array([0, 1, 2, 0, 0]), head)
+    by_hand = features @ (weight / np.linalg.norm(weight, axis=1, keepdims=True) ** 0.7).T
+    assert adjust(features @ weight.T + bias) == pytest.approx(by_hand, rel=1e-9)
+    assert note == "tau_norm: tau 0.7"
+
+
+def test_tau_norm_wants_one_plain_classifier_and_to_come_first() -> None:
+    for recipe in ("ldam | tau_norm", "experts | tau_norm", "learn_scales | tau_norm"):
+        with pytest.raises(UsageError, match="one plain linear classifier"):
+            parse(recipe)(plan_of([9, 3, 1]))
+    with pytest.raises(UsageError, match="comes before what corrects its logits"):
+        parse("class_offsets | tau_norm")(plan_of([9, 3, 1]))
+
+
+def test_offsets_find_what_was_taken_away() -> None:
+    logits, labels = blend(np.array([0.0, -1.5, -2.0]))
+    offsets = best_offsets(logits, labels)
+    assert f1(logits + offsets, labels) > f1(logits, labels) + 0.05
+    assert offsets[0] == 0
+    assert (np.abs(offsets) <= 3).all()
+    for k in (1, 2):  # no single step is better
+        for step in (0.1, -0.1, 1.0, -1.0):
+            tried = offsets.copy()
+            tried[k] += step
+            assert f1(logits + tried, labels) <= f1(logits + offsets, labels)
+
+
+def test_offsets_come_after_what_was_fitted_before() -> None:
+    plan = parse("logit_adjust(tau=None) | class_offsets")(plan_of([80, 15, 5]))
+    assert len(plan.fits) == 2
+    assert plan.notes[-1] == "class_offsets: will be fitted on blend"
+    assert class_offsets()(plan_of([8, 1, 1])).corrections == ()

@@ -228,8 +228,9 @@ def test_a_strategy_notes_its_numbers_and_whether_it_corrects_the_prior(
 ) -> None:
     plan = plan_of(np.array([30, 10]))
     changed = strategy(plan)
-    assert (changed.notes, changed.corrected) == ((note,), corrected)
-    assert (plan.notes, plan.corrected, plan.stages[0].loss, plan.head) == ((), "", cross_entropy, Head())
+    assert changed.notes == (note,)
+    assert [done.by for done in changed.corrections] == ([corrected] if corrected else [])
+    assert (plan.notes, plan.corrections, plan.stages[0].loss, plan.head) == ((), (), cross_entropy, Head())
 
 
 @pytest.mark.parametrize(

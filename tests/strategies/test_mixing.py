@@ -25,7 +25,7 @@ PROPORTIONAL = {"mixup": mixup(1), "cutmix": cutmix(1), "balanced_mixup": balanc
 
 def plan_of(counts: np.ndarray = COUNTS, epochs: int = 4) -> Plan:
     labels = np.repeat(np.arange(len(counts)), counts)
-    return start(("many", "some", "few", "one")[: len(counts)], labels, epochs=epochs)
+    return start(("many", "some", "few", "one")[: len(counts)], labels, epochs=epochs, allow_double_correction=True)
 
 
 def mix_of(strategy: Strategy, counts: np.ndarray = COUNTS) -> Mix:

@@ -1,9 +1,10 @@
-"""Strategies that act late: the inner strategy touches the tail, and nothing else."""
+"""Strategies of stages: what acts late touches the tail and nothing else; what is frozen is said to be."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,19 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferbal.errors import UsageError
-from ferbal.plan import Plan, Stage, chain, cosine, cross_entropy, start
+from ferbal.plan import Plan, Stage, chain, cosine, cross_entropy, split, start
 from ferbal.recipe import parse
+from ferbal.strategies.features import smote
 from ferbal.strategies.logits import logit_adjust
 from ferbal.strategies.losses import focal, weighted
-from ferbal.strategies.rows import balanced_draw, plain
-from ferbal.strategies.stages import deferred
+from ferbal.strategies.rows import balanced_draw, oversample, plain, progressive_draw
+from ferbal.strategies.stages import deferred, experts, learn_scales, probe_then_finetune, retrain_head
 
 torch.set_num_threads(1)
 few = settings(max_examples=50, deadline=None)
 
 
 def plan_of(epochs: int = 20, *earlier: Stage) -> Plan:
-    plan = start(("many", "some", "one"), np.repeat([0, 1, 2], [12, 4, 1]), epochs=epochs)
+    plan = start(
+        ("many", "some", "one"), np.repeat([0, 1, 2], [12, 4, 1]), epochs=epochs, allow_double_correction=True
+    )
     return dataclasses.replace(plan, stages=(*earlier, *plan.stages))
 
 
@@ -140,3 +144,82 @@ def test_one_epoch_has_no_late_part() -> None:
 def test_a_share_outside_of_zero_to_one_is_refused(after: float) -> None:
     with pytest.raises(UsageError, match=rf"deferred: after must be between 0 and 1 but got {after}"):
         deferred(focal(), after)
+
+
+def test_retraining_the_head_adds_a_stage_with_a_fresh_head_and_an_even_draw() -> None:
+    plan = weighted(beta=0.9)(plan_of(20))
+    whole = retrain_head(epochs=7)(plan)
+    assert [stage.epochs for stage in whole.stages] == [20, 7]
+    last = whole.stages[-1]
+    assert (last.scope, last.fresh_head, last.loss) == ("head", True, cross_entropy)
+    assert plan.prior(last) == pytest.approx([1 / 3] * 3)
+    assert whole.stages[0] is plan.stages[0]
+    assert whole.notes[1:] == (
+        "from epoch 21: retrain_head: 7 epochs",
+        "from epoch 21: balanced_draw: many 33.3%, some 33.3%, one 33.3%",
+    )
+
+
+def test_what_is_done_while_the_head_is_retrained_is_free() -> None:
+    plan = start(("a", "b"), np.repeat([0, 1], [9, 3]), epochs=4)
+    by_weights = retrain_head(weighted(), epochs=2)(plan)
+    assert by_weights.stages[-1].odds is None
+    assert by_weights.stages[-1].loss is not cross_entropy
+    by_features = retrain_head(smote(), epochs=2)(plan)
+    assert by_features.stages[-1].resample is not None
+    with pytest.raises(UsageError, match="only losses, odds and mixing can wait"):
+        retrain_head(oversample(), epochs=2)(plan)
+
+
+def test_the_two_stages_of_crt_correct_a_prior_each_and_that_is_no_conflict() -> None:
+    plan = start(("a", "b"), np.repeat([0, 1], [9, 3]), epochs=4)
+    chained = retrain_head()(weighted()(plan))
+    assert [done.by for done in chained.corrections] == ["balanced_draw", "weighted"]
+    with pytest.raises(UsageError, match="logit_adjust and balanced_draw both even out"):
+        logit_adjust()(chained)
+
+
+def test_scales_learn_alone_in_a_stage_of_their_own() -> None:
+    plan = learn_scales(epochs=3)(plan_of(10))
+    assert (plan.stages[-1].scope, plan.stages[-1].fresh_head, plan.head.scaled) == ("scales", False, True)
+
+
+@pytest.mark.parametrize(("blocks", "scope"), [(None, "all"), (2, 2)])
+def test_the_probe_comes_first_and_then_all_or_the_last_blocks(blocks: int | None, scope: object) -> None:
+    plan = probe_then_finetune(probe_epochs=3, blocks=blocks)(focal()(plan_of(10)))
+    assert [(stage.epochs, stage.scope) for stage in plan.stages] == [(3, "head"), (10, scope)]
+    assert plan.stages[0].loss is plan.stages[1].loss
+
+
+def test_experts_shift_each_copy_by_its_tau_of_the_log_prior() -> None:
+    plan = start(("a", "b"), np.repeat([0, 1], [9, 3]), epochs=4)
+    made = experts(taus=(0, 1, 2))(plan)
+    assert made.head.copies == 3
+    assert made.stages[0].shifts == pytest.approx(np.log([[1, 1], [0.75, 0.25], [0.75**2, 0.25**2]]))
+    with pytest.raises(UsageError, match="several classifiers already"):
+        experts()(made)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: retrain_head(epochs=0), "epochs must be at least 1 but got 0"),
+        (lambda: learn_scales(epochs=0), "epochs must be at least 1 but got 0"),
+        (lambda: probe_then_finetune(probe_epochs=0), "probe_epochs must be at least 1 but got 0"),
+        (lambda: probe_then_finetune(blocks=0), "blocks must be at least 1, or None for all, but got 0"),
+        (lambda: experts(taus=(1,)), "taus are at least two numbers"),
+    ],
+)
+def test_what_cannot_be_is_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make()
+
+
+def test_odds_that_move_are_split_with_their_stage() -> None:
+    plan = progressive_draw()(plan_of(10))
+    first, second = split(plan.stages[0], 0.4)
+    whole = plan.stages[0]
+    for progress in (0.0, 0.5, 1.0):
+        assert first.odds_at(progress) == pytest.approx(whole.odds_at(0.4 * progress))
+        assert second.odds_at(progress) == pytest.approx(whole.odds_at(0.4 + 0.6 * progress))
+    assert plan.prior() == pytest.approx((np.array([12, 4, 1]) / 17 + 1 / 3) / 2)  # halfway between the two

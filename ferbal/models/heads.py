@@ -1,0 +1,100 @@
+"""The classifier of a model: found, replaced by what a plan asks for, and read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ferbal.errors import UsageError
+from ferbal.plan import Head, Trained
+
+
+class Classifier(nn.Module):
+    """Several classifiers side by side, linear or cosine: features [B, D] -> logits [B, E, K] while it trains.
+
+    A single one gives [B, K]; evaluated, several give the mean of their logits.
+    """
+
+    def __init__(self, features: int, classes: int, head: Head) -> None:
+        super().__init__()
+        self.head, self.classes = head, classes
+        self.weight = nn.Parameter(torch.empty(head.copies * classes, features))
+        self.bias = nn.Parameter(torch.empty(head.copies * classes)) if head.kind == "linear" else None
+        self.scales = nn.Parameter(torch.ones(classes)) if head.scaled else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As torch's Linear begins, the scales at 1."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight.shape[1])
+            nn.init.uniform_(self.bias, -bound, bound)
+        if self.scales is not None:
+            nn.init.ones_(self.scales)
+
+    def forward(self, features: Float[Tensor, "b d"]) -> Tensor:
+        if self.head.kind == "cosine":
+            logits = self.head.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+        else:
+            logits = F.linear(features, self.weight, self.bias)
+        logits = logits.unflatten(1, (self.head.copies, self.classes))
+        if self.scales is not None:
+            logits = logits * self.scales
+        if self.head.copies == 1:
+            return logits[:, 0]
+        return logits if self.training else logits.mean(1)
+
+
+def attach(model: nn.Module, head: Head, backbone: str) -> None:
+    """Give a timm model another classifier. A plain linear one is what timm made, and stays."""
+    if head == Head():
+        return
+    old = classifier(model)
+    if not isinstance(old, nn.Linear):
+        raise UsageError(
+            f"backbone {backbone} has no single linear classifier ({type(old).__name__}), which this strategy "
+            "replaces; take a ResNet, an EfficientNet or a ViT, say"
+        )
+    path = next(name for name, module in model.named_modules() if module is old)
+    owner, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, Classifier(old.in_features, old.out_features, head))
+
+
+def classifier(model: Any) -> nn.Module:
+    """The head of a timm model; some models have several and give a tuple."""
+    head = model.get_classifier()
+    return nn.ModuleList(head) if isinstance(head, tuple) else head
+
+
+def trained(model: nn.Module) -> Trained | None:
+    """Lengths of the weights and biases of a linear classifier, or None if it is another kind."""
+    head = classifier(model)
+    if not isinstance(head, nn.Linear):
+        return None
+    norms = head.weight.detach().float().norm(dim=1).cpu().numpy().astype(np.float64)
+    bias = np.zeros(len(norms)) if head.bias is None else head.bias.detach().float().cpu().numpy().astype(np.float64)
+    return Trained(norms, bias)
+
+
+def own_parameters(model: nn.Module) -> set[str]:
+    """Names of the classifier's parameters."""
+    own = {id(parameter) for parameter in classifier(model).parameters()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in own}
+
+
+def last_blocks(model: Any, count: int) -> set[str]:
+    """Names of the parameters in the last so many blocks, as timm groups its layers, and in the classifier."""
+    from timm.models._manipulate import group_parameters
+
+    if not hasattr(model, "group_matcher"):
+        raise UsageError(f"{type(model).__name__} tells no blocks; leave out `blocks` to train all of it")
+    groups = [set(names) for _, names in sorted(group_parameters(model, model.group_matcher(coarse=True)).items())]
+    own = own_parameters(model)
+    top: set[str] = own.union(*(names for names in groups if names & own))  # with a last norm, say
+    return top.union(*[names for names in groups if not names & own][-count:])

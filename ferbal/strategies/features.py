@@ -1,0 +1,168 @@
+"""Resampling on the features of a frozen backbone, for stages that train the head alone: retrain_head(smote).
+
+The samplers are imbalanced-learn's. On pixels or row numbers they would make nonsense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ferbal.errors import UsageError
+from ferbal.plan import Plan, Resample, Strategy
+
+__all__ = ["adasyn", "borderline_smote", "edited_nearest_neighbours", "near_miss", "smote", "tomek_links"]
+
+
+def smote(k: int = 5) -> Strategy:
+    """Fill small classes up with points between neighbours of the same class (Chawla et al. 2002, arXiv:1106.1813).
+
+    k: neighbours to choose from; a class with fewer uses those it has, and one of a single row stays as it is.
+
+    Formula: x + u * (neighbour - x), u uniform in 0..1
+    Example: retrain_head(smote)
+    """
+
+    def sampler(goal: dict[int, int], smallest: int, seed: int) -> Any:
+        from imblearn.over_sampling import SMOTE
+
+        return SMOTE(sampling_strategy=goal, k_neighbors=min(k, smallest - 1), random_state=seed)
+
+    return _on_features("smote", _filled(sampler), k=k)
+
+
+def borderline_smote(k: int = 5, m: int = 10) -> Strategy:
+    """SMOTE between those rows only that lie near another class (Han et al. 2005, doi:10.1007/11538059_91).
+
+    A row is at the border if at least half, but not all, of its m nearest neighbours are of other classes.
+
+    Formula: x + u * (neighbour - x) for x at the border, u uniform in 0..1
+    Example: retrain_head(borderline_smote)
+    """
+
+    def sampler(goal: dict[int, int], smallest: int, seed: int) -> Any:
+        from imblearn.over_sampling import BorderlineSMOTE
+
+        neighbours = min(k, smallest - 1)
+        return BorderlineSMOTE(sampling_strategy=goal, k_neighbors=neighbours, m_neighbors=m, random_state=seed)
+
+    return _on_features("borderline_smote", _filled(sampler), k=k, m=m)
+
+
+def adasyn(k: int = 5) -> Strategy:
+    """Fill small classes up, most where other classes are near (He et al. 2008, doi:10.1109/IJCNN.2008.4633969).
+
+    A class that no other class is near to stays as it is.
+
+    Formula: rows made at x in proportion to the share of other classes among its k neighbours
+    Example: retrain_head(adasyn)
+    """
+
+    def sampler(goal: dict[int, int], smallest: int, seed: int) -> Any:
+        from imblearn.over_sampling import ADASYN
+
+        return ADASYN(sampling_strategy=goal, n_neighbors=min(k, smallest - 1), random_state=seed)
+
+    return _on_features("adasyn", _filled(sampler), k=k)
+
+
+def tomek_links() -> Strategy:
+    """Remove the larger class's row of each pair of nearest neighbours of two classes (Tomek 1976).
+
+    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows.
+
+    Formula: x and y are a link if each is the other's nearest neighbour and their labels differ
+    Example: retrain_head(tomek_links)
+    """
+
+    def resample(
+        x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], seed: int
+    ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+        from imblearn.under_sampling import TomekLinks
+
+        return TomekLinks(sampling_strategy="not minority").fit_resample(x, y)
+
+    return _on_features("tomek_links", resample)
+
+
+def edited_nearest_neighbours(k: int = 3) -> Strategy:
+    """Remove rows that most of their k neighbours contradict (Wilson 1972, doi:10.1109/TSMC.1972.4309137).
+
+    The smallest class keeps all its rows.
+
+    Formula: keep x if its label is the most frequent one among its k nearest neighbours
+    Example: retrain_head(edited_nearest_neighbours)
+    """
+
+    def resample(
+        x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], seed: int
+    ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+        from imblearn.under_sampling import EditedNearestNeighbours
+
+        editing = EditedNearestNeighbours(sampling_strategy="not minority", n_neighbors=k, kind_sel="mode")
+        return editing.fit_resample(x, y)
+
+    return _on_features("edited_nearest_neighbours", resample, k=k)
+
+
+def near_miss(version: int = 1) -> Strategy:
+    """Keep of large classes the rows that lie nearest to the smallest class, as many as it has (Mani & Zhang 2003).
+
+    version: 1 by the mean distance to the nearest rows of the smallest class, 2 to the farthest, 3 only neighbours.
+
+    Formula: keep the n_min rows with the least mean distance to their 3 nearest rows of the smallest class
+    Example: retrain_head(near_miss)
+    """
+    if version not in (1, 2, 3):
+        raise UsageError(f"near_miss: version is 1, 2 or 3 but got {version}")
+
+    def resample(
+        x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], seed: int
+    ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+        from imblearn.under_sampling import NearMiss
+
+        smallest = int(np.unique(y, return_counts=True)[1].min())
+        return NearMiss(version=version, n_neighbors=min(3, smallest)).fit_resample(x, y)
+
+    return _on_features("near_miss", resample)
+
+
+def _filled(sampler: Callable[[dict[int, int], int, int], Any]) -> Resample:
+    """Bring every class of several rows to the size of the largest."""
+
+    def resample(
+        x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], seed: int
+    ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+        counts = np.bincount(y)
+        goal = {int(k): int(counts.max()) for k in np.flatnonzero((counts > 1) & (counts < counts.max()))}
+        if not goal:
+            return x, y
+        new_x, new_y = [x], [y]
+        for k, size in goal.items():
+            try:
+                filled = sampler({k: size}, int(counts[k]), seed).fit_resample(x, y)
+            except (RuntimeError, ValueError):  # ADASYN, where no neighbour is of another class
+                continue
+            new_x.append(filled[0][len(x) :])
+            new_y.append(filled[1][len(x) :])
+        return np.concatenate(new_x), np.concatenate(new_y)
+
+    return resample
+
+
+def _on_features(name: str, resample: Resample, **positive: int) -> Strategy:
+    for key, value in positive.items():
+        if value < 1:
+            raise UsageError(f"{name}: {key} must be at least 1 but got {value}")
+
+    def apply(plan: Plan) -> Plan:
+        if any(stage.scope != "head" for stage in plan.stages):
+            raise UsageError(f"{name} resamples the features of a frozen backbone: write retrain_head({name})")
+        changed = plan.each_stage(lambda stage: replace(stage, resample=resample))
+        return changed.corrected(name, from_prior=False).noted(f"{name}: on the features of the frozen backbone")
+
+    return apply

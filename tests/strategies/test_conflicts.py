@@ -1,0 +1,71 @@
+"""Two corrections of the classes' balance: found from the plan, explained, and permitted on request."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ferbal.errors import UsageError
+from ferbal.plan import start
+from ferbal.recipe import parse
+
+PLAIN = start(("many", "few"), np.repeat([0, 1], [30, 6]), epochs=10)
+ALLOWED = start(("many", "few"), np.repeat([0, 1], [30, 6]), epochs=10, allow_double_correction=True)
+
+TWICE = [
+    "oversample | weighted",
+    "undersample | weighted(beta=0.99)",
+    "balanced_draw(0.5) | weighted",
+    "balanced_draw | balanced_softmax",
+    "balanced_draw | logit_adjust",
+    "progressive_draw | weighted",
+    "weighted | balanced_softmax",
+    "weighted | deferred(weighted(beta=0.99))",
+    "balanced_softmax | logit_adjust(tau=0.5)",
+    "balanced_softmax | logit_adjust(tau=None)",
+    "seesaw | weighted",
+    "cdt | vector_scaling",
+    "experts | logit_adjust",
+    "experts | weighted",
+    "oversample | balanced_draw",
+    "retrain_head | logit_adjust",
+    "weighted | tau_norm",
+]
+
+
+@pytest.mark.parametrize("recipe", TWICE)
+def test_two_corrections_are_an_error_that_explains_itself(recipe: str) -> None:
+    with pytest.raises(UsageError, match=r"both even out the classes.*allow_double_correction: true"):
+        parse(recipe)(PLAIN)
+    assert len(parse(recipe)(ALLOWED).corrections) == 2
+
+
+ONCE = [
+    "mirror(below=0.5) | focal | weighted",  # mirroring adds pictures, weights look at what it left
+    "ldam | deferred(weighted(beta=0.9999))",  # LDAM's margins are no correction of the prior
+    "balanced_draw(power=1) | weighted",  # the data's own balance
+    "weighted | retrain_head(balanced_draw)",  # of two stages
+    "logit_adjust | class_offsets",  # which mends what is left
+    "label_aware_smoothing | weighted",
+    "mixup | balanced_softmax",
+]
+
+
+@pytest.mark.parametrize("recipe", ONCE)
+def test_one_correction_and_other_things_are_no_conflict(recipe: str) -> None:
+    parse(recipe)(PLAIN)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["weighted | oversample", "logit_adjust | drop('few')", "balanced_softmax | mirror", "experts | balanced_draw"],
+)
+def test_a_prior_that_was_used_does_not_change_afterwards_even_on_request(recipe: str) -> None:
+    plan = start(("many", "few", "other"), np.repeat([0, 1, 2], [30, 6, 9]), epochs=10, allow_double_correction=True)
+    with pytest.raises(UsageError, match=r"changes the prior that .* has corrected already; write"):
+        parse(recipe)(plan)
+
+
+def test_images_are_not_mixed_where_features_train() -> None:
+    with pytest.raises(UsageError, match="images cannot be mixed in a stage that trains on resampled features"):
+        parse("retrain_head(smote | mixup)")(PLAIN)
