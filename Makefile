@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench-import lock clean
+.PHONY: demo test lint docs bench-import bench-losses lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -17,9 +17,15 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+docs: .venv/ready
+	$(BIN)/python -m ferbal.catalogue > docs/strategies.md
+
 # Needs FER2013: CSV=/path/to/fer2013.csv
 bench-import: .venv/ready
 	$(BIN)/python tests/benchmarks/import_speed.py $(CSV)
+
+bench-losses: .venv/ready
+	$(BIN)/python tests/benchmarks/loss_cost.py
 
 # uv installs the locked versions about three times as fast as pip.
 .venv/ready: requirements.lock pyproject.toml

@@ -378,24 +378,14 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def _strategies(name: str, as_json: bool, root: Path) -> None:
-    from inspect import getdoc
+    from dataclasses import asdict
 
-    from ferbal import recipe
-    from ferbal.strategies import CATALOGUE
+    from ferbal import catalogue
 
-    factories = {key: recipe.find(key) for key in ([name] if name else [*CATALOGUE, *recipe.plugins()])}
-    docs = {key: getdoc(factory) or "" for key, factory in factories.items()}
+    entries = [catalogue.entry(name)] if name else catalogue.everything()
     if as_json:
-        return _print_json(
-            {key: {"parameters": recipe.signature(f), "doc": docs[key]} for key, f in factories.items()}
-        )
-    if name:
-        print(f"{name}{recipe.signature(factories[name])}\n\n{docs[name]}")
-    else:
-        _print_table(
-            ["strategy", "what it does"],
-            [[key + recipe.signature(f), docs[key].splitlines()[0]] for key, f in factories.items()],
-        )
+        return _print_json({one.name: asdict(one) for one in entries})
+    print(f"{entries[0].call}\n\n{entries[0].doc}" if name else catalogue.overview(entries))
 
 
 def _backbones(name: str, as_json: bool, root: Path) -> None:

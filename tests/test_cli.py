@@ -224,7 +224,7 @@ def test_init_writes_a_study_that_checks(root: Path, say: Callable[..., Said], t
         (["list", "strategies"], "focal(gamma=2.0)"),
         (["list", "strategies", "focal"], "Down-weight easy rows by (1 - p_true) ** gamma"),
         (["list", "backbones", "facevgg"], "facevgg\nfacevgg_small"),
-        (["list", "strategies", "--json"], '"parameters": "(gamma=2.0)"'),
+        (["list", "strategies", "--json"], '"signature": "(gamma=2.0)"'),
         (["schema"], '"title": "StudySpec"'),
         (["doctor"], "torch"),
     ],

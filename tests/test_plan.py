@@ -2,151 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from random_plans import NAMES, Facts, build, few, plans
 
 from ferbal.errors import UsageError
 from ferbal.plan import (
-    Plan,
     Samples,
     Schedule,
     Stage,
-    Strategy,
     chain,
     cosine,
     cross_entropy,
     split,
     start,
 )
-from ferbal.recipe import parse
-
-torch.set_num_threads(1)
-few = settings(max_examples=50, deadline=None)
-
-NAMES = ("angry", "disgust", "fear", "happy", "sad")
-RECIPES = [
-    "plain",
-    "mirror(below=0.9)",
-    "oversample(to=0.5)",
-    "undersample(to=2)",
-    "balanced_draw(power=0.5)",
-    "weighted(beta=0.9)",
-    "focal",
-    "label_smoothing(0.2)",
-    "deferred(weighted, after=0.5)",
-    "logit_adjust(tau=0.5)",
-]
-FIRST = [*RECIPES, "drop('disgust')"]  # what comes before a drop is looked at in strategies/test_rows.py
-
-
-# Plain values, of which `build` makes a plan inside the test: beartype picks random items to check while a
-# plan is made, and hypothesis forbids that while it draws. Only the first three classes always have rows.
-stages = st.fixed_dictionaries(
-    {
-        "epochs": st.integers(4, 60),
-        "odds": st.none() | st.lists(st.floats(0.01, 100), min_size=5, max_size=5),
-        "scope": st.sampled_from(["all", "head"]),
-        "warmup": st.floats(0, 0.9),
-    }
-)
-plans = st.fixed_dictionaries(
-    {
-        "counts": st.tuples(*[st.integers(5, 25)] * 3, *[st.integers(0, 25)] * 2),
-        "classes": st.integers(3, 5),
-        "seed": st.integers(0, 99),
-        "stages": st.lists(stages, min_size=1, max_size=3),
-    }
-)
-Facts = dict[str, Any]
-
-
-def build(facts: Facts) -> Plan:
-    classes = facts["classes"]
-    labels = np.repeat(np.arange(classes), facts["counts"][:classes])
-    labels = np.random.default_rng(facts["seed"]).permutation(labels)
-    return dataclasses.replace(
-        start(NAMES[:classes], labels, epochs=2, seed=facts["seed"]),
-        stages=tuple(
-            Stage(
-                stage["epochs"],
-                odds=stage["odds"] and np.array(stage["odds"][:classes]),
-                scope=stage["scope"],
-                schedule=cosine(stage["warmup"]),
-            )
-            for stage in facts["stages"]
-        ),
-    )
-
-
-def multiples(stages: tuple[Stage, ...], steps: int = 7) -> list[float]:
-    """The multiple of the learning rate at every step, as the training loop asks for it."""
-    return [
-        stage.schedule((epoch + step / steps) / stage.epochs)
-        for stage in stages
-        for epoch in range(stage.epochs)
-        for step in range(steps)
-    ]
-
-
-def contents(plan: Plan) -> dict[str, object]:
-    """Everything that training sees of a plan, as plain values: functions by what they give."""
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(8, len(plan.classes)))
-    targets = generator.dirichlet(np.ones(len(plan.classes)), size=8)
-    given = torch.from_numpy(logits), torch.from_numpy(targets)
-    return {
-        "classes": plan.classes,
-        "seed": plan.seed,
-        "notes": plan.notes,
-        "rows": [plan.samples.source.tolist(), plan.samples.label.tolist(), plan.samples.mirror.tolist()],
-        "stages": [
-            (stage.epochs, stage.scope, stage.mix, None if stage.odds is None else stage.odds.tolist())
-            for stage in plan.stages
-        ],
-        "losses": [stage.loss(*given).tolist() for stage in plan.stages],
-        "schedules": multiples(plan.stages),
-        "adjusted": None if plan.adjust is None else plan.adjust(logits).tolist(),
-    }
-
-
-def after(strategy: Strategy, plan: Plan) -> dict[str, object] | str:
-    """What a strategy makes of a plan, or the message with which it refuses."""
-    try:
-        return contents(strategy(plan))
-    except UsageError as refused:
-        return str(refused)
-
-
-@few
-@given(
-    epochs=st.integers(2, 200),
-    share=st.floats(0, 1),
-    warmup=st.floats(0, 0.99),
-    steps=st.integers(1, 5),
-)
-def test_splitting_a_stage_keeps_its_schedule(epochs: int, share: float, warmup: float, steps: int) -> None:
-    whole = Stage(epochs, schedule=cosine(warmup))
-    parts = split(whole, share)
-    assert parts[0].epochs + parts[1].epochs == epochs
-    assert min(part.epochs for part in parts) >= 1
-    assert abs(parts[0].epochs - share * epochs) <= 1
-    assert multiples(parts, steps) == pytest.approx(multiples((whole,), steps), abs=1e-9)
-
-
-@few
-@given(epochs=st.integers(4, 60), first=st.floats(0.1, 0.9), second=st.floats(0.1, 0.9))
-def test_splitting_twice_still_keeps_the_schedule(epochs: int, first: float, second: float) -> None:
-    whole = Stage(epochs, schedule=cosine(0.3))
-    head, tail = split(whole, first)
-    parts = (head, tail) if tail.epochs < 2 else (head, *split(tail, second))
-    assert multiples(parts) == pytest.approx(multiples((whole,)), abs=1e-9)
 
 
 def test_splitting_keeps_everything_but_epochs_and_schedule() -> None:
@@ -179,36 +54,6 @@ def test_the_schedule_warms_up_and_falls_as_half_a_cosine(
     schedule: Schedule, progress: float, multiple: float
 ) -> None:
     assert schedule(progress) == pytest.approx(multiple, abs=1e-12)
-
-
-@few
-@given(facts=plans, first=st.sampled_from(FIRST), others=st.lists(st.sampled_from(RECIPES), max_size=3))
-def test_chain_equals_applying_by_hand(facts: Facts, first: str, others: list[str]) -> None:
-    plan, recipes = build(facts), [first, *others]
-
-    def by_hand(plan: Plan) -> Plan:
-        for text in recipes:
-            plan = parse(text)(plan)
-        return plan
-
-    assert after(chain(*map(parse, recipes)), plan) == after(by_hand, plan)
-
-
-@few
-@given(facts=plans, abc=st.tuples(*map(st.sampled_from, (FIRST, RECIPES, RECIPES))))
-def test_where_the_brackets_stand_makes_no_difference(facts: Facts, abc: tuple[str, str, str]) -> None:
-    plan = build(facts)
-    a, b, c = abc
-    assert after(parse(f"{a} | ({b} | {c})"), plan) == after(parse(f"({a} | {b}) | {c}"), plan)
-
-
-@few
-@given(facts=plans, text=st.sampled_from(FIRST))
-def test_a_strategy_leaves_the_plan_it_is_given_untouched(facts: Facts, text: str) -> None:
-    plan = build(facts)
-    before = contents(plan)
-    after(parse(text), plan)
-    assert contents(plan) == before
 
 
 def test_the_empty_chain_changes_nothing() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ferbal import recipe
 from ferbal.errors import UsageError
+from ferbal.laws import contents
 from ferbal.plan import Plan, start
 from ferbal.strategies import CATALOGUE
 from ferbal.strategies.losses import focal
@@ -26,20 +27,6 @@ torch.set_num_threads(1)
 
 def plan_of() -> Plan:
     return start(("many", "some", "few", "3"), np.repeat([0, 1, 2, 3], [30, 10, 4, 2]), epochs=20)
-
-
-def contents(plan: Plan) -> tuple[object, ...]:
-    k = len(plan.classes)
-    logits, targets = torch.linspace(-2, 2, 3 * k).reshape(3, k).double(), torch.eye(k)[[0, 1, 0]].double()
-    return (
-        plan.classes,
-        plan.notes,
-        plan.samples.source.tolist(),
-        plan.samples.mirror.tolist(),
-        [(stage.epochs, stage.loss(logits, targets).tolist()) for stage in plan.stages],
-        plan.prior().tolist(),
-        None if plan.adjust is None else plan.adjust(logits.numpy()).tolist(),
-    )
 
 
 # --- what the text means
@@ -222,6 +209,7 @@ def test_a_function_that_promises_no_strategy_is_not_called(text: str, monkeypat
 PRODUCTION = """
 import numpy as np
 from ferbal.errors import UsageError
+from ferbal.laws import contents
 from ferbal.plan import start
 from ferbal.recipe import parse
 plan = start(("many", "few", "3"), np.repeat([0, 1, 2], [30, 10, 4]), epochs=20)
@@ -327,16 +315,6 @@ def installed(tmp_path: Path, points: str) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ferbal-neighbour\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[ferbal.strategies]\n{points}\n")
-
-
-def test_a_strategy_is_found_by_its_installed_entry_point(tmp_path: Path, written: Write) -> None:
-    name = written("neighbour")
-    installed(tmp_path, f"neighbourly = {name}:note")
-    assert "neighbourly" in recipe.plugins()
-    assert name not in sys.modules  # listed, not loaded
-    assert recipe.parse("plain | neighbourly(text='hi')")(plan_of()).notes == ("hi",)
-    with pytest.raises(UsageError, match=r"did you mean 'neighbourly'\?"):
-        recipe.parse("neighborly")
 
 
 def test_a_plugin_cannot_replace_a_strategy_of_the_catalogue(tmp_path: Path, written: Write) -> None:

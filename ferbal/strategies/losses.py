@@ -28,6 +28,9 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     power 1 is the inverse frequency, 0.5 its square root. beta is that of the effective number of rows,
     (1 - beta) / (1 - beta ** n) (Cui et al. 2019, arXiv:1901.05555). Weights have mean 1 over the rows as they
     are drawn, so that a learning rate means the same for every strategy. A soft target weighs as its mixture.
+
+    Formula: w_y * loss, w_y = c / n_y ** power or c (1 - beta) / (1 - beta ** n_y), c for mean 1 over the rows
+    Example: weighted(beta=0.999)
     """
     if beta is not None and not 0 <= beta < 1:
         raise UsageError(f"weighted: beta must be in 0..1, below 1, but got {beta}")
@@ -58,6 +61,9 @@ def focal(gamma: float = 2.0) -> Strategy:
     """Down-weight easy rows by (1 - p_true) ** gamma (Lin et al. 2017, arXiv:1708.02002).
 
     p_true is the softmax probability of the target; class weights stay outside the power.
+
+    Formula: (1 - p_true) ** gamma * loss
+    Example: focal(gamma=2)
     """
     not_negative("focal", gamma=gamma)
 
@@ -72,7 +78,11 @@ def focal(gamma: float = 2.0) -> Strategy:
 
 
 def label_smoothing(amount: float = 0.1) -> Strategy:
-    """Spread `amount` of every target evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
+    """Spread `amount` of every target evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+
+    Formula: loss at t_k -> (1 - amount) t_k + amount / K
+    Example: label_smoothing(amount=0.1)
+    """
     if not 0 <= amount < 1:
         raise UsageError(f"label_smoothing: amount must be in 0..1, below 1, but got {amount}")
 
@@ -91,6 +101,9 @@ def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
     tail, head: what the smallest and the largest class give away, spread evenly over the other classes. Between
     them lies the paper's concave form, tail + (head - tail) * sin(pi/2 * (n - n_min) / (n_max - n_min)). Classes
     of one size all give `tail`; a soft target gives away the mixture.
+
+    Formula: loss at t_k -> (1 - a_k) t_k + sum over j != k of a_j t_j / (K - 1)
+    Example: label_aware_smoothing(tail=0.1, head=0.4)
     """
     for name, value in (("tail", tail), ("head", head)):
         if not 0 <= value < 1:
@@ -123,6 +136,9 @@ def soft_f1(share: float = 1.0) -> Strategy:
     F1 of a class is 2 sum(p t) / (sum(p) + sum(t)) over the rows, as in the smooth F1 of Bénédict et al. 2021,
     and counts only if the batch holds the class. Every row has the loss of the batch, so small batches are noisy.
     share: part of the loss, 0..1; the rest stays with the loss inside.
+
+    Formula: share (1 - mean_k 2 sum(p_k t_k) / (sum(p_k) + sum(t_k))) + (1 - share) loss
+    Example: soft_f1(share=0.5)
     """
     if not 0 <= share <= 1:
         raise UsageError(f"soft_f1: share must be in 0..1 but got {share}")
@@ -144,6 +160,9 @@ def generalised_cross_entropy(q: float = 0.7) -> Strategy:
 
     q near 0 is cross-entropy, 1 is half the mean absolute error. A soft target mixes the losses of its classes.
     It takes the place of cross-entropy, so it comes before every strategy that wraps a loss.
+
+    Formula: sum_k t_k (1 - p_k ** q) / q
+    Example: generalised_cross_entropy(q=0.7)
     """
     if not 0 < q <= 1:
         raise UsageError(f"generalised_cross_entropy: q must be above 0 and at most 1 but got {q}")
@@ -171,6 +190,9 @@ def influence_balanced(power: float = 1.0, most: float = 10.0) -> Strategy:
     nothing. The factor is held constant in the gradient and has mean 1 over the batch. Influence below 1 / `most`
     of the batch's mean counts as that much, where the paper adds a small constant. The paper begins halfway, with
     class weights: deferred(weighted | influence_balanced, after=0.5).
+
+    Formula: c (||p - t||_1 ||h||_1) ** -power * loss, c for mean 1 over the batch
+    Example: deferred(weighted | influence_balanced, after=0.5)
     """
     not_negative("influence_balanced", power=power)
     if not 1 <= most < float("inf"):

@@ -26,6 +26,9 @@ def balanced_softmax() -> Strategy:
     """Add the log prior to the logits in the loss, so that the model learns without it (Ren et al. 2020).
 
     arXiv:2007.10740. This is logit_adjusted_loss with tau 1.
+
+    Formula: loss at z_k -> z_k + log prior_k
+    Example: balanced_softmax
     """
     return _scaled_and_shifted("balanced_softmax", gamma=0, tau=1)
 
@@ -34,6 +37,9 @@ def logit_adjusted_loss(tau: float = 1.0) -> Strategy:
     """Add tau * log prior to the logits in the loss (Menon et al. 2021, arXiv:2007.07314).
 
     tau 0 changes nothing, 1 aims at balanced error.
+
+    Formula: loss at z_k -> z_k + tau log prior_k
+    Example: logit_adjusted_loss(tau=1)
     """
     not_negative("logit_adjusted_loss", tau=tau)
     return _scaled_and_shifted("logit_adjusted_loss", gamma=0, tau=tau)
@@ -44,6 +50,9 @@ def vector_scaling(gamma: float = 0.3, tau: float = 1.0) -> Strategy:
 
     gamma scales, which still acts once every row is fitted; tau shifts, which acts from the start. The defaults
     are those of the authors' code.
+
+    Formula: loss at z_k -> z_k (n_k / n_max) ** gamma + tau log prior_k
+    Example: vector_scaling(gamma=0.3, tau=1)
     """
     not_negative("vector_scaling", gamma=gamma, tau=tau)
     return _scaled_and_shifted("vector_scaling", gamma, tau)
@@ -54,6 +63,9 @@ def cdt(gamma: float = 0.2) -> Strategy:
 
     A small class must reach a larger logit to be told apart, which counters what it loses between training and
     test. This is vector_scaling with tau 0.
+
+    Formula: loss at z_k -> z_k / (n_max / n_k) ** gamma
+    Example: cdt(gamma=0.2)
     """
     not_negative("cdt", gamma=gamma)
     return _scaled_and_shifted("cdt", gamma, tau=0)
@@ -66,6 +78,9 @@ def ldam(max_margin: float = 0.5, scale: float = 30.0) -> Strategy:
     The head multiplies its cosines by `scale`, and so does the loss with its margins: what the model gives are
     the logits of the paper's softmax. With deferred class weights it is the paper's LDAM-DRW:
     ldam | deferred(weighted(beta=0.9999)).
+
+    Formula: loss at z_k -> z_k - scale t_k m_k, m_k = max_margin (n_min / n_k) ** (1/4)
+    Example: ldam | deferred(weighted(beta=0.9999))
     """
     not_negative("ldam", max_margin=max_margin)
     if not 0 < scale < float("inf"):
@@ -92,6 +107,9 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
     (mitigation) times (s_j / s_i) ** q where the model gives j the larger softmax s (compensation). S is held
     constant in the gradient, as in the authors' code. The paper counts rows while they are drawn; here the prior
     of the stage stands for them, which those counts converge to. A soft target mixes log S.
+
+    Formula: loss at z_j -> z_j + log S_ij, S_ij = min(1, n_j / n_i) ** p * max(1, s_j / s_i) ** q
+    Example: seesaw(p=0.8, q=2)
     """
     not_negative("seesaw", p=p, q=q)
 

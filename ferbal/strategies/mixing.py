@@ -25,6 +25,9 @@ def mixup(alpha: float = 0.2) -> Strategy:
     """Blend each image and its target with another's, in shares from Beta(alpha, alpha) (Zhang et al. 2018).
 
     arXiv:1710.09412. A small alpha leaves most images nearly alone; 1 draws every share equally often.
+
+    Formula: x -> a x + (1 - a) x', t -> a t + (1 - a) t', a ~ Beta(alpha, alpha)
+    Example: mixup(alpha=0.2)
     """
     draw = _beta("mixup", alpha, alpha)
 
@@ -41,6 +44,9 @@ def cutmix(alpha: float = 1.0) -> Strategy:
 
     The box has the shape of the image, its share of the area is from Beta(alpha, alpha), and its centre may lie
     anywhere: what falls outside is lost, and targets follow the area that is really pasted.
+
+    Formula: x -> x' in the box and x around it, t -> a t + (1 - a) t', a = share of the pixels around it
+    Example: cutmix(alpha=1)
     """
     draw = _beta("cutmix", alpha, alpha)
 
@@ -60,6 +66,9 @@ def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
 
     It has all of it where the other class is drawn at least `kappa` times as often, by the stage's prior, and holds
     less than `tau` of the image; elsewhere targets mix as images do.
+
+    Formula: t -> b t + (1 - b) t', b = 0 if n >= kappa n' and a < tau, 1 if n' >= kappa n and 1 - a < tau, else a
+    Example: remix(alpha=1, kappa=3, tau=0.5)
     """
     draw = _beta("remix", alpha, alpha)
     if not 1 < kappa < float("inf"):
@@ -90,6 +99,9 @@ def balanced_mixup(alpha: float = 0.2) -> Strategy:
 
     The partner's share is from Beta(alpha, 1), alpha / (alpha + 1) on average. The paper draws partners from the
     whole training set; here they come from the batch, with odds 1 / prior of their class.
+
+    Formula: x -> (1 - a) x + a x', t -> (1 - a) t + a t', a ~ Beta(alpha, 1), x' of a class-balanced draw
+    Example: balanced_mixup(alpha=0.2)
     """
     draw = _beta("balanced_mixup", 1, alpha)  # what is kept is 1 minus the partner's share
 

@@ -104,7 +104,6 @@ def test_gradients_are_those_of_the_values(name: str, targets: np.ndarray) -> No
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (balanced_softmax(), logit_adjusted_loss(tau=1)),
         (logit_adjusted_loss(tau=0), chain()),
         (vector_scaling(gamma=0, tau=0.7), logit_adjusted_loss(tau=0.7)),
         (vector_scaling(gamma=0.3, tau=0), cdt(gamma=0.3)),
