@@ -158,6 +158,7 @@ class Plan:
     becomes: the class of the plan that each class of the data set is, -1 for one that is left out.
     fits: corrections of the logits that are fitted on blend after training, in this order, after `adjust`.
     corrections: what evens out the classes already. allow_double_correction: whether more than one thing may.
+    per_class: a strategy that keeps something for each class without evening them out: the classes must stay.
     begins: the epoch, counted from 1, with which the first stage begins.
     """
 
@@ -172,6 +173,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     corrections: tuple[Correction, ...] = ()
     allow_double_correction: bool = False
+    per_class: str = ""
     begins: int = 1
 
     @property

@@ -125,7 +125,7 @@ def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
     def apply(plan: Plan) -> Plan:
         told = by_class(plan, amounts(plan, plan.stages[-1]))
         smooth = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, amounts(plan, stage))))
-        return smooth.noted(f"label_aware_smoothing: {told}")
+        return replace(smooth, per_class="label_aware_smoothing").noted(f"label_aware_smoothing: {told}")
 
     return apply
 

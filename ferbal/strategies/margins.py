@@ -95,7 +95,9 @@ def ldam(max_margin: float = 0.5, scale: float = 30.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         told = by_class(plan, margins(shares(plan, plan.stages[-1])))
         head = replace(plan.head, kind="cosine", scale=scale)
-        return replace(_moving(plan, move_of), head=head).noted(f"ldam: scale {scale:g}, margin {told}")
+        return replace(_moving(plan, move_of), head=head, per_class="ldam").noted(
+            f"ldam: scale {scale:g}, margin {told}"
+        )
 
     return apply
 

@@ -91,7 +91,7 @@ def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
 
         return mix
 
-    return _mixing("remix", mix_of, f"shares from Beta({alpha:g}, {alpha:g}), kappa {kappa:g}, tau {tau:g}")
+    return _mixing("remix", mix_of, f"shares from Beta({alpha:g}, {alpha:g}), kappa {kappa:g}, tau {tau:g}", True)
 
 
 def balanced_mixup(alpha: float = 0.2) -> Strategy:
@@ -115,16 +115,21 @@ def balanced_mixup(alpha: float = 0.2) -> Strategy:
 
         return mix
 
-    return _mixing("balanced_mixup", mix_of, f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner")
+    return _mixing(
+        "balanced_mixup", mix_of, f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner", True
+    )
 
 
-def _mixing(name: str, mix_of: Callable[[Float[np.ndarray, " k"]], Mix], note: str) -> Strategy:
+def _mixing(
+    name: str, mix_of: Callable[[Float[np.ndarray, " k"]], Mix], note: str, looks_at_prior: bool = False
+) -> Strategy:
     """Mix in every stage, in the way its prior asks for."""
 
     def apply(plan: Plan) -> Plan:
         if any(stage.mix is not None for stage in plan.stages):
             raise UsageError(f"{name}: the images are mixed already; keep one of {', '.join(__all__)}")
-        return plan.each_stage(lambda stage: replace(stage, mix=mix_of(plan.prior(stage)))).noted(f"{name}: {note}")
+        mixed = plan.each_stage(lambda stage: replace(stage, mix=mix_of(plan.prior(stage))))
+        return (replace(mixed, per_class=name) if looks_at_prior else mixed).noted(f"{name}: {note}")
 
     return apply
 

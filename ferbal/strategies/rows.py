@@ -78,6 +78,11 @@ def merge(*classes: str, name: str = "") -> Strategy:
 def _relabelled(plan: Plan, by: str, new_label: Int[np.ndarray, " k"], names: tuple[str, ...]) -> Plan:
     """The plan over other classes: new_label of each one, -1 where its rows are left out."""
     plan.before_corrections(by)
+    if plan.per_class:
+        raise UsageError(
+            f"{by} changes the classes, for each of which {plan.per_class} keeps something; "
+            f"write {by}(...) | {plan.per_class}"
+        )
     rows, stays = plan.samples.take(new_label[plan.samples.label] >= 0), new_label >= 0
 
     def moved(odds: Float[np.ndarray, " k"]) -> Float[np.ndarray, " j"]:
