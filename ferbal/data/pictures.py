@@ -138,11 +138,14 @@ def eight_bit(image: Any) -> Any:
     """A Pillow image of any mode as L or RGB. Transparency is dropped; 16-bit gray is scaled, not cut."""
     from PIL import Image
 
-    if image.mode.startswith(("I", "F")):
+    if image.mode == "F":
+        raise Unreadable("has floating-point pixels, whose white nobody knows; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.float64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
             raise Unreadable(f"its gray values reach from {values.min():g} to {values.max():g}; 0 to 65535 are known")
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        bytes_in_disguise = image.mode == "I" and values.max(initial=0) <= 255
+        return Image.fromarray(np.rint(values if bytes_in_disguise else values / 257).astype(np.uint8))
     return image.convert("L" if image.mode in GRAY else "RGB")
 
 

@@ -358,6 +358,15 @@ def test_16_bit_gray_is_scaled_and_not_cut(tmp_path: Path) -> None:
         assert np.abs(image[0].astype(int) - np.rint(values / 257)).max() <= 1
 
 
+def test_bytes_stored_as_long_numbers_stay_bytes_and_floats_are_refused(tmp_path: Path) -> None:
+    values = np.arange(256).reshape(16, 16)
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "long.tif")
+    assert np.array_equal(decoded(tmp_path / "long.tif")[0], values)
+    Image.fromarray((values / 255).astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match=r"float.tif: has floating-point pixels"):
+        decoded(tmp_path / "float.tif")
+
+
 def test_a_photo_on_its_side_is_turned(tmp_path: Path) -> None:
     image = Image.fromarray(np.repeat([[255], [0]], [4, 12], axis=0).astype(np.uint8).repeat(8, 1))
     exif = Image.Exif()
