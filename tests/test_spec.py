@@ -25,7 +25,11 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
         ("backbones", "backbone", "s.yaml:3: backbone: unknown key (did you mean 'backbones'?)"),
         ("epochs", "epoch", "s.yaml:7: training.epoch: unknown key (did you mean 'epochs'?)"),
         ("trials: 2", "trial: 2", "s.yaml:8: search.trial: unknown key (did you mean 'trials'?)"),
-        ("source: tiny", "source: tiny, twins: maybe", "s.yaml:2: data.twins: input should be 'drop' or 'keep'"),
+        (
+            "source: tiny",
+            "source: tiny, twins: maybe",
+            "s.yaml:2: data.twins: input should be 'drop', 'near' or 'keep'",
+        ),
         ("name: tiny", "name: tiny\nname: again", "s.yaml:2: duplicate key 'name'; keep one of the two"),
         ("[1e-3, 1e-2]", "[1e-2, 1e-4]", "s.yaml:8: search.lr: a range is [lowest, highest], but 0.01 is not below"),
         ("[1e-3, 1e-2]", "[1e-2, 1e-4, 1]", "s.yaml:8: search.lr: list should have at most 2 items"),

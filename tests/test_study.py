@@ -239,7 +239,7 @@ def test_a_correction_fitted_on_blend_is_told_by_the_run_and_the_ledger(root: Pa
 def test_two_corrections_are_refused_before_anything_trains_unless_the_study_allows_them(root: Path) -> None:
     file = root / "studies" / "tiny.yaml"
     twice = "strategies={plain: plain, twice: balanced_draw | weighted}"
-    with pytest.raises(UsageError, match=r"tiny.yaml:\d+: .*both even out the classes"):
+    with pytest.raises(UsageError, match=r"strategies.twice: weighted and balanced_draw both even out the classes"):
         study.prepare(file, root, [twice])
     allowed = study.prepare(file, root, [twice, "allow_double_correction=true"])
     assert [done.by for done in allowed.plans[1][1].corrections] == ["balanced_draw", "weighted"]

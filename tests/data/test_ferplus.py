@@ -9,11 +9,11 @@ import pytest
 from conftest import made_up
 
 from ferbal import data
+from ferbal.batches import soft_targets
 from ferbal.data import demo_files, ferplus
 from ferbal.data.demo import CLASSES
 from ferbal.plan import Split, start
 from ferbal.strategies.rows import drop
-from ferbal.train import _soft_targets
 
 ORDER = (*ferplus.CLASSES, "unknown", "NF")
 
@@ -103,7 +103,7 @@ def test_training_follows_the_votes_over_the_classes_that_are_left() -> None:
     labels = np.array([0, 1, 2])
     split = Split(np.zeros((3, 1, 2, 2), np.uint8), labels, np.array(["a", "b", "c"]), labels, shares)
     plan = start(("x", "y", "z"), labels, epochs=2)
-    assert np.allclose(_soft_targets(split, plan), shares)
-    without_y = _soft_targets(split, drop("y")(plan))
+    assert np.allclose(soft_targets(split, plan), shares)
+    without_y = soft_targets(split, drop("y")(plan))
     assert np.allclose(without_y[[0, 2]], [[5 / 7, 2 / 7], [0.1, 0.9]])
     assert without_y[1].sum() == 1  # its row is not trained on, but must not be NaN
