@@ -92,4 +92,8 @@ def _unusable(file: Path, text: str) -> str:
 
 def _repeated(files: Iterable[Path]) -> Path | None:
     seen: set[Path] = set()
-    return next((file for file in files if file in seen or seen.add(file)), None)  # type: ignore[func-returns-value]
+    for file in files:
+        if file in seen:
+            return file
+        seen.add(file)
+    return None
