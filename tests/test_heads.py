@@ -40,7 +40,8 @@ def test_several_copies_train_apart_and_answer_together() -> None:
     features = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     apart = head.train()(features)
     assert apart.shape == (5, 3, 4)
-    by_hand = F.linear(features, head.weight[4:8], head.bias[4:8])  # type: ignore[index]
+    assert head.bias is not None
+    by_hand = F.linear(features, head.weight[4:8], head.bias[4:8])
     assert torch.allclose(apart[:, 1], by_hand, atol=1e-6)
     assert torch.allclose(head.eval()(features), apart.mean(1), atol=1e-6)
 

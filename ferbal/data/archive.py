@@ -31,6 +31,7 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
             with zipfile.ZipFile(archive) as opened:
                 _check(archive, opened.infolist(), shutil.disk_usage(place).free)
                 opened.extractall(folder)
+        # RuntimeError: a password; NotImplementedError: a kind of compression that zipfile does not know
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise DataError(f"{archive}: not a readable zip file: {error}; fetch it again") from None
         yield folder

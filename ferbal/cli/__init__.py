@@ -1,0 +1,179 @@
+"""The command line: parse, call, print, exit codes. Everything heavy is imported by the command that needs it.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed,
+130 or 143 interrupted (what was done is kept).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from ferbal import __version__
+from ferbal.cli.data import data_app
+from ferbal.cli.shared import HERE, AsJson, Root, print_json
+from ferbal.cli.study import study_app
+from ferbal.errors import FerbalError, UsageError, nearest
+
+app = typer.Typer(
+    name="ferbal",
+    help="Class-imbalance and ensembling studies on images, facial expressions first.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
+
+
+class Interrupted(BaseException):
+    """A signal asked the process to end."""
+
+
+def main() -> NoReturn:
+    """Entry point: an error that a user can act on becomes one message and a documented exit code."""
+    # Waiting threads that spin take the cores from each other as soon as anything else runs on the machine: an epoch
+    # then takes ten times as long. Read by the OpenMP library when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        app()
+    except BaseException as error:
+        if _received:  # whatever the signal turned into on its way out of a library that was writing a file, say
+            print("interrupted; what was done is kept, and the same command goes on from here", file=sys.stderr)
+            sys.exit(128 + _received[0])
+        if isinstance(error, FerbalError):
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        if isinstance(error, BrokenPipeError):
+            sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
+            sys.exit(0)
+        raise
+    sys.exit(0)
+
+
+_received: list[int] = []
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    _received.append(number)
+    raise Interrupted
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        print(f"ferbal {__version__}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _ferbal(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The study file to write.")] = Path("studies/my-study.yaml"),
+) -> None:
+    """Write a commented study file to start from."""
+    from importlib.resources import files as resources
+
+    from ferbal import files
+    from ferbal.store import slug
+
+    if path.exists():
+        raise UsageError(f"{path} exists already; give another name")
+    text = (resources("ferbal") / "starter.yaml").read_text(encoding="utf-8")
+    files.write_text(path, text.replace("my-study", slug(path.stem)))
+    print(f"{path} written. Next: ferbal study check {path}")
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="strategies, backbones or data")],
+    name: Annotated[str, typer.Argument(help="A strategy to explain, or part of a backbone's name.")] = "",
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
+    """What there is to choose from."""
+    lists = {"strategies": _strategies, "backbones": _backbones, "data": _data_sets}
+    if what not in lists:
+        raise UsageError(f"cannot list {what!r}{nearest(what, lists)}; known are {', '.join(lists)}")
+    lists[what](name, as_json, root)
+
+
+@app.command()
+def schema() -> None:
+    """The JSON schema of a study file, for editors that complete and check YAML."""
+    from ferbal.spec import StudySpec
+
+    print_json(StudySpec.model_json_schema())
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, device and threads: what to send along with a question."""
+    from importlib.metadata import version
+
+    from ferbal import device
+
+    packages = (
+        "torch",
+        "torchvision",
+        "timm",
+        "optuna",
+        "scikit-learn",
+        "imbalanced-learn",
+        "plotly",
+        "pandas",
+    )
+    found = {
+        "ferbal": __version__,
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in packages},
+        **device.describe(),
+    }
+    if as_json:
+        return print_json(found)
+    for key, value in found.items():
+        print(f"{key:18} {value}")
+
+
+def _strategies(name: str, as_json: bool, root: Path) -> None:
+    from dataclasses import asdict
+
+    from ferbal import catalogue
+
+    entries = [catalogue.entry(name)] if name else catalogue.everything()
+    if as_json:
+        return print_json({one.name: asdict(one) for one in entries})
+    print(f"{entries[0].call}\n\n{entries[0].doc}" if name else catalogue.overview(entries))
+
+
+def _backbones(name: str, as_json: bool, root: Path) -> None:
+    from ferbal import models
+
+    own_first = [*models.own(), *(backbone for backbone in models.known() if backbone not in models.own())]
+    found = [backbone for backbone in own_first if name in backbone]
+    return print_json(found) if as_json else print("\n".join(found))
+
+
+def _data_sets(name: str, as_json: bool, root: Path) -> None:
+    from ferbal import data
+
+    found = [known for known in data.names(root) if name in known]
+    return print_json(found) if as_json else print("\n".join(found))

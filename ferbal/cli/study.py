@@ -1,0 +1,126 @@
+"""`ferbal study`: check, run, watch and report a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ferbal.cli.shared import HERE, AsJson, Root, Set, StudyFile, print_json, print_table
+
+study_app = typer.Typer(help="Check, run and report a study.", no_args_is_help=True)
+
+
+@study_app.command("check")
+def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:
+    """Show what every arm will do, before anything trains."""
+    from ferbal import study
+
+    checked = study.prepare(file, root, changes)
+    trials, finals = checked.spec.trainings
+    if as_json:
+        arms = [
+            {
+                "arm": arm.name,
+                "recipe": arm.recipe,
+                "rows": dict(zip(plan.classes, plan.counts.tolist(), strict=True)),
+                "stages": [_stage(stage) for stage in plan.stages],
+                "notes": list(plan.notes),
+            }
+            for arm, plan in checked.plans
+        ]
+        return print_json({"study": checked.spec.name, "arms": arms, "trials": trials, "final_runs": finals})
+    dataset = checked.dataset
+    print(
+        f"{checked.spec.name}: {len(checked.plans)} arms on {dataset.name} ({len(dataset.train):,} training rows)\n"
+    )
+    rows = []
+    for arm, plan in checked.plans:
+        by_class = dict(zip(plan.classes, plan.counts.tolist(), strict=True))
+        counts = [f"{by_class[name]:,}" if name in by_class else "-" for name in dataset.classes]
+        rows.append([arm.name, *counts, " + ".join(f"{s.epochs} epochs" for s in plan.stages)])
+    print_table(["arm", *dataset.classes, "stages"], rows)
+    for arm, plan in {arm.label: (arm, plan) for arm, plan in checked.plans}.values():
+        print(f"\n{arm.label}: {arm.recipe}")
+        for note in plan.notes:
+            print(f"  {note}")
+    print(
+        f"\n{trials + finals} trainings: {trials} trials and {finals} final runs on {len(checked.spec.seeds)} seeds"
+    )
+
+
+@study_app.command("run")
+def study_run(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:
+    """Search, train on fresh seeds, combine and report. What is done already is kept."""
+    from rich.console import Console
+
+    from ferbal import study
+    from ferbal.progress import Display
+
+    reported = Display(Console(stderr=True)).watch(study.run(study.prepare(file, root, changes)))
+    _print_reported(reported, as_json)
+    if reported.failed:
+        raise typer.Exit(4)
+
+
+@study_app.command("status")
+def study_status(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:
+    """How far a study is: trials, final runs and scores of every arm."""
+    from ferbal import study
+
+    found = study.status(study.prepare(file, root, changes))
+    if as_json:
+        return print_json(found)
+    print_table(
+        ["arm", "trials", "final runs", "failed", "val macro-F1"],
+        [
+            [
+                arm["arm"],
+                f"{arm['trials_done']}/{arm['trials']}",
+                f"{arm['final_runs_done']}/{arm['final_runs']}",
+                str(arm["failed"] or ""),
+                "" if arm["macro_f1"] is None else f"{arm['macro_f1']:.3f}",
+            ]
+            for arm in found["arms"]
+        ],
+    )
+
+
+@study_app.command("report")
+def study_report(
+    file: StudyFile,
+    changes: Set = [],
+    csv: Annotated[Path | None, typer.Option(help="Write a table of all models, with the F1 of each class.")] = None,
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
+    """Make the page anew from what is on disk. Nothing is trained."""
+    from ferbal import files, study
+
+    reported = study.report(study.prepare(file, root, changes))
+    if csv is not None:
+        made_by = " ".join(["ferbal study run", str(file), *(f"--set '{change}'" for change in changes)])
+        files.write_text(csv, f"# {made_by}\n{reported.table.to_csv(index=False)}")
+    _print_reported(reported, as_json)
+
+
+def _stage(stage: Any) -> dict[str, Any]:
+    return {
+        "epochs": stage.epochs,
+        "scope": stage.scope,
+        "odds": None if stage.odds is None else stage.odds.tolist(),
+    }
+
+
+def _print_reported(reported: Any, as_json: bool) -> None:
+    models = reported.summary.to_dict("records")
+    if as_json:
+        return print_json({"report": str(reported.path), "failed_runs": reported.failed, "models": models})
+    if models:
+        shown = ("macro_f1", "balanced_accuracy", "accuracy")
+        print_table(
+            ["on test", "runs", *shown],
+            [[m["model"], str(m["runs"]), *(f"{m[name]:.3f}" for name in shown)] for m in models],
+        )
+    print(reported.path)
