@@ -71,10 +71,10 @@ class Features:
         self.classes, self.features = images.classes, torch.empty(0)
 
     def take(self, rows: Int[Tensor, " b"], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        self.features = self.rows[rows]
-        return self.features, torch.nn.functional.one_hot(self.label[rows], self.classes).float()
+        return self.rows[rows], torch.nn.functional.one_hot(self.label[rows], self.classes).float()
 
     def answered(self, model: nn.Module, features: Tensor) -> Tensor:
+        self.features = features
         said: Tensor = heads.classifier(model)(features)
         return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import time
@@ -34,6 +35,22 @@ class Machine:
 def pick() -> torch.device:
     """The GPU if torch sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the machine, has no memory left for a tensor."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def release() -> None:
+    """Give back the memory that torch keeps for later tensors."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> dict[Precision, float]:

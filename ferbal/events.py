@@ -1,44 +1,59 @@
-"""What happens while a study runs, as data: a terminal, a log or a test can watch it in its own way."""
+"""What happens while a study runs, as plain data: a terminal, a log or a test can watch it in its own way.
+
+`Log` keeps every event as a line of JSON; `read` gives them back, to whoever asks from another process.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ferbal.plan import Arm, Knobs, Plan
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ferbal.train import Row
+from ferbal.errors import FerbalError
+from ferbal.plan import Arm, Knobs
 
 
 @dataclass(frozen=True)
 class Started:
-    trials: int
-    finals: int
+    """A process begins or goes on. arms: arm, trials and final runs each of them has at most. epochs: of one run."""
+
+    arms: tuple[tuple[Arm, int, int], ...]
     epochs: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Noticed:
+    """Something that people should know of: a damaged checkpoint, too little memory for a batch, changed settings."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class ArmStarted:
     number: int
     of: int
     arm: Arm
-    plan: Plan
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One epoch. role: "trial" or "seed"; number of `of`."""
+    """One epoch of `epochs`. role: "trial" or "seed"; number of `of`."""
 
     role: str
     number: int
     of: int
-    row: Row
-    best: float
+    epoch: int
     epochs: int
+    loss: float
+    macro_f1: float
+    best: float
+    seconds: float
+    images_per_s: float
 
 
 @dataclass(frozen=True)
@@ -58,11 +73,12 @@ class RunEnded:
 @dataclass(frozen=True)
 class Searched:
     knobs: Knobs
+    further: dict[str, Any]
     trials: int
     best: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ArmEnded:
     arm: Arm
     scores: tuple[float, ...]
@@ -77,14 +93,55 @@ class Combined:
     macro_f1: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Reported:
-    """summary: model, runs, and the mean test scores over all classes, best macro-F1 first. table: and each class."""
+    """The page is made; so many runs failed."""
+
+    path: str
+    failed: int
+
+
+Event = Started | Noticed | ArmStarted | Trained | RunEnded | Searched | ArmEnded | Combined | Reported
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in Event.__args__}
+
+
+@dataclass(frozen=True)
+class Log:
+    """Events as lines of JSON in a file that only grows."""
 
     path: Path
-    failed: int
-    summary: pd.DataFrame
-    table: pd.DataFrame
+
+    def add(self, event: Event) -> None:
+        """Append a line. A line that a killed process left unfinished is ended first."""
+        row = {"time": time.time(), "event": type(event).__name__, **asdict(event)}
+        try:
+            with self.path.open("ab+") as file:
+                if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
+                    file.write(b"\n")
+                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise FerbalError(f"{self.path}: {error.strerror}; make room or give access, then run again") from None
+
+    def read(self) -> Iterator[tuple[float, Event]]:
+        """Every event with its time in seconds since 1970. What is no whole line is passed over."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                try:
+                    row = json.loads(line)
+                    yield row.pop("time"), _event(row)
+                except (ValueError, TypeError, KeyError):
+                    continue
 
 
-Event = Started | ArmStarted | Trained | RunEnded | Searched | ArmEnded | Combined | Reported
+def _event(row: dict[str, Any]) -> Event:
+    kind = _KINDS[row.pop("event")]
+    if "arm" in row:
+        row["arm"] = Arm(**row["arm"])
+    if "knobs" in row:
+        row["knobs"] = Knobs(**row["knobs"])
+    if kind is Started:
+        row["arms"] = tuple((Arm(**arm), trials, finals) for arm, trials, finals in row["arms"])
+    event: Event = kind(**row)
+    return event

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ferbal.errors import FerbalError
+
 
 def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Let `fill` write the file under another name, flush it to the disk, then put it in place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `fill` write the file under another name, flush it to the disk, then put it in place at once.
+
+    Raises FerbalError where the disk is full.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FerbalError(
+                f"{path}: no space left on the disk; make some, then run the same command again: it goes on from here"
+            ) from None
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and the rename is flushed with the file
         folder = os.open(path.parent, os.O_RDONLY)
@@ -28,6 +38,12 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             os.fsync(folder)  # the rename itself must survive a power cut
         finally:
             os.close(folder)
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Remove what killed processes have left half-written under a folder, of files of this name or of any."""
+    for draft in folder.rglob(f".{name}*.partial"):
+        draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

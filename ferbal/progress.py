@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Generator
 from statistics import fmean, pstdev
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
-from ferbal.events import ArmEnded, ArmStarted, Combined, Event, Reported, RunEnded, Searched, Started, Trained
+from ferbal.events import (
+    ArmEnded,
+    ArmStarted,
+    Combined,
+    Event,
+    Noticed,
+    Reported,
+    RunEnded,
+    Searched,
+    Started,
+    Trained,
+)
+from ferbal.standing import Standing
+
+Result = TypeVar("Result")
 
 
 class Display:
-    """Renders events to stderr. Without a terminal every finished run is one plain line, and no bar is drawn."""
+    """Renders events to stderr. Without a terminal every finished run is one plain line, and no bar is drawn.
 
-    def __init__(self, console: Console) -> None:
+    standing: what is known from earlier calls, so that the time left can be told from the beginning.
+    """
+
+    def __init__(self, console: Console, standing: Standing | None = None) -> None:
         self.console = console
+        self.standing = standing or Standing()
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[told]}"),
             console=console,
             transient=True,
@@ -29,40 +47,47 @@ class Display:
         )
         self.whole = self.bars.add_task("study", total=1, told="")
         self.run = self.bars.add_task("run", total=1, told="", visible=False)
-        self.epochs = 1
-        self.training_seconds = 0.0
-        self.trained_epochs = 0
-        self.arm = ""
 
-    def watch(self, events: Iterable[Event]) -> Reported:
-        """Show every event; return the last one."""
+    def watch(self, events: Generator[Event, None, Result]) -> Result:
+        """Show every event; return what the generator returns."""
         with self.bars:
-            for event in events:
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as done:
+                    return done.value
+                self.standing.tell(time.time(), event)
                 self.show(event)
-                if isinstance(event, Reported):
-                    return event
-        raise AssertionError("a study ends with its report")
 
     def show(self, event: Event) -> None:
         match event:
-            case Started(trials, finals, epochs):
-                self.epochs = epochs
-                self.bars.update(self.whole, total=max((trials + finals) * epochs, 1))
+            case Started(arms, epochs):
+                trials, finals = sum(trials for _, trials, _ in arms), sum(finals for _, _, finals in arms)
                 runs = f"{counted(trials, 'trial')} and {counted(finals, 'final run')}"
                 self.say(f"{runs} of at most {counted(epochs, 'epoch')}")
-            case ArmStarted(number, of, arm, plan):
-                self.arm = arm.name
+            case Noticed(message):
+                self.say(f"note: {message}")
+            case ArmStarted(number, of, arm, notes):
                 self.say(f"arm {number}/{of}  {arm.name}")
-                for note in plan.notes:
+                for note in notes:
                     self.say(f"  plan    {note}")
             case Trained():
-                self._trained(event)
+                self.bars.update(
+                    self.run,
+                    visible=True,
+                    description=f"{event.role} {event.number}/{event.of}",
+                    total=event.epochs,
+                    completed=event.epoch,
+                    told=f"epoch {event.epoch}/{event.epochs}   macro-F1 {event.macro_f1:.3f}, best {event.best:.3f}"
+                    f"   {event.images_per_s:,.0f} images/s",
+                )
             case RunEnded():
                 self._run_ended(event)
-            case Searched(knobs, trials, best):
+            case Searched(knobs, further, trials, best):
+                others = "".join(f"  {name} {_short(value)}" for name, value in further.items())
                 self.say(
                     f"  search  {counted(trials, 'trial')}   best val macro-F1 {best:.3f}   "
-                    f"lr {knobs.lr:.2g}  batch {knobs.batch_size}  patience {knobs.patience}"
+                    f"lr {knobs.lr:.2g}  batch {knobs.batch_size}  patience {knobs.patience}{others}"
                 )
             case ArmEnded(_, scores, seconds, path):
                 spread = f" ± {pstdev(scores):.3f}" if len(scores) > 1 else ""
@@ -72,30 +97,13 @@ class Display:
                 self.say(f"ensemble {name}  {members} members   blend macro-F1 {macro_f1:.3f}")
             case Reported(path, failed):
                 self.say(f"report {path}" + (f"   {counted(failed, 'run')} failed" if failed else ""))
+        told = whole(self.standing.as_json(time.time()))
+        self.bars.update(self.whole, total=1, completed=self.standing.share, told=escape(told))
 
     def say(self, line: str) -> None:
         self.console.print(escape(line), highlight=False, soft_wrap=True)
 
-    def _trained(self, event: Trained) -> None:
-        row = event.row
-        self.training_seconds += row.seconds
-        self.trained_epochs += 1
-        self.bars.update(
-            self.run,
-            visible=True,
-            description=f"{event.role} {event.number}/{event.of}",
-            total=event.epochs,
-            completed=row.epoch,
-            told=f"macro-F1 {row.macro_f1:.3f}, best {event.best:.3f}   {row.images_per_s:,.0f} images/s",
-        )
-        self.bars.advance(self.whole)
-        self.bars.update(self.whole, told=f"at most {clock(self._left())} left   {escape(self.arm)}")
-
     def _run_ended(self, event: RunEnded) -> None:
-        task = self.bars.tasks[self.whole]
-        ran = event.epochs if event.state != "kept" else 0
-        # Epochs that need not be run, because a run was kept, pruned or stopped early, shorten the study.
-        self.bars.update(self.whole, total=max((task.total or 1) - (self.epochs - ran), task.completed, 1))
         self.bars.update(self.run, visible=False)
         told = f"macro-F1 {event.score:.3f}   {event.epochs} epochs   {clock(event.seconds)}"
         if event.state == "failed":
@@ -103,9 +111,28 @@ class Display:
         elif not self.console.is_terminal and event.state != "kept":
             self.say(f"  {event.role} {event.number}/{event.of}  {event.state}  {told}")
 
-    def _left(self) -> float:
-        task = self.bars.tasks[self.whole]
-        return ((task.total or 0) - task.completed) * self.training_seconds / max(self.trained_epochs, 1)
+
+def whole(now: dict[str, Any]) -> str:
+    """One line about the whole study: `32 %   about 1 h 05 min left   best 0.512 (focal · resnet18)   ...`.
+
+    now: as `Standing.as_json` gives it.
+    """
+    left = f"about {clock(now['seconds_left'])} left" if now["seconds_left"] else "time left not known yet"
+    if now["seconds_left"] and now["not_timed_yet"]:
+        left += f" ({', '.join(now['not_timed_yet'])} not timed yet)"
+    best = f"   best {now['best']['macro_f1']:.3f} ({now['best']['arm']})" if now["best"] else ""
+    return f"{now['share_done']:.0%}   {left}{best}   {now['arm'] or ''}".rstrip()
+
+
+def present(now: dict[str, Any]) -> str:
+    """One line about the training that is going on: `seed 2/6 of focal · resnet18: epoch 3/60 ...`."""
+    run = now["run"]
+    if run is None:
+        return f"{now['arm'] or 'starting'}: between two trainings"
+    return (
+        f"{run['role']} {run['number']}/{run['of']} of {now['arm']}: epoch {now['epoch']}/{now['epochs']}   "
+        f"macro-F1 {now['macro_f1']:.3f}   {now['images_per_s']:,.0f} images/s"
+    )
 
 
 def counted(number: int, name: str) -> str:
@@ -115,9 +142,13 @@ def counted(number: int, name: str) -> str:
 
 def clock(seconds: float) -> str:
     """`41 s`, `3 min 20 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02d} min"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_type_hints
@@ -29,6 +29,51 @@ def parse(text: str) -> Strategy:
 def canonical(text: str) -> str:
     """The same recipe in one spelling, so that spaces, quotes and brackets that change nothing make no new run."""
     return ast.unparse(_bare(_tree(text)))
+
+
+def names(text: str) -> set[str]:
+    """The strategies that a recipe calls, at any depth. Nothing for a text that is no recipe."""
+    try:
+        tree = _tree(text)
+    except UsageError:
+        return set()
+    found = set()
+
+    def note(call: ast.Call, name: str) -> None:
+        found.add(name)
+
+    _each_call(tree, note)
+    return found
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """What a strategy can be told, with the types of its annotations."""
+    factory = find(name)
+    hints = get_type_hints(factory)
+    return {parameter: hints.get(parameter) for parameter in inspect.signature(factory).parameters}
+
+
+def tuned(text: str, values: Mapping[str, Any]) -> str:
+    """The recipe with parameters of its strategies set: {"focal.gamma": 1.5} makes `focal(gamma=2)` gamma=1.5."""
+
+    def tune(call: ast.Call, name: str) -> None:
+        known = list(parameters(name))
+        for full, value in values.items():
+            owner, _, parameter = full.rpartition(".")
+            if owner != name:
+                continue
+            if parameter not in known:
+                raise UsageError(
+                    f"{name} has no {parameter!r}{nearest(parameter, known)}; it takes {', '.join(known)}"
+                )
+            literal = ast.parse(repr(value), mode="eval").body
+            if known.index(parameter) < len(call.args):
+                call.args[known.index(parameter)] = literal
+            else:
+                others = [keyword for keyword in call.keywords if keyword.arg != parameter]
+                call.keywords = [*others, ast.keyword(parameter, literal)]
+
+    return ast.unparse(_bare(_each_call(_tree(text), tune)))
 
 
 def find(name: str) -> Callable[..., Strategy]:
@@ -90,6 +135,20 @@ def signature(factory: Callable[..., Strategy]) -> str:
     """The parameters of a strategy and their defaults: `(gamma=2.0)`."""
     plain = [p.replace(annotation=inspect.Parameter.empty) for p in inspect.signature(factory).parameters.values()]
     return str(inspect.Signature(plain))
+
+
+def _each_call(node: ast.expr, visit: Callable[[ast.Call, str], None]) -> ast.expr:
+    """The tree with every strategy spelt as a call and visited, those given to other strategies included."""
+    if isinstance(node, ast.BinOp):
+        return ast.BinOp(_each_call(node.left, visit), node.op, _each_call(node.right, visit))
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    if (name := _name(call.func)) is None:
+        return node
+    call.args = [_each_call(arg, visit) for arg in call.args]
+    for keyword in call.keywords:
+        keyword.value = _each_call(keyword.value, visit)
+    visit(call, name)
+    return call
 
 
 def _value(node: ast.expr, text: str) -> Any:

@@ -20,6 +20,7 @@ from ferbal.strategies.losses import label_smoothing
 if TYPE_CHECKING:
     from ferbal.train import Epoch
 
+RETRIES = 5
 FORMAT = 2  # raised when the same settings would train differently: runs of an older format are made again
 
 
@@ -80,13 +81,37 @@ def plan_for(
 
 
 def execute(
-    job: Job, dataset: Dataset, folder: RunFolder, *, precision: Precision, keep: bool
-) -> Generator[Epoch, None, dict[str, Any]]:
-    """Train, or go on training, and write the run. Yields each new epoch and returns the scores.
+    job: Job, dataset: Dataset, folder: RunFolder, *, precision: Precision, keep: bool, retries: int = RETRIES
+) -> Generator[Epoch | str, None, dict[str, Any]]:
+    """Train, or go on training, and write the run. Yields each new epoch, and as text what people should know of;
+    returns the scores.
 
-    keep: save weights and logits too, as for every run but the trials of a search. A failed run is marked as such
-    and raises RunError; closing the generator leaves the run to be continued.
+    keep: save weights and logits too, as for every run but the trials of a search. retries: how many processes may
+    die one after another before the same epoch is finished. A failed run is marked as such and raises RunError;
+    closing the generator leaves the run to be continued.
     """
+    from ferbal import device as hardware
+
+    try:
+        try:
+            return (yield from _executed(job, dataset, folder, precision, keep, retries))
+        except (RuntimeError, MemoryError) as error:
+            if not hardware.out_of_memory(error):
+                raise
+            raise RunError(
+                f"out of memory; try a smaller net, image or batch: {str(error).splitlines()[0]}"
+            ) from None
+    except RunError as error:
+        folder.fail(str(error))
+        raise
+    except BaseException:  # stopped on purpose, and not dead
+        folder.rest()
+        raise
+
+
+def _executed(
+    job: Job, dataset: Dataset, folder: RunFolder, precision: Precision, keep: bool, retries: int
+) -> Generator[Epoch | str, None, dict[str, Any]]:
     import torch
 
     from ferbal import device as hardware
@@ -111,8 +136,15 @@ def execute(
         "std": dataset.std,
         "ferbal": __version__,
     }
-    rows, resume = folder.load_checkpoint()
+    saved = folder.checkpoint()
+    yield from saved.damaged
+    rows = saved.rows
     folder.begin(about)
+    if (times := folder.attempt(len(rows))) > retries + 1:
+        raise RunError(
+            f"{times - 1} processes died one after another before epoch {len(rows) + 1} was finished; "
+            "see what the system says of it (too little memory, say), then run again"
+        )
     machine = hardware.Machine(hardware.pick(), precision)
     view = View(job.training.image_size, dataset.mean, dataset.std)
     model = build(
@@ -132,13 +164,9 @@ def execute(
         watch=_relabelled(dataset.val, halves.select, plan.becomes),
         view=view,
         machine=machine,
-        resume=resume,
+        resume=saved.state,
     )
-    try:
-        weights = yield from _recorded(epochs, rows, folder)
-    except RunError as error:
-        folder.fail(str(error))
-        raise
+    weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size)
     model.load_state_dict(weights)
     logits = {}
     for name in ("val", "test") if keep else ("val",):
@@ -168,9 +196,10 @@ def execute(
 
 
 def _recorded(
-    epochs: Generator[Epoch, None, Any], rows: list[dict[str, Any]], folder: RunFolder
-) -> Generator[Epoch, None, Any]:
+    epochs: Generator[Epoch, None, Any], rows: list[dict[str, Any]], folder: RunFolder, batch_size: int
+) -> Generator[Epoch | str, None, Any]:
     """Pass epochs on, each one first saved as history and as the point to resume from."""
+    parts = 1
     while True:
         try:
             epoch = next(epochs)
@@ -179,6 +208,12 @@ def _recorded(
         rows.append(asdict(epoch.row))
         folder.save_history(rows)
         folder.save_checkpoint(rows, epoch.snapshot())
+        if epoch.parts > parts:
+            parts = epoch.parts
+            yield (
+                f"out of memory: a batch of {batch_size} is now passed in {parts} parts, whose gradients add up to "
+                "those of the whole; what dropout and BatchNorm see is a part"
+            )
         yield epoch
 
 

@@ -1,58 +1,130 @@
-"""The search for knobs: one Optuna study per arm, which sees validation scores and nothing else."""
+"""The search for knobs: one Optuna study per arm, which sees validation scores and nothing else.
+
+Proposals follow from the budget's seed, the trial's number and the trials before it, never from how often the
+process was started. A trial that a dead process left running is handed out again with its own knobs.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import warnings
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from ferbal import recipe
-from ferbal.errors import RunError
+from ferbal.errors import FerbalError, RunError, UsageError
 from ferbal.plan import Arm, Knobs
 
 if TYPE_CHECKING:
     import optuna
 
-LRange = float | tuple[float, float]
-IntRange = int | tuple[int, int]
+Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
+Pruner = Literal["median", "hyperband", "none"]
+Value = float | int | str | bool
+PATIENT = 600  # seconds to wait for a database that another process has locked
+
+
+@dataclass(frozen=True)
+class Range:
+    """From low to high, both included; whole numbers if both are. log: searched on a logarithmic scale."""
+
+    low: float | int
+    high: float | int
+    log: bool = False
+
+    @property
+    def whole(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def spaced(self, count: int) -> list[Value]:
+        """That many values, evenly spaced from end to end; of one, the middle."""
+        share = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
+        low, high = np.log([self.low, self.high]) if self.log else (self.low, self.high)
+        values = low + (high - low) * share
+        inside = np.clip(np.exp(values) if self.log else values, self.low, self.high).tolist()
+        return list(dict.fromkeys(round(v) if self.whole else v for v in inside))
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of these; a single one is no choice."""
+
+    values: tuple[Value, ...]
+
+
+Values = Range | Choices
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a trial tries: the knobs, and settings of training or of strategies by name (`focal.gamma`)."""
+
+    knobs: Knobs
+    further: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Space:
-    """What each knob may be: a single value, a range (low, high), or for batch_size a list to choose from."""
+    """What each knob may be. further: other settings that vary, by name."""
 
-    lr: LRange
-    batch_size: int | tuple[int, ...]
-    patience: IntRange
+    lr: Values
+    batch_size: Values
+    patience: Values
+    further: Mapping[str, Values] = field(default_factory=dict)
 
     @property
-    def fixed(self) -> Knobs | None:
-        """The only point of the space, if it has but one."""
-        if isinstance(self.lr, float) and isinstance(self.batch_size, int) and isinstance(self.patience, int):
-            return Knobs(self.lr, self.batch_size, self.patience)
-        return None
+    def knobs(self) -> dict[str, Values]:
+        return {"lr": self.lr, "batch_size": self.batch_size, "patience": self.patience, **self.further}
 
-    def suggest(self, trial: optuna.trial.BaseTrial) -> Knobs:
-        lr = self.lr if isinstance(self.lr, float) else trial.suggest_float("lr", *self.lr, log=True)
-        batch = self.batch_size
-        if not isinstance(batch, int):
-            batch = int(trial.suggest_categorical("batch_size", batch))
-        patience = self.patience
-        if not isinstance(patience, int):
-            patience = trial.suggest_int("patience", *patience)
-        return Knobs(lr, batch, patience)
+    @property
+    def fixed(self) -> Point | None:
+        """The only point of the space, if it has but one."""
+        return point(self.single) if len(self.single) == len(self.knobs) else None
+
+    @property
+    def single(self) -> dict[str, Value]:
+        """The knobs that have but one value, and are no parameters of the Optuna study."""
+        return {n: v.values[0] for n, v in self.knobs.items() if isinstance(v, Choices) and len(v.values) == 1}
+
+    def grid(self, most: int) -> list[dict[str, Value]]:
+        """The finest even grid of at most so many points, in the order of the knobs."""
+        counts = {name: len(v.values) if isinstance(v, Choices) else 1 for name, v in self.knobs.items()}
+        least = int(np.prod(list(counts.values())))
+        if least > most:
+            raise UsageError(f"search.trials: a grid over these choices has {least} points, more than {most} trials")
+        ranges = [name for name, v in self.knobs.items() if isinstance(v, Range)]
+        for name in itertools.cycle(ranges):
+            finer = counts | {name: counts[name] + 1}
+            if int(np.prod(list(finer.values()))) > most:
+                break
+            counts = finer
+        axes = [v.values if isinstance(v, Choices) else v.spaced(counts[name]) for name, v in self.knobs.items()]
+        return [dict(zip(self.knobs, values, strict=True)) for values in itertools.product(*axes)]
+
+
+def point(values: Mapping[str, Any]) -> Point:
+    """A point of a space from its values by name."""
+    known = ("lr", "batch_size", "patience")
+    return Point(Knobs(*(values[name] for name in known)), {n: v for n, v in values.items() if n not in known})
 
 
 @dataclass(frozen=True)
 class Budget:
-    """trials: in total, over all calls. prune: whether the median pruner may stop a trial early."""
+    """What every arm may spend, over all calls together, and how it is spent.
+
+    tie: scores of validation macro-F1 closer than this count as equal, and the cheaper trial is taken.
+    """
 
     trials: int
-    prune: bool
+    sampler: Sampler = "tpe"
+    pruner: Pruner = "median"
+    tie: float = 0.0
     seed: int = 0
 
 
@@ -61,9 +133,9 @@ class Trial:
     """A trial under way: what to train, and where its scores go."""
 
     number: int
-    knobs: Knobs
-    _trial: optuna.Trial
-    _budget: Budget
+    point: Point
+    optuna: optuna.Trial
+    _prunes: bool
     _first_judged: int
 
     def report(self, epoch: int, macro_f1: float) -> bool:
@@ -75,123 +147,219 @@ class Trial:
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed trial reports its last epoch twice, with the same score
-            self._trial.report(macro_f1, epoch)
-        return self._budget.prune and bool(self._trial.should_prune())
+            self.optuna.report(macro_f1, epoch)
+        return self._prunes and bool(self.optuna.should_prune())
 
 
 Outcome = tuple[str, float | None, dict[str, Any]]
 """(complete | pruned | failed, best validation macro-F1, notes for the record)"""
 
 
-def search(
-    database: str, arm: Arm, space: Space, budget: Budget, settings: dict[str, Any], first_judged: int
-) -> Generator[Trial, Outcome | None, Knobs]:
-    """Yield trials until the budget is spent, each answered with its outcome; return the best knobs.
+@dataclass(frozen=True)
+class Search:
+    """The search of one arm in a database (any SQLAlchemy URL).
 
-    settings: everything else a score depends on; another value begins another Optuna study. A trial that was
-    interrupted is yielded again with the same knobs. first_judged: the first epoch of the last stage.
+    settings: everything else a score depends on; another value begins another Optuna study.
     """
-    if space.fixed is not None:
-        return space.fixed
-    import optuna
 
-    State = optuna.trial.TrialState
-    ended = {"complete": State.COMPLETE, "pruned": State.PRUNED, "failed": State.FAIL}
-    study = _study(database, arm, space, settings)
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=first_judged + 1)
-    while True:
-        so_far = study.get_trials(deepcopy=False)
-        unfinished = [trial for trial in so_far if trial.state == State.RUNNING]
-        if not unfinished and len(so_far) >= budget.trials:
-            break
-        number = unfinished[0].number if unfinished else len(so_far)
-        # A proposal depends on the trial's number alone, and not on how often the study was stopped.
-        study.sampler = optuna.samplers.TPESampler(seed=budget.seed * 100_003 + number, n_startup_trials=5)
-        trial = optuna.Trial(study, unfinished[0]._trial_id) if unfinished else study.ask()
-        outcome = yield Trial(number, space.suggest(trial), trial, budget, first_judged)
-        assert outcome is not None, "every trial is answered with its outcome"
-        state, value, notes = outcome
-        for key, note in notes.items():
-            trial.set_user_attr(key, note)
-        study.tell(trial, value if state == "complete" else None, state=ended[state])
-    best = chosen(database, arm, space, settings)
-    if best is None:
-        raise RunError(f"{arm.name}: none of {budget.trials} trials was completed; try a lower search.lr")
-    return best
+    database: str
+    arm: Arm
+    space: Space
+    budget: Budget
+    settings: Mapping[str, Any]
 
+    def run(
+        self, first_judged: int, epochs: int, begin: Point | None = None
+    ) -> Generator[Trial, Outcome | None, Point]:
+        """Yield trials until the budget is spent, each answered with its outcome; return the best point.
 
-def chosen(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> Knobs | None:
-    """The best knobs so far by validation macro-F1; ties go to the cheaper trial. None before any is complete."""
-    if space.fixed is not None:
-        return space.fixed
-    import optuna
+        first_judged: the first epoch of the last stage. epochs: of a whole training. begin: what the first trial
+        tries, what was best on another backbone say.
+        """
+        if self.space.fixed is not None:
+            return self.space.fixed
+        import optuna
 
-    tried = _tried(database, arm, space, settings)
-    complete = [trial for trial in tried if trial.state == optuna.trial.TrialState.COMPLETE]
-    if not complete:
-        return None
-    best = min(complete, key=lambda t: (-(t.value or 0.0), t.user_attrs.get("epochs", 0), t.number))
-    return space.suggest(optuna.trial.FixedTrial(best.params))
+        State = optuna.trial.TrialState
+        ended = {"complete": State.COMPLETE, "pruned": State.PRUNED, "failed": State.FAIL}
+        given = self._given(begin)
+        most = len(given) if self.budget.sampler == "grid" else self.budget.trials
+        study = self.study()
+        study.pruner = self._pruner(first_judged, epochs)
+        while True:
+            so_far = study.get_trials(deepcopy=False)
+            running = next((trial for trial in so_far if trial.state == State.RUNNING), None)
+            waiting = next((trial for trial in so_far if trial.state == State.WAITING), None)
+            if not running and not waiting and len(so_far) >= most:
+                break
+            number = running.number if running else waiting.number if waiting else len(so_far)
+            if number == len(so_far) < len(given):
+                study.enqueue_trial(given[number])
+            study.sampler = self._sampler(number, 0)
+            trial = optuna.Trial(study, running._trial_id) if running else study.ask()
+            outcome = yield Trial(
+                number, self._suggested(study, trial), trial, self.budget.pruner != "none", first_judged
+            )
+            assert outcome is not None, "every trial is answered with its outcome"
+            state, value, notes = outcome
+            for key, note in notes.items():
+                trial.set_user_attr(key, note)
+            study.tell(trial, value if state == "complete" else None, state=ended[state])
+        best = self.chosen()
+        if best is None:
+            raise RunError(f"{self.arm.name}: none of {most} trials was completed; try a lower search.lr")
+        return best
 
+    def chosen(self) -> Point | None:
+        """The best point so far by validation macro-F1; among ties the one that took the fewest epochs.
 
-def trials(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """What has been tried for an arm, in order."""
-    if space.fixed is not None:
-        return []
-    knobs = ("lr", "batch_size", "patience")
-    fixed = {knob: getattr(space, knob) for knob in knobs if isinstance(getattr(space, knob), (int, float))}
-    return [
-        {
-            "number": t.number,
-            "state": _NAMES.get(t.state.name, t.state.name.lower()),
-            "value": t.user_attrs.get("best", t.value),
-            **{knob: t.params.get(knob, fixed.get(knob)) for knob in knobs},
-            "epochs": t.user_attrs.get("epochs"),
-            "seconds": t.user_attrs.get("seconds"),
-            "message": t.user_attrs.get("message", ""),
+        None before any trial is complete.
+        """
+        if self.space.fixed is not None:
+            return self.space.fixed
+        import optuna
+
+        complete = [trial for trial in self._tried() if trial.state == optuna.trial.TrialState.COMPLETE]
+        if not complete:
+            return None
+        enough = max(trial.value or 0.0 for trial in complete) - self.budget.tie
+        tied = [trial for trial in complete if (trial.value or 0.0) >= enough]
+        best = min(tied, key=lambda t: (t.user_attrs.get("epochs", 0), -(t.value or 0.0), t.number))
+        return point(self.space.single | best.params)
+
+    def trials(self) -> list[dict[str, Any]]:
+        """What has been tried for the arm, in order. `further` holds the values of all settings but the three."""
+        if self.space.fixed is not None:
+            return []
+        return [self._row(trial) for trial in self._tried()]
+
+    def study(self) -> optuna.Study:
+        """The arm's Optuna study, made if there is none yet."""
+        import optuna
+
+        return optuna.create_study(
+            study_name=self.name, storage=storage(self.database), direction="maximize", load_if_exists=True
+        )
+
+    @property
+    def name(self) -> str:
+        """Of the Optuna study: what it searches, and a hash of what its scores depend on."""
+        depends_on = [
+            dict(self.settings),
+            recipe.canonical(self.arm.recipe),
+            self.arm.backbone,
+            {name: asdict(values) for name, values in self.space.knobs.items()},
+        ]
+        sha = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+        return f"{recipe.canonical(self.arm.recipe)} · {self.arm.backbone} · {sha[:8]}"
+
+    def _given(self, begin: Point | None) -> list[dict[str, Value]]:
+        """The points that are not left to the sampler, by trial number."""
+        if self.budget.sampler == "grid":
+            points = self.space.grid(self.budget.trials)
+            return [points[i] for i in np.random.default_rng(self.budget.seed).permutation(len(points))]
+        if begin is None:
+            return []
+        values = asdict(begin.knobs) | dict(begin.further)
+        return [{name: values[name] for name in self.space.knobs if name in values and name not in self.space.single}]
+
+    def _suggested(self, study: optuna.Study, trial: optuna.Trial) -> Point:
+        """The values of a trial. Those that a dead process has suggested already stay as they are.
+
+        Every knob has a sampler of its own, so that it does not matter which of them were suggested before.
+        """
+        _ = trial.relative_params  # proposed together, by samplers that do so
+        found: dict[str, Any] = dict(self.space.single)
+        for place, (name, values) in enumerate(self.space.knobs.items(), start=1):
+            study.sampler = self._sampler(trial.number, place)
+            if isinstance(values, Range) and values.whole:
+                found[name] = trial.suggest_int(name, int(values.low), int(values.high), log=values.log)
+            elif isinstance(values, Range):
+                found[name] = trial.suggest_float(name, values.low, values.high, log=values.log)
+            elif name not in found:
+                found[name] = trial.suggest_categorical(name, values.values)
+        study.sampler = self._sampler(trial.number, 0)
+        return point(found)
+
+    def _sampler(self, number: int, place: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        seed = int(np.random.SeedSequence([self.budget.seed, number, place]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            match self.budget.sampler:
+                case "tpe":
+                    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+                case "cmaes":
+                    return optuna.samplers.CmaEsSampler(
+                        seed=seed, n_startup_trials=3, warn_independent_sampling=False
+                    )
+                case "gp":
+                    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=5)
+                case "random" | "grid":
+                    return optuna.samplers.RandomSampler(seed=seed)
+
+    def _pruner(self, first_judged: int, epochs: int) -> optuna.pruners.BasePruner:
+        import optuna
+
+        match self.budget.pruner:
+            case "median":
+                return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=first_judged + 1)
+            case "hyperband":
+                return optuna.pruners.HyperbandPruner(min_resource=first_judged, max_resource=epochs)
+            case "none":
+                return optuna.pruners.NopPruner()
+
+    def _row(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        names = ("lr", "batch_size", "patience")
+        values = self.space.single | trial.params
+        return {
+            "number": trial.number,
+            "state": _STATES.get(trial.state.name, trial.state.name.lower()),
+            "value": trial.user_attrs.get("best", trial.value),
+            **{name: values.get(name) for name in names},
+            "further": {name: values.get(name) for name in self.space.further},
+            "epochs": trial.user_attrs.get("epochs"),
+            "seconds": trial.user_attrs.get("seconds"),
+            "message": trial.user_attrs.get("message", ""),
         }
-        for t in _tried(database, arm, space, settings)
-    ]
+
+    def _tried(self) -> list[optuna.trial.FrozenTrial]:
+        import optuna
+
+        try:
+            study = optuna.load_study(study_name=self.name, storage=storage(self.database))
+        except KeyError:  # the search of this arm has not begun
+            return []
+        return study.get_trials(deepcopy=False)
 
 
-_NAMES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
-
-
-def _tried(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> list[optuna.trial.FrozenTrial]:
-    import optuna
-
-    try:
-        study = optuna.load_study(study_name=_name(arm, space, settings), storage=_storage(database))
-    except KeyError:  # the search of this arm has not begun
-        return []
-    return study.get_trials(deepcopy=False)
-
-
-def _study(database: str, arm: Arm, space: Space, settings: dict[str, Any]) -> optuna.Study:
-    import optuna
-
-    return optuna.create_study(
-        study_name=_name(arm, space, settings),
-        storage=_storage(database),
-        direction="maximize",
-        load_if_exists=True,
-    )
-
-
-def _name(arm: Arm, space: Space, settings: dict[str, Any]) -> str:
-    depends_on = [
-        settings,
-        recipe.canonical(arm.recipe),
-        arm.backbone,
-        [space.lr, space.batch_size, space.patience],
-    ]
-    sha = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-    return f"{recipe.canonical(arm.recipe)} · {arm.backbone} · {sha[:8]}"
+_STATES = {"FAIL": "failed"}
 
 
 @cache
-def _storage(database: str) -> optuna.storages.RDBStorage:
+def storage(database: str) -> optuna.storages.RDBStorage:
+    """Where Optuna keeps its studies. A database that somebody else has locked is waited for."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.storages.RDBStorage(database)
+    waits = {"connect_args": {"timeout": PATIENT}} if database.startswith("sqlite") else {}
+    return optuna.storages.RDBStorage(database, engine_kwargs=waits)
+
+
+def failure(error: BaseException) -> FerbalError | None:
+    """What a user should know of an error of the database, or None for any other error."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if not isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError):
+        return None
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    said = str(getattr(cause, "orig", None) or cause or error)
+    if "locked" in said:
+        what = f"another process has kept it locked for {PATIENT} s; end that process"
+    elif "full" in said:
+        what = "there is no space left on the disk; make some"
+    else:
+        what = f"{said.splitlines()[0]}; see that it can be written and is whole"
+    return FerbalError(f"the search's database: {what}, then run the same command again: it goes on from here")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import typing
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,15 +14,17 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from ferbal import recipe
 from ferbal.data import Twins
 from ferbal.errors import UsageError, nearest
 from ferbal.plan import Arm, Training
-from ferbal.search import Budget, Space
+from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
 
 Method = Literal["average", "weighted", "greedy", "stack"]
 
@@ -31,7 +33,36 @@ def _listed(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _varied(value: Any) -> Any:
+    """A value, [lowest, highest], a list to choose from, {low, high, log} or {choose: [...]} as a set of values."""
+    if isinstance(value, dict) and set(value) == {"choose"}:
+        return Choices(tuple(value["choose"]))
+    if isinstance(value, dict) and {"low", "high"} <= set(value) <= {"low", "high", "log"}:
+        return _range(**value)
+    if isinstance(value, list) and len(value) == 2 and all(_is_number(one) for one in value):
+        return _range(*value)
+    if isinstance(value, list) and value:
+        return Choices(tuple(value))
+    if isinstance(value, (int, float, str)):
+        return Choices((value,))
+    raise ValueError("give a value, [lowest, highest], a list, {low: .., high: .., log: true} or {choose: [..]}")
+
+
+def _range(low: Any, high: Any, log: bool = False) -> Range:
+    if not (_is_number(low) and _is_number(high)) or low >= high:
+        raise ValueError(f"a range is [lowest, highest], but {low!r} is not below {high!r}")
+    if log and low <= 0:
+        raise ValueError(f"a range on a logarithmic scale begins above 0, not at {low!r}")
+    return Range(low, high, bool(log))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 Several = BeforeValidator(_listed)
+Vary = Annotated[Values, BeforeValidator(_varied)]
+TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -57,10 +88,36 @@ class SearchSpec(_Section):
     """One value, or a list to choose from."""
     patience: Count | Annotated[tuple[Count, Count], Several] = (3, 15)
     """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
-    prune: bool = True
-    """Whether trials that fall behind the median are given up, never before an arm's last stage."""
+    sampler: Sampler = "tpe"
+    """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
+    prune: bool | Pruner = True
+    """Which trials are given up early, never before an arm's last stage: those behind the median (true), those that
+    successive halving leaves (hyperband), or none (false)."""
+    tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
+    """Validation macro-F1 scores closer than this count as equal, and the trial of fewer epochs is taken."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Where the proposals begin."""
+    further: dict[str, Vary] = {}
+    """Other settings that vary, also written beside the knobs: weight_decay, label_smoothing and the like, or a
+    strategy's own parameter such as focal.gamma."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside(cls, values: Any) -> Any:
+        """Take settings that stand beside the knobs, dotted or nested, as `further`."""
+        if not isinstance(values, dict):
+            return values
+        own, further = {}, dict(values.get("further") or {})
+        for name, value in values.items():
+            if name in cls.model_fields:
+                own[name] = value
+            elif isinstance(value, dict) and not {"low", "high", "choose"} & set(value):
+                further |= {f"{name}.{parameter}": one for parameter, one in value.items()}
+            elif name in TUNABLE or "." in str(name):
+                further[name] = value
+            else:
+                own[name] = value  # unknown, and reported as such
+        return own | ({"further": further} if further else {})
 
     @field_validator("lr", "patience")
     @classmethod
@@ -77,12 +134,15 @@ class SearchSpec(_Section):
 
     @property
     def space(self) -> Space:
-        lr = float(self.lr) if isinstance(self.lr, (int, float)) else self.lr
-        return Space(lr, self.batch_size, self.patience)
+        lr = Range(*self.lr, log=True) if isinstance(self.lr, tuple) else Choices((float(self.lr),))
+        batch_size = Choices(self.batch_size if isinstance(self.batch_size, tuple) else (self.batch_size,))
+        patience = Range(*self.patience) if isinstance(self.patience, tuple) else Choices((self.patience,))
+        return Space(lr, batch_size, patience, self.further)
 
     @property
     def budget(self) -> Budget:
-        return Budget(self.trials, self.prune, self.seed)
+        pruner: Pruner = self.prune if isinstance(self.prune, str) else "median" if self.prune else "none"
+        return Budget(self.trials, self.sampler, pruner, self.tie, self.seed)
 
 
 class FinalSpec(_Section):
@@ -139,11 +199,32 @@ class StudySpec(_Section):
         """Of the final runs. The search uses seed 0, so these are fresh."""
         return range(1, self.final.seeds + 1)
 
+    def space(self, arm: Arm) -> Space:
+        """What the search varies for an arm: a strategy's own parameter only where its recipe has the strategy."""
+        varied = self.search.space
+        used = recipe.names(arm.recipe)
+        further = {
+            name: _typed(name, values)
+            for name, values in varied.further.items()
+            if name in TUNABLE or name.rpartition(".")[0] in used
+        }
+        return replace(varied, further=further)
+
+    def at(self, arm: Arm, point: Point) -> tuple[Arm, Training]:
+        """The arm and its training with what a point of the search sets besides the knobs."""
+        tuned = {name: value for name, value in point.further.items() if name not in TUNABLE}
+        training: Any = {name: value for name, value in point.further.items() if name in TUNABLE}
+        text = recipe.tuned(arm.recipe, tuned) if tuned else arm.recipe
+        return replace(arm, recipe=text), replace(self.training, **training)
+
+    def trials(self, arm: Arm) -> int:
+        """How many trials an arm gets at most."""
+        return 0 if self.space(arm).fixed else self.search.trials
+
     @property
     def trainings(self) -> tuple[int, int]:
         """How many trials and final runs there are at most."""
-        trials = 0 if self.search.space.fixed else self.search.trials
-        return trials * len(self.arms), len(self.seeds) * len(self.arms)
+        return sum(self.trials(arm) for arm in self.arms), len(self.seeds) * len(self.arms)
 
 
 class Places:
@@ -155,6 +236,9 @@ class Places:
     def of(self, where: Sequence[str]) -> str:
         """`imbalance.yaml:7: search.lr`, or `--set search.lr=...: search.lr`."""
         names = tuple(where)
+        if names[:2] == ("search", "further") and names[:2] not in self._lines:  # written beside the knobs
+            beside = ("search", *names[2:])
+            names = beside if beside[:2] in self._lines else ("search", *names[2].split("."), *names[3:])
         known = [names[:length] for length in range(len(names), 0, -1)]
         dotted = ".".join(names)
         for prefix in known:
@@ -175,9 +259,53 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
         _apply(values, change, overridden)
     places = Places(path, lines, overridden)
     try:
-        return StudySpec.model_validate(values), places
+        settings = StudySpec.model_validate(values)
     except ValidationError as error:
         raise UsageError("\n".join(dict.fromkeys(_told(p, places) for p in _relevant(error.errors())))) from None
+    if mistakes := list(_senseless(settings, places)):
+        raise UsageError("\n".join(mistakes))
+    return settings, places
+
+
+def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
+    """What is wrong with the further settings that the search varies."""
+    used = {name for text in settings.strategies.values() for name in recipe.names(text)}
+    for name, values in settings.search.further.items():
+        place = places.of(("search", "further", name))
+        owner = name.rpartition(".")[0]
+        if name not in TUNABLE and owner not in used:
+            known = [*TUNABLE, *(f"{one}.{parameter}" for one in sorted(used) for parameter in _parameters(one))]
+            yield f"{place}: nothing of that name varies here{nearest(name, known)}. Known here: {', '.join(known)}"
+            continue
+        try:
+            for value in values.values if isinstance(values, Choices) else (values.low, values.high):
+                if name in TUNABLE:
+                    TypeAdapter(Training).validate_python({name: value})
+                    continue
+                for text in settings.strategies.values():
+                    if owner in recipe.names(text):
+                        recipe.parse(recipe.tuned(text, {name: value}))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            yield f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]} but got {problem['input']!r}"
+        except UsageError as error:
+            yield f"{place}: {error}"
+
+
+def _typed(name: str, values: Values) -> Values:
+    """A range over whole numbers only where the setting takes nothing else: [0, 5] for a float means 0.0 to 5.0."""
+    owner, _, parameter = name.rpartition(".")
+    hint = typing.get_type_hints(Training)[name] if name in TUNABLE else _parameters(owner).get(parameter)
+    if isinstance(values, Range) and hint is not int:
+        return Range(float(values.low), float(values.high), values.log)
+    return values
+
+
+def _parameters(strategy: str) -> dict[str, Any]:
+    try:
+        return recipe.parameters(strategy)
+    except UsageError:  # an unknown strategy is reported where its recipe is checked
+        return {}
 
 
 def _parsed(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:

@@ -1,27 +1,31 @@
 """Every file of a study: its name, how it is written, how it is read. Every write is atomic.
 
     studies/<name>/
-      spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv  lock
+      spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
       runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       ensembles/<name>/         ensemble.json  logits.npz  scores.json
     reports/<name>.html
 
-A run holds `last.ckpt` while it trains. `scores.json` is written last: where it is, the folder is complete.
+While a run trains it holds the checkpoints of its last two epochs, each with its own checksum, and `attempts.json`.
+`scores.json` is written last: where it is, the folder is complete.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import platform
 import re
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +37,21 @@ from ferbal.metrics import softmax
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
+
+
+CHECKSUM = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where an interrupted run goes on: the rows so far and the state after them; none of either at the beginning.
+
+    damaged: what is wrong with newer checkpoints, which could not be used.
+    """
+
+    rows: list[dict[str, Any]]
+    state: dict[str, Any] | None
+    damaged: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,33 +82,61 @@ class RunFolder:
         (self.path / "failed.json").unlink(missing_ok=True)
         files.write_json(self.path / "run.json", about)
 
+    def attempt(self, epoch: int) -> int:
+        """Note that a process goes on from this epoch; how many in a row have now tried to get beyond it."""
+        before = _read(self.path / "attempts.json", {})
+        times = before["times"] + 1 if before.get("epoch") == epoch else 1
+        files.write_json(self.path / "attempts.json", {"epoch": epoch, "times": times})
+        return times
+
+    def rest(self) -> None:
+        """Note that the process which trains stops of its own accord, and did not die."""
+        (self.path / "attempts.json").unlink(missing_ok=True)
+
     def fail(self, message: str) -> None:
         files.write_json(self.path / "failed.json", {"message": message})
-        self._forget_checkpoint()
+        self._forget_progress()
 
     def finish(self, about: dict[str, Any], scores: dict[str, Any]) -> None:
         """Declare the folder complete. Nothing is written to it afterwards."""
         files.write_json(self.path / "run.json", about)
         files.write_json(self.path / "scores.json", scores)
-        self._forget_checkpoint()
+        self._forget_progress()
 
     def discard(self) -> None:
-        """Remove the folder, for a run that nobody will finish."""
+        """Remove the folder, for a run that nobody will finish. What remains of it never looks complete."""
+        (self.path / "scores.json").unlink(missing_ok=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
     def save_checkpoint(self, rows: list[dict[str, Any]], snapshot: dict[str, Any]) -> None:
+        """Write the point to resume from after the last of these rows, and keep the one before it."""
         import torch
 
-        files.write(self.path / "last.ckpt", lambda file: torch.save({"rows": rows, "state": snapshot}, file))
+        buffer = io.BytesIO()
+        torch.save({"rows": rows, "state": snapshot}, buffer)
+        content = buffer.getbuffer()
+        checksum = hashlib.sha256(content).digest()
 
-    def load_checkpoint(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """The rows so far and the snapshot to go on from, if a run was interrupted here."""
+        def fill(file: BinaryIO) -> None:
+            file.write(checksum)
+            file.write(content)
+
+        files.write(self.path / f"epoch-{rows[-1]['epoch']:05d}.ckpt", fill)
+        for older in self._checkpoints()[2:]:
+            older.unlink()
+
+    def checkpoint(self) -> Checkpoint:
+        """The newest point to resume from that is whole."""
         import torch
 
-        if not (self.path / "last.ckpt").exists():
-            return [], None
-        saved = torch.load(self.path / "last.ckpt", weights_only=True, map_location="cpu")
-        return saved["rows"], saved["state"]
+        damaged: list[str] = []
+        for path in self._checkpoints():
+            content = path.read_bytes()
+            if hashlib.sha256(content[CHECKSUM:]).digest() == content[:CHECKSUM]:
+                saved = torch.load(io.BytesIO(content[CHECKSUM:]), weights_only=True, map_location="cpu")
+                return Checkpoint(saved["rows"], saved["state"], tuple(damaged))
+            damaged.append(f"{path}: the checkpoint is damaged; going on from the one before it")
+        return Checkpoint([], None, tuple(damaged))
 
     def save_history(self, rows: list[dict[str, Any]]) -> None:
         header = list(rows[0])
@@ -124,8 +171,14 @@ class RunFolder:
             values = values[[place[name] for name in ids.tolist()]]
         return values.astype(np.float64)
 
-    def _forget_checkpoint(self) -> None:
-        (self.path / "last.ckpt").unlink(missing_ok=True)
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self.path.glob("epoch-*.ckpt"), reverse=True)
+
+    def _forget_progress(self) -> None:
+        for path in self._checkpoints():
+            path.unlink()
+        self.rest()
 
 
 @dataclass(frozen=True)
@@ -151,25 +204,50 @@ class StudyFolder:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep the study to this process while it runs. The system lets go of it however the process ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
-            try:
-                import fcntl
+        import filelock
 
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # not a POSIX system
-                pass
-            except OSError:
-                file.seek(0)
-                raise UsageError(
-                    f"{self.path}: {file.read().strip() or 'another process'} is running this study; "
-                    "wait for it, or stop it and run again"
-                ) from None
-            file.seek(0)
-            file.truncate()
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
-            yield
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = filelock.FileLock(self.path / "lock", timeout=1).acquire()  # a glance of `status` takes less
+        except filelock.Timeout:
+            raise UsageError(
+                f"{self.path}: {self.holder or 'another process'} is running this study; "
+                "wait for it, or stop it and run again"
+            ) from None
+        with lock:
+            command = " ".join(["ferbal", *sys.argv[1:]])
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            holder = f"process {os.getpid()} on {platform.node()} (`{command}`, since {since})"
+            files.write_json(self.path / "holder.json", {"holder": holder})
+            files.sweep(self.path)
+            files.sweep(self.report.parent, self.report.name)
+            try:
+                yield
+            finally:
+                (self.path / "holder.json").unlink(missing_ok=True)
+
+    @property
+    def holder(self) -> str:
+        """The process that runs this study, as a person would name it, or nothing. It may have died since."""
+        return str(_read(self.path / "holder.json", {}).get("holder", ""))
+
+    @property
+    def running(self) -> bool:
+        """Whether a process runs this study now."""
+        import filelock
+
+        if not (self.path / "lock").exists():
+            return False
+        try:
+            with filelock.FileLock(self.path / "lock", blocking=False):
+                return False
+        except filelock.Timeout:
+            return True
+
+    @property
+    def log(self) -> Path:
+        """Everything that happened, one JSON object a line."""
+        return self.path / "log.jsonl"
 
     def run(self, slug: str) -> RunFolder:
         return _of_job(self.path / "runs", slug)

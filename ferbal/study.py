@@ -8,19 +8,37 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import data, ensemble, files, models, search, spec
-from ferbal.errors import RunError, UsageError
-from ferbal.events import ArmEnded, ArmStarted, Combined, Event, Reported, RunEnded, Searched, Started, Trained
+from ferbal import __version__, data, ensemble, files, models, search, spec
+from ferbal.errors import RunError, UsageError, nearest
+from ferbal.events import (
+    ArmEnded,
+    ArmStarted,
+    Combined,
+    Event,
+    Log,
+    Noticed,
+    Reported,
+    RunEnded,
+    Searched,
+    Started,
+    Trained,
+)
 from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Training
 from ferbal.run import Job, execute, plan_for
+from ferbal.search import Point, Search
 from ferbal.spec import StudySpec
+from ferbal.standing import after
 from ferbal.store import RunFolder, StudyFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,28 +50,49 @@ class Study:
     plans: tuple[tuple[Arm, Plan], ...]
     folder: StudyFolder
 
-    def job(self, arm: Arm, knobs: Knobs, seed: int) -> Job:
+    def job(self, arm: Arm, point: Point, seed: int) -> Job:
         spec = self.spec
-        return Job(
-            arm, knobs, seed, spec.training, spec.data.twins, self.dataset.digest, spec.allow_double_correction
-        )
+        tuned, training = spec.at(arm, point)
+        twins, double = spec.data.twins, spec.allow_double_correction
+        return Job(tuned, point.knobs, seed, training, twins, self.dataset.digest, double)
 
-    @property
-    def search_settings(self) -> dict[str, Any]:
-        """What a trial's score depends on besides the arm and the knobs."""
-        settings = self.job(self.plans[0][0], Knobs(0, 0, 0), 0).settings
-        return {key: settings[key] for key in ("training", "twins", "digest", "format")}
-
-    def trials(self, arm: Arm) -> list[dict[str, Any]]:
-        """What the search has tried for an arm."""
-        return search.trials(self.folder.database, arm, self.spec.search.space, self.search_settings)
+    def search(self, arm: Arm) -> Search:
+        """The search of an arm. What a trial's score depends on besides arm and knobs tells searches apart."""
+        settings = self.job(arm, Point(Knobs(0, 0, 0)), 0).settings
+        depends_on = {key: settings[key] for key in ("training", "twins", "digest", "format")}
+        return Search(self.folder.database, arm, self.spec.space(arm), self.spec.search.budget, depends_on)
 
     def finals(self, arm: Arm) -> dict[int, RunFolder]:
-        """Where the final run of each seed is or will be; nothing before the search has found knobs."""
-        knobs = search.chosen(self.folder.database, arm, self.spec.search.space, self.search_settings)
-        if knobs is None:
+        """Where the final run of each seed is or will be; nothing before the search has found a point."""
+        point = self.search(arm).chosen()
+        if point is None:
             return {}
-        return {seed: self.folder.run(self.job(arm, knobs, seed).slug) for seed in self.spec.seeds}
+        return {seed: self.folder.run(self.job(arm, point, seed).slug) for seed in self.spec.seeds}
+
+    def begin(self, arm: Arm) -> Point | None:
+        """Where the search of an arm begins: at what was best for its strategy on the first backbone."""
+        first = replace(arm, backbone=self.spec.backbones[0])
+        return None if arm == first else self.search(first).chosen()
+
+    def named(self, names: Sequence[str]) -> set[Arm]:
+        """The arms of these labels, backbones or full names; all of them if none is given."""
+        arms = [arm for arm, _ in self.plans]
+        known = list(dict.fromkeys(name for arm in arms for name in (arm.label, arm.backbone, arm.name)))
+        for name in names:
+            if name not in known:
+                raise UsageError(f"--only {name}: no such arm{nearest(name, known)}; there are {', '.join(known)}")
+        return {arm for arm in arms if not names or {arm.label, arm.backbone, arm.name} & set(names)}
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """A page that was made. summary: model, runs, and the mean test scores over all classes, best macro-F1 first.
+    table: and the F1 of each class."""
+
+    path: Path
+    failed: int
+    summary: pd.DataFrame
+    table: pd.DataFrame
 
 
 def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
@@ -82,30 +121,96 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
     return Study(settings, dataset, tuple(plans), StudyFolder(root, settings.name))
 
 
-def run(study: Study) -> Generator[Event, None, None]:
-    """Do everything the study asks for that is not done yet."""
+def run(study: Study, only: Sequence[str] = ()) -> Generator[Event, None, Report]:
+    """Do everything the study asks for that is not done yet, log every event, and return the report.
+
+    only: labels, backbones or names of the arms to train.
+    """
+    chosen = study.named(only)
     with study.folder.held():
-        study.folder.save("spec", spec.as_json(study.spec))
-        trials, finals = study.spec.trainings
-        yield Started(trials, finals, study.spec.training.epochs)
-        for number, (arm, plan) in enumerate(study.plans, start=1):
-            yield ArmStarted(number, len(study.plans), arm, plan)
-            yield from _arm(study, arm, plan)
-        yield from combine(study)
-        yield report(study)
+        log = Log(study.folder.log)
+        events = _everything(study, chosen)
+        try:
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as done:
+                    return done.value
+                log.add(event)
+                yield event
+        except Exception as error:
+            if (told := search.failure(error)) is not None:
+                raise told from error
+            raise
+        finally:
+            events.close()
+
+
+def _everything(study: Study, chosen: set[Arm]) -> Generator[Event, None, Report]:
+    plans = [(arm, plan) for arm, plan in study.plans if arm in chosen]
+    changes = [Noticed(change) for change in changed(study)]
+    study.folder.save("spec", spec.as_json(study.spec))
+    left = tuple((arm, study.spec.trials(arm) - _ended(study, arm), len(study.spec.seeds)) for arm, _ in plans)
+    yield Started(left, study.spec.training.epochs)
+    yield from changes
+    for number, (arm, plan) in enumerate(plans, start=1):
+        yield ArmStarted(number, len(plans), arm, plan.notes)
+        yield from _arm(study, arm, plan)
+    yield from combine(study)
+    made = report(study)
+    yield Reported(str(made.path), made.failed)
+    return made
+
+
+def changed(study: Study) -> list[str]:
+    """What differs from when the study last ran: settings, the data set, and libraries."""
+    before, now = _flat(study.folder.load("spec")), _flat(spec.as_json(study.spec))
+    said = []
+    if before:
+        for name in dict.fromkeys([*before, *now]):
+            if before.get(name) != now.get(name):
+                said.append(f"{name} was {before.get(name, 'not set')} and is {now.get(name, 'not set')}")
+        if said:
+            said = [f"changed since the last run: {'; '.join(said)}. What depends on it is run again"]
+    made = study.folder.load("provenance")
+    if made and made.get("digest") != study.dataset.digest:
+        said.append(
+            f"data set {study.dataset.name}: it is not what it was at the last training "
+            f"({str(made.get('digest'))[:8]} is now {study.dataset.digest[:8]}). Every run is made again"
+        )
+    news = [f"{name} {made[name]} -> {now}" for name, now in _versions().items() if made.get(name, now) != now]
+    if news:
+        said.append(
+            f"other versions than at the last training: {', '.join(news)}. Finished runs are kept as they are"
+        )
+    return said
+
+
+def _flat(settings: Any, above: str = "") -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {above: settings}
+    return {
+        path: value
+        for name, inner in settings.items()
+        for path, value in _flat(inner, f"{above}.{name}" if above else str(name)).items()
+    }
+
+
+def _ended(study: Study, arm: Arm) -> int:
+    return sum(trial["state"] not in ("running", "waiting") for trial in study.search(arm).trials())
 
 
 def _arm(study: Study, arm: Arm, plan: Plan) -> Generator[Event, None, None]:
     """Search the knobs of an arm, then train it on every final seed."""
     clock = time.perf_counter()
     try:
-        knobs = yield from _search(study, arm, plan)
+        point = yield from _search(study, arm, plan)
     except RunError as error:
         yield RunEnded("search", 1, 1, "failed", 0.0, 0, 0.0, str(error))
         return
     seeds = study.spec.seeds
     for seed in seeds:
-        job = study.job(arm, knobs, seed)
+        job = study.job(arm, point, seed)
         yield from _train(study, job, study.folder.run(job.slug), role="seed", number=seed, of=len(seeds))
     complete = [run for run in study.finals(arm).values() if run.complete]
     if complete:
@@ -141,7 +246,7 @@ def combine(study: Study) -> Iterator[Combined]:
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 
 
-def report(study: Study) -> Reported:
+def report(study: Study) -> Report:
     """Score the test split and write the page and the table of scores."""
     from ferbal.report import frames, page, tables
 
@@ -151,81 +256,98 @@ def report(study: Study) -> Reported:
         study.folder,
         plans=study.plans,
         finals={arm: study.finals(arm) for arm, _ in study.plans},
-        trials={arm: study.trials(arm) for arm, _ in study.plans},
+        trials={arm: study.search(arm).trials() for arm, _ in study.plans},
     )
     study.folder.save_scores(found.scores)
     study.folder.save("ledger", found.ledger.to_dict("records"))
     files.write_text(study.folder.report, page.render(found))
-    return Reported(study.folder.report, len(found.failed), tables.summary(found), frames.score_table(found))
+    return Report(study.folder.report, len(found.failed), tables.summary(found), frames.score_table(found))
 
 
 def status(study: Study) -> dict[str, Any]:
-    """How far every arm is, read from disk. Works while another process runs the study."""
-    trials, _ = study.spec.trainings
+    """How far every arm is and what is being trained, read from disk. Works while another process runs the study."""
     arms = []
     for arm, _ in study.plans:
-        tried, finals = study.trials(arm), study.finals(arm)
+        finals = study.finals(arm)
         complete = [run.scores["select"]["macro_f1"] for run in finals.values() if run.complete]
         arms.append(
             {
                 "arm": arm.name,
-                "trials": trials // len(study.plans),
-                "trials_done": sum(trial["state"] != "running" for trial in tried),
+                "trials": study.spec.trials(arm),
+                "trials_done": _ended(study, arm),
                 "final_runs": len(study.spec.seeds),
                 "final_runs_done": len(complete),
                 "failed": sum(bool(run.failure) for run in finals.values()),
                 "macro_f1": float(np.mean(complete)) if complete else None,
             }
         )
-    return {"study": study.spec.name, "arms": arms, "report": str(study.folder.report)}
+    running = study.folder.running
+    standing = after(Log(study.folder.log).read())
+    return {
+        "study": study.spec.name,
+        "arms": arms,
+        "running": study.folder.holder if running else None,
+        "now": standing.as_json(time.time()) if running else None,
+        "report": str(study.folder.report) if study.folder.report.exists() else None,
+    }
 
 
-def _search(study: Study, arm: Arm, plan: Plan) -> Generator[Event, Any, Knobs]:
-    settings, folder = study.spec, study.folder
-    database = folder.database
-    space, budget = settings.search.space, settings.search.budget
+def _search(study: Study, arm: Arm, plan: Plan) -> Generator[Event, Any, Point]:
+    looking = study.search(arm)
     first_judged = plan.epochs - plan.stages[-1].epochs + 1
-    trials = search.search(database, arm, space, budget, study.search_settings, first_judged)
+    trials = looking.run(first_judged, plan.epochs, study.begin(arm))
     outcome: search.Outcome | None = None
-    try:
-        while True:
+    while True:
+        try:
             trial = trials.send(outcome)
-            outcome = yield from _try(study, arm, trial, budget.trials)
-    except StopIteration as done:
-        knobs: Knobs = done.value
-    tried = study.trials(arm)
+        except StopIteration as done:
+            point: Point = done.value
+            break
+        finally:  # now that the database knows of it, what was trained is of no use
+            if outcome is not None and outcome[0] == "pruned":
+                study.folder.trial(outcome[2]["run"]).discard()
+        outcome = yield from _try(study, arm, trial, study.spec.trials(arm))
+    tried = looking.trials()
     best = max((t["value"] for t in tried if t["state"] == "complete"), default=0.0)
     if tried:
-        yield Searched(knobs, len(tried), best)
-    return knobs
+        yield Searched(point.knobs, dict(point.further), len(tried), best)
+    return point
 
 
 def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Event, None, search.Outcome]:
     """Train with a trial's knobs, report every epoch, stop if the search gives it up."""
     number = trial.number + 1
-    job = study.job(arm, trial.knobs, study.spec.search.seed)
+    job = study.job(arm, trial.point, study.spec.search.seed)
     run = study.folder.trial(job.slug)
-    rows = run.load_checkpoint()[0]
-    for row in rows:  # an interrupted trial may have been stopped between saving an epoch and telling it
-        trial.report(row["epoch"], row["macro_f1"])
+    about = {"recipe": job.arm.recipe, "seed": job.seed, "run": run.path.name}
+    rows = run.checkpoint().rows
     seconds = sum(row["seconds"] for row in rows)
+    for row in rows:  # an interrupted trial may have been stopped between saving an epoch and telling it
+        if trial.report(row["epoch"], row["macro_f1"]):
+            best = max(one["macro_f1"] for one in rows)
+            return (yield from _given_up(number, of, best, row["epoch"], seconds, about))
     events = _train(study, job, run, role="trial", number=number, of=of)
     for event in events:
         yield event
         if isinstance(event, RunEnded):
             if event.state == "failed":
-                return "failed", None, {"message": event.message}
+                return "failed", None, about | {"message": event.message}
             notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
-            return "complete", event.score, notes | {"run": run.path.name}
+            return "complete", event.score, about | notes
         if isinstance(event, Trained):
-            seconds += event.row.seconds
-            if trial.report(event.row.epoch, event.row.macro_f1):
+            seconds += event.seconds
+            if trial.report(event.epoch, event.macro_f1):
                 events.close()
-                run.discard()
-                yield RunEnded("trial", number, of, "pruned", event.best, event.row.epoch, seconds)
-                notes = {"epochs": event.row.epoch, "best": event.best, "seconds": round(seconds, 2)}
-                return "pruned", None, notes
+                return (yield from _given_up(number, of, event.best, event.epoch, seconds, about))
     raise AssertionError("a run ends with RunEnded")
+
+
+def _given_up(
+    number: int, of: int, best: float, epoch: int, seconds: float, about: dict[str, Any]
+) -> Generator[Event, None, search.Outcome]:
+    """End a trial that the search does not wait for any longer."""
+    yield RunEnded("trial", number, of, "pruned", best, epoch, seconds)
+    return "pruned", None, about | {"epochs": epoch, "best": best, "seconds": round(seconds, 2)}
 
 
 def _train(
@@ -242,7 +364,22 @@ def _train(
     epochs = execute(job, study.dataset, folder, precision=precision, keep=role == "seed")
     try:
         for epoch in epochs:
-            yield Trained(role, number, of, epoch.row, epoch.best, job.training.epochs)
+            if isinstance(epoch, str):
+                yield Noticed(f"{role} {number}/{of} of {job.arm.name}: {epoch}")
+                continue
+            row = epoch.row
+            yield Trained(
+                role,
+                number,
+                of,
+                row.epoch,
+                job.training.epochs,
+                row.loss,
+                row.macro_f1,
+                max(epoch.best, 0.0),
+                row.seconds,
+                row.images_per_s,
+            )
     except RunError as error:
         yield RunEnded(role, number, of, "failed", 0.0, 0, 0.0, str(error))
         return
@@ -284,18 +421,12 @@ def _scores_on(folder: RunFolder, dataset: Dataset, rows: np.ndarray) -> dict[st
 
 def _remember(study: Study) -> None:
     """Where and with what the last training was begun. A call that trains nothing leaves the record as it is."""
-    from importlib.metadata import version
-
-    from ferbal import __version__
     from ferbal import device as hardware
 
-    packages = ("torch", "torchvision", "timm", "optuna", "scikit-learn", "imbalanced-learn", "numpy")
     study.folder.save(
         "provenance",
         {
-            "ferbal": __version__,
-            "python": sys.version.split()[0],
-            **{name: version(name) for name in packages},
+            **_versions(),
             **hardware.describe(),
             "data": study.dataset.name,
             "digest": study.dataset.digest,
@@ -303,6 +434,13 @@ def _remember(study: Study) -> None:
             "last_training": time.strftime("%Y-%m-%d %H:%M:%S"),
         },
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of what a training's result depends on."""
+    packages = ("torch", "torchvision", "timm", "optuna", "scikit-learn", "imbalanced-learn", "numpy")
+    own = {"ferbal": __version__, "python": sys.version.split()[0]}
+    return own | {name: version(name) for name in packages}
 
 
 def _mistakes(where: str, act: Any) -> list[str]:

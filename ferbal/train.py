@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from statistics import fmean
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import POLICIES, View
 from ferbal.batches import EVALUATION_BATCH, Features, Images, Pixels, frozen_features, order
@@ -47,16 +49,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What `fit` yields. snapshot() is all it takes to go on from here: tensors, numbers and lists only."""
+    """What `fit` yields. snapshot() is all it takes to go on from here: tensors, numbers and lists only.
+
+    parts: how many parts a batch is passed in: more than one only for want of memory.
+    """
 
     row: Row
     best: float
+    parts: int
     snapshot: Callable[[], dict[str, Any]]
 
 
 @dataclass
 class _State:
     """What changes while a run trains, and is saved to resume it."""
+
+    NUMBERS: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
 
     model: nn.Module
     ema: ModelEmaV3 | None
@@ -66,6 +74,7 @@ class _State:
     step: int = 0
     best: float = -math.inf
     stale: int = 0
+    parts: int = 1
     kept: Weights = field(default_factory=dict)
 
     @property
@@ -79,7 +88,7 @@ class _State:
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            **{name: getattr(self, name) for name in ("epoch", "step", "best", "stale", "kept")},
+            **{name: getattr(self, name) for name in _State.NUMBERS},
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -88,7 +97,7 @@ class _State:
             self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
-        for name in ("epoch", "step", "best", "stale", "kept"):
+        for name in _State.NUMBERS:
             setattr(self, name, saved[name])
 
 
@@ -137,8 +146,6 @@ def fit(
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
             loss, lr, seen = _one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
-            if not math.isfinite(loss):
-                raise RunError(f"the loss became {loss} in epoch {state.epoch + 1}; try a lower learning rate")
             trained = time.perf_counter() - clock
             logits = predict(state.judged, watch.images, view, machine)
             matrix = score(plan, logits, watch.labels)
@@ -158,7 +165,7 @@ def fit(
                 seconds=time.perf_counter() - clock,
                 images_per_s=seen / trained,
             )
-            yield Epoch(row, state.best, state.save)
+            yield Epoch(row, state.best, state.parts, state.save)
         begins += stage.epochs
     return state.kept
 
@@ -179,12 +186,20 @@ def predict(
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
     pixels = Pixels(images, machine.device)
-    said = []
+    said: list[Tensor] = []
+    first, size = 0, EVALUATION_BATCH
     with machine.autocast():
-        for first in range(0, len(images), EVALUATION_BATCH):
-            rows = torch.arange(first, min(first + EVALUATION_BATCH, len(images)), device=machine.device)
-            batch = view.plain(pixels.at(rows)).contiguous(memory_format=torch.channels_last)
-            said.append(model(batch).float())
+        while first < len(images):
+            rows = torch.arange(first, min(first + size, len(images)), device=machine.device)
+            try:
+                batch = view.plain(pixels.at(rows)).contiguous(memory_format=torch.channels_last)
+                said.append(model(batch).float())
+            except (RuntimeError, MemoryError) as error:
+                if not hardware.out_of_memory(error) or size == 1:
+                    raise
+                size //= 2
+                continue
+            first += size
     return torch.cat(said).cpu().numpy()
 
 
@@ -197,7 +212,10 @@ def _one_epoch(
     machine: Machine,
     epoch_of_stage: int,
 ) -> tuple[float, float, int]:
-    """Returns the mean loss, the last learning rate and the number of rows seen."""
+    """Returns the mean loss, the last learning rate and the number of rows seen.
+
+    Raises RunError, with the epoch and the batch, where the loss is no finite number.
+    """
     device = machine.device
     order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
     odds = stage.odds_at((epoch_of_stage + 0.5) / stage.epochs)
@@ -207,7 +225,7 @@ def _one_epoch(
     draw = torch.Generator(device).manual_seed(int(torch_seed))
     shifts = None if stage.shifts is None else torch.from_numpy(stage.shifts).float().to(device)
     _set_modes(state.model, stage)
-    total, lr = torch.zeros((), device=device), 0.0
+    losses, lr = torch.zeros(len(starts), device=device), 0.0
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), batches.watching(state.model):
         torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
         for number, first in enumerate(starts):
@@ -217,18 +235,55 @@ def _one_epoch(
             inputs, targets = batches.take(rows[first : first + size], draw)
             if stage.mix is not None:
                 inputs, targets = stage.mix(inputs, targets, draw)
-            with machine.autocast():
-                logits = batches.answered(state.model, inputs)
-            loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean()
-            state.optimizer.zero_grad(set_to_none=True)
-            state.scaler.scale(loss).backward()
+            losses[number] = _gradients(state, stage, shifts, inputs, targets, batches, machine)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
             if state.ema is not None:
                 state.ema.update(state.model, step=state.step)
-            total += loss.detach()
-    return float(total) / len(starts), lr, len(starts) * min(size, len(rows))
+    told = losses.tolist()
+    for number, loss in enumerate(told, start=1):
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss became {loss} in epoch {state.epoch + 1}, batch {number} of {len(told)}; "
+                "try a lower learning rate"
+            )
+    return fmean(told), lr, len(starts) * min(size, len(rows))
+
+
+def _gradients(
+    state: _State,
+    stage: Stage,
+    shifts: Tensor | None,
+    inputs: Tensor,
+    targets: Tensor,
+    batches: Images | Features,
+    machine: Machine,
+) -> Tensor:
+    """The mean loss of a batch, its gradients being left in the parameters.
+
+    A batch that does not fit in memory is passed in parts, from now on, whose gradients add up to those of the whole;
+    only what BatchNorm and dropout do within a part depends on it.
+    """
+    while True:
+        state.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=machine.device)
+        try:
+            parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), strict=True)
+            for some, theirs in parts:
+                with machine.autocast():
+                    logits = batches.answered(state.model, some)
+                loss = _loss_of_rows(stage, shifts, logits.float(), theirs, batches).mean()
+                loss = loss * (len(some) / len(inputs))
+                state.scaler.scale(loss).backward()
+                total += loss.detach()
+            return total
+        except (RuntimeError, MemoryError) as error:
+            if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts:
+                raise
+        del logits, loss  # what was computed so far is in the way of another attempt
+        hardware.release()
+        state.parts *= 2
 
 
 def _loss_of_rows(

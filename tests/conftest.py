@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from ferbal import data
 from ferbal.data.table import Table
+
+
+@event.listens_for(Engine, "connect")
+def _without_flushing(connection: sqlite3.Connection, _: object) -> None:
+    """Tests need no database that survives a power cut, and the disk may be slow."""
+    connection.execute("pragma synchronous = off")
+
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "fer2013"
 CLASSES = ("left", "right", "rare")

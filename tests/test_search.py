@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import optuna
 import pytest
 
-from ferbal import search
-from ferbal.errors import RunError
+import ferbal.search
+from ferbal.errors import RunError, UsageError
 from ferbal.plan import Arm, Knobs
+from ferbal.search import Budget, Choices, Outcome, Point, Pruner, Range, Sampler, Search, Space, Trial
 
 ARM = Arm("plain", "plain", "facevgg_small")
-SPACE = search.Space((1e-4, 1e-1), (16, 32), (2, 9))
+SPACE = Space(Range(1e-4, 1e-1, log=True), Choices((16, 32)), Range(2, 9))
+
+
+def looking(database: str, budget: Budget, space: Space = SPACE, **settings: object) -> Search:
+    return Search(database, ARM, space, budget, settings)
 
 
 def drive(
-    database: str, budget: search.Budget, answer: Callable[[search.Trial], search.Outcome], first_judged: int = 1
-) -> tuple[list[search.Trial], Knobs]:
-    seen = []
-    trials = search.search(database, ARM, SPACE, budget, {}, first_judged)
+    search: Search, answer: Callable[[Trial], Outcome], first_judged: int = 1, begin: Point | None = None
+) -> tuple[list[Trial], Point]:
+    seen: list[Trial] = []
+    trials = search.run(first_judged, 9, begin)
     outcome = None
     while True:
         try:
@@ -30,8 +39,12 @@ def drive(
         outcome = answer(seen[-1])
 
 
-def by_lr(trial: search.Trial) -> search.Outcome:
-    return "complete", 1 / (1 + abs(trial.knobs.lr - 1e-2)), {"epochs": 5}
+def unpruned(trials: int, seed: int = 0, **others: object) -> Budget:
+    return Budget(trials, pruner="none", seed=seed, **others)
+
+
+def by_lr(trial: Trial) -> Outcome:
+    return "complete", 1 / (1 + abs(trial.point.knobs.lr - 1e-2)), {"epochs": 5}
 
 
 @pytest.fixture
@@ -40,83 +53,175 @@ def database(tmp_path: Path) -> str:
 
 
 def test_the_budget_counts_over_all_calls(database: str) -> None:
-    assert len(drive(database, search.Budget(3, prune=False), by_lr)[0]) == 3
-    assert len(drive(database, search.Budget(5, prune=False), by_lr)[0]) == 2
-    assert len(drive(database, search.Budget(5, prune=False), by_lr)[0]) == 0
+    assert len(drive(looking(database, unpruned(3)), by_lr)[0]) == 3
+    assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 2
+    assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 0
 
 
 def test_the_best_trial_gives_the_knobs(database: str) -> None:
-    seen, knobs = drive(database, search.Budget(6, prune=False), by_lr)
-    assert knobs == min(seen, key=lambda trial: abs(trial.knobs.lr - 1e-2)).knobs
-    assert search.chosen(database, ARM, SPACE, {}) == knobs
+    search = looking(database, unpruned(6))
+    seen, point = drive(search, by_lr)
+    assert point == min(seen, key=lambda trial: abs(trial.point.knobs.lr - 1e-2)).point
+    assert search.chosen() == point
 
 
-def test_ties_go_to_the_cheaper_trial(database: str) -> None:
-    epochs = iter([9, 3, 6])
-    seen, knobs = drive(
-        database, search.Budget(3, prune=False), lambda t: ("complete", 0.5, {"epochs": next(epochs)})
-    )
-    assert knobs == seen[1].knobs
+@pytest.mark.parametrize(("tie", "chosen"), [(0.0, 2), (0.002, 1), (0.2, 0)])
+def test_ties_go_to_the_cheaper_trial(database: str, tie: float, chosen: int) -> None:
+    values, epochs = iter([0.4, 0.5, 0.501]), iter([2, 3, 9])
+    search = looking(database, unpruned(3, tie=tie))
+    seen, point = drive(search, lambda t: ("complete", next(values), {"epochs": next(epochs)}))
+    assert point == seen[chosen].point
+    assert [trial["epochs"] for trial in search.trials()] == [2, 3, 9]
 
 
-def test_an_interrupted_trial_is_tried_again_with_the_same_knobs(database: str) -> None:
-    budget = search.Budget(4, prune=False)
-    undisturbed = drive(database.replace("optuna", "other"), budget, by_lr)[0]
-    trials = search.search(database, ARM, SPACE, budget, {}, 1)
-    first = next(trials)
-    second = trials.send(by_lr(first))
-    trials.close()
-    rest = drive(database, budget, by_lr)[0]
-    assert [t.number for t in rest] == [1, 2, 3]
-    assert rest[0].knobs == second.knobs
-    assert [t.knobs for t in [first, *rest]] == [t.knobs for t in undisturbed]
+@pytest.mark.parametrize("sampler", get_args(Sampler))
+def test_an_interrupted_trial_is_tried_again_with_the_same_knobs(database: str, sampler: Sampler) -> None:
+    """Whenever it is interrupted: before its knobs are proposed, between two of them, or while it trains."""
+    budget = unpruned(8, sampler=sampler)
+    undisturbed = drive(looking(database.replace("optuna", "other"), budget), by_lr)[0]
+    search, seen = looking(database, budget), []
+    trials = search.run(1, 9)
+    seen.append(next(trials))
+    trials.send(by_lr(seen[0]))
+    trials.close()  # trial 1 has its knobs, and no score
+    trials = search.run(1, 9)
+    seen.append(next(trials))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.Trial, "suggest_categorical", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials.send(by_lr(seen[1]))  # trial 2 has the first of its knobs
+    seen += drive(search, by_lr)[0]
+    assert [trial.number for trial in seen] == list(range(8))
+    assert [trial.point for trial in seen] == [trial.point for trial in undisturbed]
+    assert [trial["state"] for trial in search.trials()] == ["complete"] * 8
+
+
+def _killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_point_in_waiting_is_not_lost(database: str) -> None:
+    begin = Point(Knobs(0.0123, 16, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            drive(looking(database, unpruned(2)), by_lr, begin=begin)
+    seen, _ = drive(looking(database, unpruned(2)), by_lr, begin=begin)
+    assert [trial.number for trial in seen] == [0, 1]
+    assert seen[0].point == begin
 
 
 def test_proposals_follow_from_the_seed(tmp_path: Path) -> None:
-    def proposed(name: str, seed: int) -> list[Knobs]:
-        seen, _ = drive(f"sqlite:///{tmp_path / name}.db", search.Budget(3, prune=False, seed=seed), by_lr)
-        return [trial.knobs for trial in seen]
+    def proposed(name: str, seed: int) -> list[Point]:
+        seen, _ = drive(looking(f"sqlite:///{tmp_path / name}.db", unpruned(3, seed)), by_lr)
+        return [trial.point for trial in seen]
 
     assert proposed("a", 1) == proposed("b", 1) != proposed("c", 2)
 
 
+def test_a_search_begins_where_it_is_told(database: str) -> None:
+    begin = Point(Knobs(0.0123, 32, 3), {"focal.gamma": 1.5})
+    space = replace(SPACE, batch_size=Choices((32,)), further={"focal.gamma": Range(0.0, 5.0)})
+    seen, _ = drive(looking(database, unpruned(2), space), by_lr, begin=begin)
+    assert seen[0].point == begin != seen[1].point
+
+
+def test_a_grid_visits_every_point_once_and_keeps_to_the_budget(database: str) -> None:
+    seen, _ = drive(looking(database, unpruned(13, sampler="grid")), by_lr)
+    points = {(t.point.knobs.lr, t.point.knobs.batch_size, t.point.knobs.patience) for t in seen}
+    rates = sorted({lr for lr, _, _ in points})
+    assert len(points) == len(seen) == 12  # two sizes, two patiences, three rates
+    assert rates == pytest.approx([1e-4, 10**-2.5, 1e-1])
+    assert {patience for _, _, patience in points} == {2, 9}
+    with pytest.raises(UsageError, match="2 points, more than 1 trials"):
+        drive(looking(database, unpruned(1, sampler="grid")), by_lr)
+
+
+def test_further_settings_are_proposed_in_their_ranges(database: str) -> None:
+    further = {
+        "focal.gamma": Range(0.0, 5.0),
+        "weight_decay": Range(1e-5, 1e-1, log=True),
+        "optimizer": Choices(("adamw", "sgd")),
+        "retrain_head.epochs": Range(1, 3),
+        "ema": Choices((0.99,)),
+    }
+    search = looking(database, unpruned(12, seed=2), replace(SPACE, further=further))
+    found = [trial.point.further for trial in drive(search, by_lr)[0]]
+    assert all(0 <= one["focal.gamma"] <= 5 and 1e-5 <= one["weight_decay"] <= 1e-1 for one in found)
+    assert {one["optimizer"] for one in found} == {"adamw", "sgd"}
+    assert {one["retrain_head.epochs"] for one in found} <= {1, 2, 3}
+    assert {one["ema"] for one in found} == {0.99}
+    assert [trial["further"] for trial in search.trials()] == found
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
 @pytest.mark.parametrize(("first_judged", "pruned"), [(1, True), (10, False)])
-def test_a_hopeless_trial_is_pruned_but_never_before_the_last_stage(
-    database: str, first_judged: int, pruned: bool
+def test_hopeless_trials_are_pruned_but_never_before_the_last_stage(
+    database: str, first_judged: int, pruned: bool, pruner: Pruner
 ) -> None:
     gave_up = []
 
-    def answer(trial: search.Trial) -> search.Outcome:
-        level = 0.1 if trial.number == 5 else 0.8
+    def answer(trial: Trial) -> Outcome:
+        level = 0.1 if trial.number >= 5 else 0.8
         told = [trial.report(epoch, level) for epoch in range(1, 10)]
         gave_up.append(any(told))
         return ("pruned", None, {"best": level}) if any(told) else ("complete", level, {})
 
-    drive(database, search.Budget(6, prune=True), answer, first_judged)
-    assert gave_up == [False] * 5 + [pruned]
+    drive(looking(database, Budget(12, pruner=pruner)), answer, first_judged)
+    assert gave_up[:5] == [False] * 5
+    assert any(gave_up) == pruned
 
 
 def test_without_pruning_no_trial_is_given_up(database: str) -> None:
-    def answer(trial: search.Trial) -> search.Outcome:
+    def answer(trial: Trial) -> Outcome:
         assert not any(trial.report(epoch, -trial.number) for epoch in range(1, 10))
         return "complete", 0.5, {}
 
-    drive(database, search.Budget(5, prune=False), answer)
+    drive(looking(database, unpruned(5)), answer)
 
 
 def test_a_search_whose_trials_all_fail_says_so(database: str) -> None:
     with pytest.raises(RunError, match="none of 2 trials was completed"):
-        drive(database, search.Budget(2, prune=False), lambda trial: ("failed", None, {"message": "nan"}))
+        drive(looking(database, unpruned(2)), lambda trial: ("failed", None, {"message": "nan"}))
 
 
 def test_another_setting_begins_another_search(database: str) -> None:
-    drive(database, search.Budget(2, prune=False), by_lr)
-    assert search.chosen(database, ARM, SPACE, {"epochs": 9}) is None
+    drive(looking(database, unpruned(2)), by_lr)
+    assert looking(database, unpruned(2), epochs=9).chosen() is None
     assert len(optuna.get_all_study_names(database)) == 1
 
 
 def test_single_values_need_no_search(database: str) -> None:
-    fixed = search.Space(0.01, 32, 5)
-    with pytest.raises(StopIteration) as done:
-        next(search.search(database, ARM, fixed, search.Budget(0, prune=False), {}, 1))
-    assert done.value.value == Knobs(0.01, 32, 5)
+    fixed = Space(Choices((0.01,)), Choices((32,)), Choices((5,)))
+    seen, point = drive(looking(database, unpruned(0), fixed), by_lr)
+    assert (seen, point) == ([], Point(Knobs(0.01, 32, 5)))
+
+
+def test_a_locked_database_is_waited_for(database: str) -> None:
+    search = looking(database, unpruned(2))
+    trials = search.run(1, 9)
+    first = next(trials)
+    other = sqlite3.connect(database.removeprefix("sqlite:///"), check_same_thread=False)
+    other.execute("begin exclusive")
+    threading.Timer(1.0, other.rollback).start()
+    assert trials.send(by_lr(first)).number == 1
+    other.close()
+
+
+def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ferbal.search, "PATIENT", 0.2)
+    ferbal.search.storage.cache_clear()
+    trials = looking(database, unpruned(2)).run(1, 9)
+    first = next(trials)
+    other = sqlite3.connect(database.removeprefix("sqlite:///"))
+    other.execute("begin exclusive")
+    with pytest.raises(Exception, match="locked") as raised:
+        trials.send(by_lr(first))
+    other.rollback()
+    other.close()
+    ferbal.search.storage.cache_clear()
+    told = ferbal.search.failure(raised.value)
+    assert told is not None
+    assert "kept it locked" in str(told)
+    assert ferbal.search.failure(ValueError("locked")) is None
+    assert [trial.number for trial in drive(looking(database, unpruned(2)), by_lr)[0]] == [0, 1]

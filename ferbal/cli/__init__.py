@@ -1,21 +1,20 @@
 """The command line: parse, call, print, exit codes. Everything heavy is imported by the command that needs it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed,
-130 or 143 interrupted (what was done is kept).
+5 stopped by --max-time, 130 or 143 interrupted (what was done is kept, after 5, 130 and 143 alike).
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from ferbal import __version__
+from ferbal.cli import interrupts
 from ferbal.cli.data import data_app
 from ferbal.cli.shared import HERE, AsJson, Root, print_json
 from ferbal.cli.study import study_app
@@ -33,23 +32,21 @@ app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
 
 
-class Interrupted(BaseException):
-    """A signal asked the process to end."""
-
-
 def main() -> NoReturn:
     """Entry point: an error that a user can act on becomes one message and a documented exit code."""
     # Waiting threads that spin take the cores from each other as soon as anything else runs on the machine: an epoch
     # then takes ten times as long. Read by the OpenMP library when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    interrupts.catch()
     try:
         app()
     except BaseException as error:
-        if _received:  # whatever the signal turned into on its way out of a library that was writing a file, say
-            print("interrupted; what was done is kept, and the same command goes on from here", file=sys.stderr)
-            sys.exit(128 + _received[0])
+        if (
+            code := interrupts.exit_code()
+        ) is not None:  # whatever the signal turned into on its way out of a library
+            why = "time is up" if code == interrupts.TIME_IS_UP else "interrupted"
+            print(f"{why}; what was done is kept, and the same command goes on from here", file=sys.stderr)
+            sys.exit(code)
         if isinstance(error, FerbalError):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
@@ -58,15 +55,6 @@ def main() -> NoReturn:
             sys.exit(0)
         raise
     sys.exit(0)
-
-
-_received: list[int] = []
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-    _received.append(number)
-    raise Interrupted
 
 
 def _version(wanted: bool) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ferbal.cli import interrupts
 from ferbal.cli.shared import HERE, AsJson, Root, Set, StudyFile, print_json, print_table
+from ferbal.errors import UsageError
 
 study_app = typer.Typer(help="Check, run and report a study.", no_args_is_help=True)
 
@@ -51,27 +56,74 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
 
 
 @study_app.command("run")
-def study_run(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:
+def study_run(
+    file: StudyFile,
+    changes: Set = [],
+    only: Annotated[
+        list[str],
+        typer.Option("--only", metavar="ARM", help="Train only this strategy, backbone or arm; repeatable."),
+    ] = [],
+    max_time: Annotated[
+        str, typer.Option("--max-time", metavar="TIME", help="Stop in time, to be continued: 2h, 90m, 1h30m.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
     """Search, train on fresh seeds, combine and report. What is done already is kept."""
+    if max_time:
+        interrupts.after(_seconds(max_time))
     from rich.console import Console
 
     from ferbal import study
+    from ferbal.events import Log
     from ferbal.progress import Display
+    from ferbal.standing import after
 
-    reported = Display(Console(stderr=True)).watch(study.run(study.prepare(file, root, changes)))
-    _print_reported(reported, as_json)
-    if reported.failed:
+    checked = study.prepare(file, root, changes)
+    if dry_run:
+        return _say_what_is_left(checked, only, as_json)
+    known = after(Log(checked.folder.log).read())
+    made = Display(Console(stderr=True), known).watch(study.run(checked, only))
+    _print_reported(made, as_json)
+    if made.failed:
         raise typer.Exit(4)
 
 
 @study_app.command("status")
-def study_status(file: StudyFile, changes: Set = [], as_json: AsJson = False, root: Root = HERE) -> None:
-    """How far a study is: trials, final runs and scores of every arm."""
+def study_status(
+    file: StudyFile,
+    changes: Set = [],
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
+    as_json: AsJson = False,
+    root: Root = HERE,
+) -> None:
+    """How far a study is: what is trained now, and trials, final runs and scores of every arm."""
     from ferbal import study
 
-    found = study.status(study.prepare(file, root, changes))
+    checked = study.prepare(file, root, changes)
+    found = study.status(checked)
+    while watch and found["running"]:
+        if as_json:
+            print_json(found)
+        else:
+            print("\033[H\033[J" if sys.stdout.isatty() else "", end="")  # to the top of an empty screen
+            _print_status(found)
+        time.sleep(2)
+        found = study.status(checked)
     if as_json:
         return print_json(found)
+    _print_status(found)
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    from ferbal.progress import present, whole
+
+    if found["running"]:
+        print(f"{found['study']}: {found['running']}\n  {whole(found['now'])}\n  {present(found['now'])}")
+        if found["now"]["notice"]:
+            print(f"  note: {found['now']['notice']}")
+        print()
     print_table(
         ["arm", "trials", "final runs", "failed", "val macro-F1"],
         [
@@ -85,6 +137,8 @@ def study_status(file: StudyFile, changes: Set = [], as_json: AsJson = False, ro
             for arm in found["arms"]
         ],
     )
+    if not found["running"]:
+        print(f"\nnot running{'; report ' + found['report'] if found['report'] else ''}")
 
 
 @study_app.command("report")
@@ -103,6 +157,43 @@ def study_report(
         made_by = " ".join(["ferbal study run", str(file), *(f"--set '{change}'" for change in changes)])
         files.write_text(csv, f"# {made_by}\n{reported.table.to_csv(index=False)}")
     _print_reported(reported, as_json)
+
+
+def _say_what_is_left(checked: Any, only: list[str], as_json: bool) -> None:
+    """What `study run` would do now."""
+    from ferbal import study
+
+    chosen = {arm.name for arm in checked.named(only)}
+    left = [
+        {
+            "arm": arm["arm"],
+            "trials": arm["trials"] - arm["trials_done"],
+            "final_runs": arm["final_runs"] - arm["final_runs_done"],
+        }
+        for arm in study.status(checked)["arms"]
+        if arm["arm"] in chosen
+    ]
+    notes = study.changed(checked)
+    if as_json:
+        return print_json({"study": checked.spec.name, "notes": notes, "to_do": left})
+    for note in notes:
+        print(f"note: {note}\n")
+    print_table(
+        ["arm", "trials to do", "final runs to do"],
+        [[one["arm"], str(one["trials"]), str(one["final_runs"])] for one in left],
+    )
+    print(f"\nat most {checked.spec.training.epochs} epochs each; nothing was done")
+
+
+def _seconds(text: str) -> float:
+    """`2h`, `90m`, `1h30m`, `45s` in seconds."""
+    found = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?", text.replace(" ", "")
+    )
+    seconds = sum(float(n) * unit for n, unit in zip(found.groups("0"), (3600, 60, 1), strict=True)) if found else 0.0
+    if seconds <= 0:
+        raise UsageError(f"--max-time {text}: expected a time such as 2h, 90m or 1h30m")
+    return seconds
 
 
 def _stage(stage: Any) -> dict[str, Any]:
