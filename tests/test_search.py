@@ -215,7 +215,7 @@ def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkey
     first = next(trials)
     other = sqlite3.connect(database.removeprefix("sqlite:///"))
     other.execute("begin exclusive")
-    with pytest.raises(Exception, match="locked") as raised:
+    with pytest.raises(optuna.exceptions.StorageInternalError) as raised:
         trials.send(by_lr(first))
     other.rollback()
     other.close()

@@ -163,11 +163,11 @@ def _wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) ->
 def test_a_half_trained_run_goes_on_at_the_epoch_it_had_reached(finished: Path, root: Path) -> None:
     events = study.run(study.prepare(root / "studies" / "tiny.yaml", root))
     for event in events:
-        if isinstance(event, Trained) and event.role == "seed" and event.row.epoch == 2:
+        if isinstance(event, Trained) and event.role == "seed" and event.epoch == 2:
             break
     events.close()
     again = [event for event in run(root) if isinstance(event, Trained)]
-    assert (again[0].role, again[0].number, again[0].row.epoch) == ("seed", 1, 3)
+    assert (again[0].role, again[0].number, again[0].epoch) == ("seed", 1, 3)
     assert bits(root).items() <= bits(finished).items()
 
 

@@ -115,11 +115,11 @@ def _write_snapshot(run: Callable[..., Any], text: str, training: Training, stop
 
     original = train.Epoch
 
-    def watched(row: train.Row, best: float, snapshot: Callable[[], Any]) -> train.Epoch:
+    def watched(row: train.Row, best: float, parts: int, snapshot: Callable[[], Any]) -> train.Epoch:
         if row.epoch == stop:
             torch.save(snapshot(), path)
             raise StoppedError
-        return original(row, best, snapshot)
+        return original(row, best, parts, snapshot)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Epoch", watched)
