@@ -58,11 +58,11 @@ class Budget:
 
 @dataclass
 class Trial:
-    """A trial under way: what to train, and where its scores go."""
+    """A trial under way: what to train, and where its scores go. asked: what Optuna proposed."""
 
     number: int
     knobs: Knobs
-    _trial: optuna.Trial
+    asked: optuna.Trial
     _budget: Budget
     _first_judged: int
 
@@ -75,8 +75,8 @@ class Trial:
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed trial reports its last epoch twice, with the same score
-            self._trial.report(macro_f1, epoch)
-        return self._budget.prune and bool(self._trial.should_prune())
+            self.asked.report(macro_f1, epoch)
+        return self._budget.prune and bool(self.asked.should_prune())
 
 
 Outcome = tuple[str, float | None, dict[str, Any]]

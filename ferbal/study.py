@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import data, ensemble, files, models, search, spec
+from ferbal import dashboard, data, ensemble, files, models, search, spec
 from ferbal.errors import RunError, UsageError
 from ferbal.events import ArmEnded, ArmStarted, Combined, Event, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Training
@@ -190,6 +190,7 @@ def _search(study: Study, arm: Arm, plan: Plan) -> Generator[Event, Any, Knobs]:
     try:
         while True:
             trial = trials.send(outcome)
+            dashboard.describe_arm(trial.asked.study, arm, plan)
             outcome = yield from _try(study, arm, trial, budget.trials)
     except StopIteration as done:
         knobs: Knobs = done.value
@@ -213,6 +214,7 @@ def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Even
     for event in events:
         yield event
         if isinstance(event, RunEnded):
+            dashboard.record(trial.asked.study, trial.asked, run, study.folder.artifacts)
             if event.state == "failed":
                 return "failed", None, {"message": event.message}
             notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
@@ -221,6 +223,7 @@ def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Even
             seconds += event.row.seconds
             if trial.report(event.row.epoch, event.row.macro_f1):
                 events.close()
+                dashboard.record(trial.asked.study, trial.asked, run, study.folder.artifacts)
                 run.discard()
                 yield RunEnded("trial", number, of, "pruned", event.best, event.row.epoch, seconds)
                 notes = {"epochs": event.row.epoch, "best": event.best, "seconds": round(seconds, 2)}
