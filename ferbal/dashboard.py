@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import uuid
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -34,10 +35,17 @@ _LONGEST = 2045  # characters of a value: optuna-dashboard cuts longer notes int
 
 def describe_arm(study: optuna.Study, arm: Arm, plan: Plan) -> None:
     """Put the arm's name, recipe and plan where the dashboard shows them. A note that is there already stays."""
+    from optuna.exceptions import ExperimentalWarning
+
     about = {"arm": arm.name, "recipe": recipe.canonical(arm.recipe), "backbone": arm.backbone}
+    known = study.user_attrs
     for key, value in about.items():
-        if study.user_attrs.get(key) != value:
+        if known.get(key) != value:
             study.set_user_attr(key, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        if study.metric_names is None:
+            study.set_metric_names(["macro-F1 on select"])
     _note(study, None, _arm_note(arm, plan))
 
 
@@ -81,9 +89,7 @@ def serve(database: str, artifacts: Path, host: str, port: int, ready: Callable[
 def _record(study: optuna.Study, trial: optuna.Trial, folder: RunFolder, artifacts: Path) -> None:
     about = folder.about
     shown = {"recipe": recipe.canonical(about["recipe"])} | {
-        key: about[key]
-        for key in ("backbone", "seed", "precision", "best_epoch", "images_per_s", "device")
-        if key in about
+        key: about[key] for key in ("seed", "precision", "best_epoch", "images_per_s") if key in about
     }
     for key, value in shown.items():
         trial.set_user_attr(key, value)
@@ -101,11 +107,13 @@ def _record(study: optuna.Study, trial: optuna.Trial, folder: RunFolder, artifac
     figures = _keep(study, trial, artifacts, "figures.html", "text/html", page.encode())
     _keep(study, trial, artifacts, "history.csv", "text/csv", (folder.path / "history.csv").read_bytes())
     address = f"/artifacts/{study._study_id}/{trial._trial_id}/{figures}"
-    height = 540 + (0 if matrix is None else 200 + 46 * len(matrix))
-    # sandboxed: the page can draw itself, but not act on the dashboard around it
-    frame = f'<iframe src="{address}" title="figures" width="100%" height="{height}" style="border: 0" '
     _note(
-        study, trial, f'[The figures in a window of their own]({address})\n\n{frame}sandbox="allow-scripts"></iframe>'
+        study,
+        trial,
+        f"[The figures in a window of their own]({address})\n\n"
+        # sandboxed: the page can draw itself, but not act on the dashboard around it
+        f'<iframe src="{address}" title="figures" sandbox="allow-scripts" width="100%" '
+        f'height="{trial_page.height(len(about["classes"]))}" style="border: 0"></iframe>',
     )
 
 
@@ -136,29 +144,35 @@ def _note(study: optuna.Study, trial: optuna.Trial | None, body: str) -> None:
 
 
 def _arm_note(arm: Arm, plan: Plan) -> str:
-    stages = [[str(place), *_stage(stage)] for place, stage in enumerate(plan.stages, start=1)]
     shares = zip(plan.classes, plan.counts, plan.prior(), strict=True)
+    stages = ((str(place), *_stage(stage)) for place, stage in enumerate(plan.stages, start=1))
     return "\n".join(
         [
             f"## {_plain(recipe.canonical(arm.recipe))} · {_plain(arm.backbone)}",
             "",
             *(f"- {_plain(note)}" for note in plan.notes or ("nothing is changed",)),
             "",
-            *_table(("class", "rows", "share of what is drawn"), ((c, f"{n:,}", f"{s:.1%}") for c, n, s in shares)),
+            "### Rows",
             "",
-            *_table(("stage", "epochs", "trains", "draws"), stages),
+            *_table(("class", "rows", "of what is drawn"), ((name, f"{n:,}", f"{s:.1%}") for name, n, s in shares)),
+            "",
+            "### Stages",
+            "",
+            *_table(("stage", "epochs", "what trains", "what is drawn"), stages),
         ]
     )
 
 
-def _stage(stage: Stage) -> list[str]:
+def _stage(stage: Stage) -> tuple[str, str, str]:
     scope = stage.scope if isinstance(stage.scope, str) else f"last {stage.scope} blocks"
-    return [str(stage.epochs), scope, "every row once an epoch" if stage.odds is None else "by odds"]
+    return str(stage.epochs), scope, "every row once an epoch" if stage.odds is None else "rows by odds"
 
 
-def _table(header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(cell if cell == '---' else _plain(cell) for cell in line)} |" for line in lines]
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """A table in Markdown. The dashboard sets no space between columns, so the cells bring it along."""
+    cells = [[f"{_plain(cell)}&emsp;" for cell in row] for row in (header, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|" + " :-- |" * len(header), *lines[1:]]
 
 
 def _plain(text: str) -> str:
