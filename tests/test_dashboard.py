@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -114,13 +115,15 @@ def test_the_dashboard_shows_the_arms_their_plans_and_the_figures_of_a_trial(sea
 
 @needs_browser
 def test_the_dashboard_waits_for_a_study_that_is_writing(searched: Path, page: Page) -> None:
-    with serving(searched) as (address, _), closing(sqlite3.connect(_database(searched))) as writer:
-        writer.execute("begin exclusive")
-        page.goto(address)
-        page.wait_for_timeout(1000)
-        assert "plain · facevgg_small" not in page.inner_text("body")
-        writer.rollback()
-        page.get_by_text("plain · facevgg_small", exact=False).first.wait_for()
+    with serving(searched) as (address, _):
+        writer = sqlite3.connect(_database(searched), check_same_thread=False)
+        with closing(writer):
+            writer.execute("begin exclusive")
+            release = threading.Timer(2, writer.rollback)
+            release.start()
+            page.goto(address)
+            page.get_by_text("plain · facevgg_small", exact=False).first.wait_for()
+            release.join()
 
 
 def test_ctrl_c_ends_it_without_a_word(searched: Path) -> None:
