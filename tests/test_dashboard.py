@@ -199,7 +199,7 @@ def test_recorded_twice_is_recorded_once(begun: tuple[optuna.Study, optuna.Trial
     for _ in range(2):
         dashboard.record(made, trial, folder, tmp_path / "artifacts")
         contents = {path.name: path.read_bytes() for path in (tmp_path / "artifacts").iterdir()}
-        seen.append((trial.system_attrs, trial.user_attrs, get_note(trial), contents))
+        seen.append((made.trials[0].system_attrs, trial.user_attrs, get_note(trial), contents))
     assert seen[0] == seen[1]
     assert len(contents) == 2
     assert trial.user_attrs == {"recipe": "focal(gamma=2)", "seed": 7}
