@@ -175,7 +175,7 @@ def _executed(
         logits[name] = said if plan.adjust is None else plan.adjust(said)
     logits, fitted = _fitted(plan, logits, dataset.val, halves.blend, heads.trained(model))
     logits = {name: _over_all(said, plan.becomes) for name, said in logits.items()}
-    scored = _scores(logits["val"][halves.select], dataset.val.labels[halves.select], plan)
+    matrix = _confusion(logits["val"][halves.select], dataset.val.labels[halves.select], plan)
     if keep:
         folder.save_weights(weights)
         folder.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
@@ -190,7 +190,7 @@ def _executed(
         "device": str(machine.device),
         "threads": torch.get_num_threads(),
     }
-    scores = {"select": scored}
+    scores = {"select": metrics.summary(matrix), "confusion": matrix.tolist()}
     folder.finish(about, scores)
     return scores
 
@@ -252,8 +252,9 @@ def _over_all(logits: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k0"])
     return wide
 
 
-def _scores(logits: Float[np.ndarray, "n k0"], labels: Int[np.ndarray, " n"], plan: Plan) -> dict[str, float]:
-    """Figures over the classes the model knows."""
+def _confusion(
+    logits: Float[np.ndarray, "n k0"], labels: Int[np.ndarray, " n"], plan: Plan
+) -> Int[np.ndarray, "k k"]:
+    """Counts over the classes the model knows."""
     true, said = plan.becomes[labels], plan.becomes[logits.argmax(1)]
-    matrix = metrics.confusion(true[true >= 0], said[true >= 0], len(plan.classes))
-    return metrics.summary(matrix)
+    return metrics.confusion(true[true >= 0], said[true >= 0], len(plan.classes))

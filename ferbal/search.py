@@ -130,11 +130,11 @@ class Budget:
 
 @dataclass
 class Trial:
-    """A trial under way: what to train, and where its scores go."""
+    """A trial under way: what to train, and where its scores go. asked: what Optuna proposed."""
 
     number: int
     point: Point
-    optuna: optuna.Trial
+    asked: optuna.Trial
     _prunes: bool
     _first_judged: int
 
@@ -147,8 +147,8 @@ class Trial:
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed trial reports its last epoch twice, with the same score
-            self.optuna.report(macro_f1, epoch)
-        return self._prunes and bool(self.optuna.should_prune())
+            self.asked.report(macro_f1, epoch)
+        return self._prunes and bool(self.asked.should_prune())
 
 
 Outcome = tuple[str, float | None, dict[str, Any]]

@@ -4,6 +4,7 @@
       spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
       runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
+      artifacts/<uuid>          what the dashboard shows of a trial; optuna.db names it
       ensembles/<name>/         ensemble.json  logits.npz  scores.json
     reports/<name>.html
 
@@ -200,6 +201,11 @@ class StudyFolder:
     def database(self) -> str:
         self.path.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the dashboard finds the figures of the trials."""
+        return self.path / "artifacts"
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import __version__, data, ensemble, files, models, search, spec
+from ferbal import __version__, dashboard, data, ensemble, files, models, search, spec
 from ferbal.errors import RunError, UsageError, nearest
 from ferbal.events import (
     ArmEnded,
@@ -306,7 +306,10 @@ def _search(study: Study, arm: Arm, plan: Plan) -> Generator[Event, Any, Point]:
         finally:  # now that the database knows of it, what was trained is of no use
             if outcome is not None and outcome[0] == "pruned":
                 study.folder.trial(outcome[2]["run"]).discard()
+        dashboard.describe_arm(trial.asked.study, arm, plan)
         outcome = yield from _try(study, arm, trial, study.spec.trials(arm))
+        run = study.folder.trial(outcome[2]["run"])
+        dashboard.record(trial.asked.study, trial.asked, run, study.folder.artifacts)
     tried = looking.trials()
     best = max((t["value"] for t in tried if t["state"] == "complete"), default=0.0)
     if tried:
@@ -319,7 +322,7 @@ def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Even
     number = trial.number + 1
     job = study.job(arm, trial.point, study.spec.search.seed)
     run = study.folder.trial(job.slug)
-    about = {"recipe": job.arm.recipe, "seed": job.seed, "run": run.path.name}
+    about = {"run": run.path.name}
     rows = run.checkpoint().rows
     seconds = sum(row["seconds"] for row in rows)
     for row in rows:  # an interrupted trial may have been stopped between saving an epoch and telling it

@@ -141,6 +141,36 @@ def _print_status(found: dict[str, Any]) -> None:
         print(f"\nnot running{'; report ' + found['report'] if found['report'] else ''}")
 
 
+@study_app.command("dashboard")
+def study_dashboard(
+    file: StudyFile,
+    changes: Set = [],
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for a free one.", min=0, max=65535)] = 8080,
+    browser: Annotated[bool, typer.Option(help="Open a browser.")] = True,
+    root: Root = HERE,
+) -> None:
+    """Watch the search in a browser, also while it runs: trials, curves, confusion matrices. Ctrl-C ends it."""
+    import signal
+    import webbrowser
+    from contextlib import suppress
+
+    from ferbal import dashboard, spec
+    from ferbal.store import StudyFolder
+
+    def ready(url: str) -> None:
+        print(url, flush=True)
+        if browser:
+            webbrowser.open(url)
+
+    folder = StudyFolder(root, spec.load(file, changes)[0].name)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is how this ends, and interrupts no work
+    with suppress(KeyboardInterrupt):
+        dashboard.serve(folder.database, folder.artifacts, host, port, ready)
+
+
 @study_app.command("report")
 def study_report(
     file: StudyFile,

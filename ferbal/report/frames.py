@@ -142,10 +142,15 @@ def curves(tables: Tables) -> pd.DataFrame:
     rows = rows.sort_values("model", key=lambda names: names.map(place), kind="stable").reset_index(drop=True)
     rows["strategy"] = rows["model"].map(known["strategy"]).fillna(rows["model"])
     rows["backbone"] = rows["model"].map(known["backbone"]).fillna("")
-    before = rows.groupby("run", sort=False)["stage"].shift()
-    rows["turn"] = before.notna() & (rows["stage"] != before)
+    rows["turn"] = turns(rows)
     columns = ["run", "strategy", "backbone", "seed", "epoch", "stage", "turn", "loss", "macro_f1"]
     return rows[columns].reset_index(drop=True)
+
+
+def turns(rows: pd.DataFrame) -> pd.Series[bool]:
+    """Whether a row (run, stage), in the order of epochs, is the first of a stage after the run's first."""
+    before = rows.groupby("run", sort=False)["stage"].shift()
+    return before.notna() & (rows["stage"] != before)
 
 
 def search(tables: Tables) -> pd.DataFrame:

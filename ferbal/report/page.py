@@ -20,7 +20,7 @@ def render(tables: Tables) -> str:
     """The whole page as text, about 5 MB, nearly all of it plotly.js."""
     made = [(panel, list(panel.make(tables))) for panel in PANELS]
     page = templates()
-    page.filters.update(kind=lambda part: type(part).__name__, payload=_payload, together=_together)
+    page.filters.update(kind=lambda part: type(part).__name__, together=_together)
     return page.get_template("page.html").render(
         about=tables.about,
         answer=answer(
@@ -40,7 +40,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["slug"] = _slug
+    made.filters.update(slug=_slug, payload=_payload)
     return made
 
 
