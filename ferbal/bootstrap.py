@@ -39,13 +39,15 @@ class Predicted:
 class Scores:
     """The scores of one arm's runs on the test set, and on resamples of it that are the same for all arms.
 
-    seen [S, 3 + K], resampled [R, S, 3 + K], right [S, K]: rows of each class that each run has right; rows: of test
+    seen [S, 3 + K], resampled [R, S, 3 + K], right [S, K]: rows of each class that each run has right;
+    pictures [K]: distinct ones of each class; rows: of test
     """
 
     seeds: tuple[int, ...]
     seen: Float[np.ndarray, "s m"]
     resampled: Float[np.ndarray, "r s m"]
     right: Int[np.ndarray, "s k"]
+    pictures: Int[np.ndarray, " k"]
     rows: int
 
 
@@ -67,13 +69,14 @@ def score(
         _check(name, arm, len(labels), classes)
     runs = np.concatenate([np.zeros((0, len(labels)), dtype=np.int64), *(arm.classes for arm in arms.values())])
     seen = np.array([metrics.confusion(labels, run, classes) for run in runs]).reshape(len(runs), classes, classes)
+    pictures = np.bincount(_units(labels, group)[1], minlength=classes)
     blocks = _resampled(labels, runs, classes, group, resamples, np.random.default_rng(seed))
     resampled = np.concatenate([_scores(matrices) for matrices in blocks])
     on_test, right = _scores(seen), seen.diagonal(axis1=-2, axis2=-1)
     ends = np.cumsum([len(arm.seeds) for arm in arms.values()]).tolist()
     parts = [slice(end - len(arm.seeds), end) for arm, end in zip(arms.values(), ends, strict=True)]
     return {
-        name: Scores(arm.seeds, on_test[part], resampled[:, part], right[part], len(labels))
+        name: Scores(arm.seeds, on_test[part], resampled[:, part], right[part], pictures, len(labels))
         for (name, arm), part in zip(arms.items(), parts, strict=True)
     }
 
