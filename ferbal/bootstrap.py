@@ -123,7 +123,7 @@ def _resampled(
             rows = np.flatnonzero(labels == k)
             said = (runs[:, rows].T[:, :, None] == np.arange(classes)).astype(np.float32)
             # counts below 2 ** 24 are exact in single precision, so that equal predictions give equal scores
-            counts = weights[:, unit[rows]] @ said.reshape(len(rows), -1)
+            counts = weights[:, unit[rows]] @ said.reshape(len(rows), len(runs) * classes)
             matrices[:, :, k] = counts.reshape(count, len(runs), classes) * (size[k] / max(size[k] - 1, 1))
         yield matrices
 

@@ -19,8 +19,11 @@ with r = n_k - 1 for the F1 of a class of n_k pictures, N - K for accuracy, and 
 
 This is what radiology does with several readers of the same cases: Obuchowski and Rockette 1995 (Commun. Stat. Simul.
 24:285) with seeds as readers, and the degrees of freedom of Hillis 2007 (Stat. Med. 26:596), who takes r as endless;
-a rare class has too few rows for that. Drawing seeds with replacement instead, and taking percentiles, covers too
-little: the mean of n drawn seeds varies (n - 1) / n as much as it should, and nothing stands for the few degrees of
+a rare class has too few rows for that.
+
+Drawing seeds with replacement instead, and taking percentiles, errs both ways. It counts twice what runs do by chance
+on single rows (Owen 2007, Ann. Appl. Stat. 1:386) and covers too much where that is most of it; where seeds spread it
+covers too little, as n drawn seeds vary (n - 1) / n as much as they should, and nothing stands for the few degrees of
 freedom. `tests/benchmarks/coverage.py` measures both.
 """
 
@@ -51,9 +54,9 @@ class Spread:
     seeds: int
 
     def interval(self, level: float, lowest: float) -> tuple[Each, Each]:
-        """Ends of the interval that misses with probability `level`, within lowest..1."""
+        """Ends of the interval that misses with probability `level`, within lowest..1. NaN where p is NaN."""
         error, freedom = self._error(np.array(self.seeds))
-        reach = _quantile(freedom, level) * error
+        reach = np.where((error > 0) | (self.mean == 0), _quantile(freedom, level) * error, np.nan)
         return np.clip(self.mean - reach, lowest, 1), np.clip(self.mean + reach, lowest, 1)
 
     def p(self) -> Each:
