@@ -77,7 +77,7 @@ class Spread:
         known, possible = (self.seeds > 1) & ~np.isnan(self.mean), self._settled(high, level)
         while (high - low > 1).any():
             middle = (low + high) // 2
-            enough = self._settled(middle, level)
+            enough = self._settled(middle, level) & (middle > low)
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         return np.where(known, np.where(possible, high, np.inf), np.nan)
 

@@ -37,7 +37,7 @@ def percentiles(scores: dict[str, Scores], draw: np.random.Generator) -> np.ndar
 def measured(
     count: int, seeds: int, spread: Spread, known: np.ndarray, draw: np.random.Generator
 ) -> dict[str, object]:
-    """Shares of the studies, by score of `LOOKED_AT`. Each is looked at alone, so that p < 0.05 needs no correction."""
+    """Shares of the studies, by score of `LOOKED_AT`. Each is looked at alone, so p needs no correction."""
     own, other = draw.spawn(2)
     held, naive, claimed = [], [], []
     for scores in studies(count, seeds, own, spread=spread):
