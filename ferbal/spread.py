@@ -21,10 +21,9 @@ This is what radiology does with several readers of the same cases: Obuchowski a
 24:285) with seeds as readers, and the degrees of freedom of Hillis 2007 (Stat. Med. 26:596), who takes r as endless;
 a rare class has too few rows for that.
 
-Drawing seeds with replacement instead, and taking percentiles, errs both ways. It counts twice what runs do by chance
-on single rows (Owen 2007, Ann. Appl. Stat. 1:386) and covers too much where that is most of it; where seeds spread it
-covers too little, as n drawn seeds vary (n - 1) / n as much as they should, and nothing stands for the few degrees of
-freedom. `tests/benchmarks/coverage.py` measures both.
+Drawing seeds with replacement instead, and taking percentiles, counts twice what runs do by chance on single rows
+(Owen 2007, Ann. Appl. Stat. 1:386) and misses 1 / n of the seeds' own spread: two errors that offset each other by luck.
+`tests/benchmarks/coverage.py` measures both ways.
 """
 
 from __future__ import annotations
