@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 
 def confusion(
@@ -19,14 +19,14 @@ def precision(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
     return _ratio(np.diag(matrix), matrix.sum(0), empty=0.0)
 
 
-def recall(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
-    """Right predictions of each class over its rows, 0..1. NaN where the class has no rows."""
-    return _ratio(np.diag(matrix), matrix.sum(1), empty=np.nan)
+def recall(matrix: Real[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
+    """Right predictions of each class over its rows, 0..1, of one matrix or many. NaN where the class has no rows."""
+    return _ratio(matrix.diagonal(axis1=-2, axis2=-1), matrix.sum(-1), empty=np.nan)
 
 
-def f1(matrix: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
-    """F1 of each class, 0..1. A class that is neither seen nor predicted is NaN."""
-    return _ratio(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1), empty=np.nan)
+def f1(matrix: Real[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
+    """F1 of each class, 0..1, of one matrix or many. A class that is neither seen nor predicted is NaN."""
+    return _ratio(2 * matrix.diagonal(axis1=-2, axis2=-1), matrix.sum(-2) + matrix.sum(-1), empty=np.nan)
 
 
 def macro_f1(matrix: Int[np.ndarray, "k k"]) -> float:
@@ -77,5 +77,5 @@ def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return shifted / shifted.sum(1, keepdims=True)
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float) -> Float[np.ndarray, " k"]:
-    return np.divide(top, bottom, out=np.full(len(top), empty), where=bottom > 0)
+def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float) -> Float[np.ndarray, "*m k"]:
+    return np.divide(top, bottom, out=np.full(top.shape, empty), where=bottom > 0)

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from ferbal import data, metrics
+from ferbal import bootstrap, data, metrics
 from ferbal.plan import Arm, Dataset, Plan
+from ferbal.report import verdicts
 from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
 
@@ -20,6 +21,9 @@ COLUMNS = {
     " parameters",
     "scores": "model kind strategy backbone seed split over class metric value",
     "confusion": "model kind split true predicted count",
+    "intervals": "model class metric seeds mean low high note",
+    "comparisons": "model baseline class metric seeds mean low high p adjusted significant seeds_needed more_right"
+    " rows note",
     "history": "run model seed epoch stage lr loss macro_f1 accuracy images_per_s",
     "trials": "model number state value lr batch_size patience epochs seconds",
     "counts": "strategy class rows share",
@@ -39,6 +43,9 @@ class Tables:
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
                 "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value
     confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm
+    intervals   model, class ("" for the whole), metric, seeds, mean, low, high, note: of test over all classes, 95 %
+    comparisons model, baseline, class, metric, seeds, mean, low, high, p, adjusted, significant, seeds_needed,
+                more_right, rows, note: each arm less the baseline on its backbone, as `stats.Comparison` has it
     history     run, model, seed, epoch, stage, lr, loss, macro_f1, accuracy, images_per_s
     trials      model, number, state ("complete" | "pruned" | "failed" | "running"), value, lr, batch_size,
                 patience, epochs, seconds
@@ -57,6 +64,8 @@ class Tables:
     runs: pd.DataFrame
     scores: pd.DataFrame
     confusion: pd.DataFrame
+    intervals: pd.DataFrame
+    comparisons: pd.DataFrame
     history: pd.DataFrame
     trials: pd.DataFrame
     counts: pd.DataFrame
@@ -84,6 +93,13 @@ def collect(
     if len(done) >= 2:
         for name, run in ensembles:
             scored.add(run, model=name, kind="ensemble", strategy=name, backbone="", seed=-1)
+    sampled = bootstrap.score(dataset.test.labels, scored.predicted(), len(dataset.classes), group=dataset.test.group)
+    plain = {arm.backbone: arm.name for arm in finals if arm.label == spec.baseline and arm.name in sampled}
+    against = {
+        arm.name: plain[arm.backbone]
+        for arm in finals
+        if arm.name in sampled and arm.label != spec.baseline and arm.backbone in plain
+    }
     provenance = folder.load("provenance")
     return Tables(
         about={
@@ -99,6 +115,8 @@ def collect(
         runs=_frame("runs", (_run_row(arm, seed, run) for arm, seed, run in done)),
         scores=_frame("scores", scored.scores),
         confusion=_frame("confusion", scored.confusion()),
+        intervals=_frame("intervals", verdicts.intervals(sampled, dataset.classes)),
+        comparisons=_frame("comparisons", verdicts.comparisons(sampled, against, dataset.classes)),
         history=_history(done),
         trials=_frame("trials", ({"model": arm.name, **trial} for arm in trials for trial in trials[arm])),
         counts=_frame("counts", _counts(plans)),
@@ -131,9 +149,10 @@ class _Scored:
             self.parts["test without twins"] = ("test", twinless)
         self.scores: list[dict[str, Any]] = []
         self._matrices: dict[tuple[str, str, str], Int[np.ndarray, "k k"]] = {}
+        self._predicted: dict[str, dict[int, Int[np.ndarray, " n"]]] = {}
 
-    def add(self, run: RunFolder, *, model: str, kind: str, **who: Any) -> None:
-        classes = self.dataset.classes
+    def add(self, run: RunFolder, *, model: str, kind: str, seed: int, **who: Any) -> None:
+        classes, who = self.dataset.classes, who | {"seed": seed}
         known = run.about.get("classes", list(classes))
         becomes = np.array(run.about.get("becomes", range(len(classes))))
         own = (becomes[:, None] == np.arange(len(known))).astype(
@@ -142,6 +161,8 @@ class _Scored:
         for part, (split, rows) in self.parts.items():
             labelled = getattr(self.dataset, split)
             logits = run.logits(split, labelled.ids)[rows]
+            if part == "test":
+                self._predicted.setdefault(model, {})[seed] = logits.argmax(1)
             everything = metrics.confusion(labelled.labels[rows], logits.argmax(1), len(classes))
             for over, matrix in (("all", everything), ("kept", own.T @ everything @ own)):
                 names = classes if over == "all" else known
@@ -152,6 +173,13 @@ class _Scored:
             self.scores.append({"model": model, "kind": kind, **who, **whole})
             key = (model, kind, part)
             self._matrices[key] = self._matrices.get(key, 0) + everything
+
+    def predicted(self) -> dict[str, bootstrap.Predicted]:
+        """What every model said on test, by name; an ensemble is one run."""
+        return {
+            model: bootstrap.Predicted(np.stack(list(by_seed.values())), tuple(by_seed))
+            for model, by_seed in self._predicted.items()
+        }
 
     def confusion(self) -> Iterator[dict[str, Any]]:
         classes = self.dataset.classes
