@@ -28,7 +28,7 @@ class Said:
 def say(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Run the command line in this process, in a root with the tiny data set and study."""
     monkeypatch.chdir(root)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli.interrupts, "catch", lambda: None)
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["ferbal", *map(str, arguments)])
