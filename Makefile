@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs bench-import bench-losses lock clean
+.PHONY: demo test lint docs bench-import bench-losses bench-ensembles lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -26,6 +26,9 @@ bench-import: .venv/ready
 
 bench-losses: .venv/ready
 	$(BIN)/python tests/benchmarks/loss_cost.py
+
+bench-ensembles: .venv/ready
+	$(BIN)/python tests/benchmarks/ensemble_speed.py
 
 # uv installs the locked versions about three times as fast as pip.
 .venv/ready: requirements.lock pyproject.toml

@@ -2,7 +2,7 @@
 fitted on the blend half of validation.
 
 Every method is a function (members on blend, labels of blend) -> Combined, which turns members on any rows into
-log-probabilities. Members are arrays [M, N, K] of log-probabilities, as `log_probabilities` or `members_of` make them.
+log-probabilities. Members are arrays [M, N, K] of log-probabilities, as `members_of` makes them.
 
 `tempered` and `with_offsets` turn a method into another one that also corrects what it says. `estimate` says what
 a method scores on rows it has not seen, `suspicious` finds members that have seen blend, `diversity` and `growth` say
@@ -56,6 +56,7 @@ METHODS: dict[str, Method] = {
     "average_logits": average_logits,
     "weighted": weighted,
     "greedy": greedy,
+    "bagged": bagged,
     "stack": stack,
     "stack_boosted": stack_boosted,
 }

@@ -23,8 +23,8 @@ PASSES = 10
 def temperature(log_probs: LogProbabilities, labels: Labels) -> float:
     """The T with the least log loss of softmax(log_probs / T) (Guo et al. 2017, arXiv:1706.04599).
 
-    Logits are divided by T: above 1 for a model that is too sure of itself, below 1 for one that hesitates. It changes
-    no predicted class.
+    Logits are divided by T: above 1 for a model that is too sure of itself, below 1 for one that hesitates. No
+    predicted class changes.
     """
     from scipy.optimize import minimize_scalar
 
@@ -42,9 +42,10 @@ def temperature(log_probs: LogProbabilities, labels: Labels) -> float:
 def offsets(log_probs: LogProbabilities, labels: Labels, seed: int = 0) -> Float[np.ndarray, " k"]:
     """What to add to each class's log-probability for the best macro-F1, fitted jointly; in nats, with mean 0.
 
-    One class after another, as thresholds are tuned (Lipton et al. 2014, arXiv:1402.1892), until none moves. So that a
-    few rows of a rare class do not decide: macro-F1 is evened out over nearby offsets, so that a plateau is worth more
-    than a spike, offsets cost a little, and the answer is the mean over bootstrap samples of the rows (Breiman 1996).
+    One class after another, as thresholds are tuned (Lipton et al. 2014, arXiv:1402.1892), until none moves. Three
+    things keep a few rows of a rare class from deciding: macro-F1 is evened out over nearby offsets, which makes a
+    plateau worth more than a spike; offsets cost a little; and the answer is the mean over bootstrap samples of the
+    rows (Breiman 1996), which matters most.
     """
     draw = np.random.default_rng(seed)
     found = np.zeros(log_probs.shape[1])

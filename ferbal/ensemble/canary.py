@@ -44,9 +44,9 @@ def suspicious(
 
     Fisher's exact test (1922), one-sided: of so many rows right in both halves, how likely are so many in blend? Over
     all rows, and within each class, where a leak of a rare class alone would show. Bonferroni's correction over all
-    these tests holds however much the members agree: honest ones raise a false alarm with a chance of at most `alarm`,
-    and less, as select has chosen their epoch and its score is the better for it. Too few rows prove nothing: with 24
-    in either half, a perfect member is only suspected if it has about half of select wrong.
+    these tests holds however much the members agree: honest ones raise a false alarm with a chance of at most
+    `alarm`, and less, as select has chosen their epoch and its score is the better for it. Few rows prove little: with
+    24 in either half, one perfect member is suspected only if it has at least ten of select wrong.
     """
     from scipy.stats import hypergeom
 

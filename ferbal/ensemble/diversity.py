@@ -1,7 +1,7 @@
 """How much members differ, and what each one more adds.
 
-R [M, N] says which member has which row right; n11, n10, n01, n00 count the rows that both of a pair, the first alone,
-the second alone, and neither have right. Measures after Kuncheva and Whitaker 2003 ("Measures of diversity in
+n11, n10, n01 and n00 count the rows that both members of a pair, the first alone, the second alone, and neither have
+right. Measures after Kuncheva and Whitaker 2003 ("Measures of diversity in
 classifier ensembles", Machine Learning 51), where not said otherwise.
 """
 

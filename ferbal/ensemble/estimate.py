@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from ferbal import metrics
 from ferbal.ensemble.members import Labels, LogProbabilities, Members, Method
 from ferbal.errors import DataError
 
 DRAWS = 1000  # of the bootstrap
-LEVEL = 0.95
+TAIL = 2.5  # percent of them to either side of an interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +51,14 @@ def estimate(
         times = np.bincount(draw.integers(own.max() + 1, size=own.max() + 1), minlength=own.max() + 1)[own]
         matrix = np.bincount(cells, times, classes * classes).astype(np.int64).reshape(classes, classes)
         drawn.append(metrics.summary(matrix))
-    tail = 100 * (1 - LEVEL) / 2
     scores = metrics.summary(metrics.confusion(labels, predicted, classes))
-    intervals = {
-        name: tuple(float(edge) for edge in np.nanpercentile([each[name] for each in drawn], [tail, 100 - tail]))
-        for name in scores
-    }
+    intervals = {name: _middle([each[name] for each in drawn]) for name in scores}
     return Estimate(scores, intervals, said)
+
+
+def _middle(scores: list[float]) -> tuple[float, float]:
+    low, high = np.nanpercentile(scores, [TAIL, 100 - TAIL])
+    return float(low), float(high)
 
 
 def out_of_fold(

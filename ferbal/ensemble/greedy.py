@@ -1,7 +1,7 @@
 """Ensemble selection with replacement (Caruana et al. 2004), without building any ensemble twice.
 
-Only rows whose winner some member could still change are looked at. With every step they get fewer: the sum of
-what the chosen members say grows, what one more member can add does not. The selection is that of the plain algorithm.
+Only rows whose winner some member could still change are looked at. With every step they get fewer: the sum of what
+the chosen members say grows, what one more member can add does not. The selection is that of the plain algorithm.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def bagged(
     metric: Metric = "macro_f1",
     steps: int = STEPS,
     *,
-    bags: int = 20,
+    bags: int = 10,
     share: float = 0.5,
     seed: int = 0,
 ) -> Combined:

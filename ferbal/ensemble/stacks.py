@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ferbal.ensemble.estimate import dealt
 from ferbal.ensemble.members import FLOOR, Combined, Labels, LogProbabilities, Members, floored, log_softmax
@@ -22,6 +23,7 @@ from ferbal.ensemble.mixtures import average
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards the average, strongest first
 FOLDS = 5
 BALANCE = 0.5
+TREES = 0.8  # of the answer of `stack_boosted`; the rest is the average's
 OFFSET_PULL = 1e-3  # on the offsets of the classes, which a class without rows would otherwise send to infinity
 
 
@@ -32,10 +34,10 @@ def stack(
 
     z_k = (1 + a) log mean_m p_mk + sum_m v_m log p_mk + b_k
 
-    with the v pulled towards 0, that is the ensemble towards the average. A class is judged by what the members say of
-    that class, as in StackingC (Seewald 2002), and all classes share the weights: M + K + 1 numbers are fitted. Rows
-    count n_k ** -balance, n_k the rows of their class on blend: 0 is the usual log loss, 1 makes classes equal; in
-    between, as a square-root draw does (Mahajan et al. 2018). Their probabilities are those of such a draw.
+    with the v pulled towards 0, that is the ensemble towards the average. A class is judged by what the members say
+    of it, as in StackingC (Seewald 2002), and all classes share the weights: M + K + 1 numbers are fitted. Rows count
+    n_k ** -balance, n_k the rows of their class on blend: 0 is the usual log loss, 1 makes classes equal; in between,
+    as a square-root draw does (Mahajan et al. 2018). The probabilities are those of such a draw.
 
     strength: of the pull; None takes the one with the least cross-validated loss, by the same rows' weights.
     """
@@ -73,7 +75,7 @@ def stack_boosted(members: Members, labels: Labels, seed: int = 0) -> Combined:
     """Gradient boosting of scikit-learn on how the members stand together, averaged with their average.
 
     Of each class: the mean of the members' log-probabilities, and their deviation. Trees find no use for every member
-    on its own among so few rows. Half of the answer stays the average's, since trees alone are too sure of themselves.
+    on its own among so few rows. Rows count as for `stack`, and a fifth of the answer is the average's.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -86,21 +88,22 @@ def stack_boosted(members: Members, labels: Labels, seed: int = 0) -> Combined:
         early_stopping=False,
         random_state=seed,
     )
-    trees, plain = _of_scikit_learn(model, _spread, members, labels), average(members, labels)
+    weights = _row_weights(labels, members.shape[2], BALANCE)
+    trees = _of_scikit_learn(model, _spread, members, labels, sample_weight=weights)
+    plain = average(members, labels)
 
     def apply(some: Members) -> LogProbabilities:
-        return np.logaddexp(trees.apply(some), plain.apply(some)) - np.log(2)
+        return np.logaddexp(np.log(TREES) + trees.apply(some), np.log(1 - TREES) + plain.apply(some))
 
     return Combined(apply, None)
 
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """The regression of `stack`: z = features . theta + offsets, with the average's share fixed at 1 to begin with.
+    """The regression of `stack`: z = features . theta + offsets, penalised.
 
     features: [P, N K], the average's log-probabilities and then each member's, without each row's mean over classes,
-    which moves no probability. root: [P, P], which makes the features about as long as each other and at right
-    angles, so that a descent needs few steps.
+    which moves no probability. gram: eigenvalues and vectors of their Gram matrix, to descend in few steps.
     """
 
     features: Float[np.ndarray, "p f"]
@@ -117,10 +120,9 @@ class _Problem:
         features[1:] = members
         features -= features.mean(2, keepdims=True)
         flat = features.reshape(m + 1, n * k)
-        counts = np.bincount(labels, minlength=k)
-        weights = np.maximum(counts, 1.0)[labels] ** -balance
         gram = (flat @ flat.T).astype(np.float64) / (n * k)
-        return _Problem(flat, labels, weights / weights.mean(), k, tuple(np.linalg.eigh(gram)))
+        values, vectors = np.linalg.eigh(gram)
+        return _Problem(flat, labels, _row_weights(labels, k, balance), k, (values, vectors))
 
     def logits(self, theta: Float[np.ndarray, " t"]) -> Float[np.ndarray, "n k"]:
         weights = theta[: len(self.features)].astype(np.float32)
@@ -132,7 +134,7 @@ class _Problem:
         weights: Float[np.ndarray, " n"],
         begin: Float[np.ndarray, " t"] | None = None,
     ) -> Float[np.ndarray, " t"]:
-        """The least penalised loss over the rows that have weight: theta is 1 + a, v, b."""
+        """The theta (1 + a, v, b) with the least penalised loss over the rows that have weight."""
         from scipy.optimize import minimize
 
         p, k, rows = len(self.features), self.classes, np.arange(len(self.labels))
@@ -161,6 +163,11 @@ class _Problem:
         begin = rest if begin is None else begin
         x = np.r_[np.linalg.solve(scale, begin[:p]), begin[p:]]
         return theta_of(minimize(loss, x, jac=True, method="L-BFGS-B", options={"maxiter": 200, "gtol": 1e-5}).x)
+
+
+def _row_weights(labels: Labels, classes: int, balance: float) -> Float[np.ndarray, " n"]:
+    weights = np.maximum(np.bincount(labels, minlength=classes), 1.0)[labels] ** -balance
+    return weights / weights.mean()
 
 
 def _chosen(problem: _Problem, labels: Labels, seed: int) -> float:
@@ -193,10 +200,14 @@ def _pooled(theta: Float[np.ndarray, " t"], count: int) -> Combined:
 
 
 def _of_scikit_learn(
-    model: object, features: Callable[[Members], Float[np.ndarray, "n f"]], members: Members, labels: Labels
+    model: Any,
+    features: Callable[[Members], Float[np.ndarray, "n f"]],
+    members: Members,
+    labels: Labels,
+    **options: Any,
 ) -> Combined:
     """A classifier fitted on features of the members. A class without rows on blend gets FLOOR."""
-    model.fit(features(members), labels)
+    model.fit(features(members), labels, **options)
 
     def apply(some: Members) -> LogProbabilities:
         share = np.full(some.shape[1:], FLOOR)
