@@ -45,8 +45,8 @@ def suspicious(
     Fisher's exact test (1922), one-sided: of so many rows right in both halves, how likely are so many in blend? Over
     all rows, and within each class, where a leak of a rare class alone would show. Bonferroni's correction over all
     these tests holds however much the members agree: honest ones raise a false alarm with a chance of at most
-    `alarm`, and less, as select has chosen their epoch and its score is the better for it. Few rows prove little: with
-    24 in either half, one perfect member is suspected only if it has at least ten of select wrong.
+    `alarm`, and less, as select has chosen their epoch and its score is the better for it. Few rows prove little:
+    one member that is perfect on 24 rows of blend is suspected only if it has eleven of 24 on select wrong.
     """
     from scipy.stats import hypergeom
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ferbal.ensemble.estimate import dealt
-from ferbal.ensemble.members import FLOOR, Combined, Labels, LogProbabilities, Members, floored, log_softmax
+from ferbal.ensemble.members import FLOOR, Combined, Labels, LogProbabilities, Members, floored, log_softmax, mixture
 from ferbal.ensemble.mixtures import average
 
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards the average, strongest first
@@ -188,10 +188,11 @@ def _chosen(problem: _Problem, labels: Labels, seed: int) -> float:
 
 
 def _pooled(theta: Float[np.ndarray, " t"], count: int) -> Combined:
+    plain = mixture(np.full(count, 1 / count))
     share, weights, offsets = theta[0], theta[1 : count + 1], theta[count + 1 :]
 
     def apply(some: Members) -> LogProbabilities:
-        logits = share * average(some, np.zeros(0, dtype=np.int64)).apply(some) + offsets
+        logits = share * plain.apply(some) + offsets
         for weight, member in zip(weights, some, strict=True):
             logits += weight * member
         return log_softmax(logits)
