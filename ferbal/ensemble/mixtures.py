@@ -17,8 +17,8 @@ def average(members: Members, labels: Labels) -> Combined:
 def average_logits(members: Members, labels: Labels) -> Combined:
     """The mean of all members' log-probabilities, made to sum to 1: a logarithmic opinion pool. Nothing is fitted.
 
-    Genest and Zidek 1986. A member that is sure against a class, as one on the floor is against those that it does not
-    know, has a near veto: fill in what such members lack (`members_of`).
+    Genest and Zidek 1986. A member that is sure against a class, as one on the floor is against those that it does
+    not know, has a near veto: fill in what such members lack (`members_of`).
     """
 
     def apply(some: Members) -> LogProbabilities:

@@ -17,7 +17,17 @@ import numpy as np
 from jaxtyping import Float
 
 from ferbal.ensemble.estimate import dealt
-from ferbal.ensemble.members import FLOOR, Combined, Labels, LogProbabilities, Members, floored, log_softmax, mixture
+from ferbal.ensemble.members import (
+    FLOOR,
+    Combined,
+    Labels,
+    LogProbabilities,
+    Members,
+    floored,
+    log_probabilities,
+    log_softmax,
+    mixture,
+)
 from ferbal.ensemble.mixtures import average
 
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards the average, strongest first
@@ -39,12 +49,15 @@ def stack(
     n_k ** -balance, n_k the rows of their class on blend: 0 is the usual log loss, 1 makes classes equal; in between,
     as a square-root draw does (Mahajan et al. 2018). The probabilities are those of such a draw.
 
-    strength: of the pull; None takes the one with the least cross-validated loss, by the same rows' weights.
+    A class without rows on blend gets FLOOR. strength: of the pull; None takes the one with the least cross-validated
+    loss, in which rows count as in the fit.
     """
     problem = _Problem.of(members, labels, balance)
     if strength is None:
         strength = _chosen(problem, labels, seed)
-    return _pooled(problem.fitted(strength, problem.weights), len(members))
+    theta = problem.fitted(strength, problem.weights)
+    theta[len(members) + 1 :][np.bincount(labels, minlength=members.shape[2]) == 0] = -np.inf
+    return _pooled(theta, len(members))
 
 
 def stack_plain(members: Members, labels: Labels, strength: float | None = None) -> Combined:
@@ -195,7 +208,7 @@ def _pooled(theta: Float[np.ndarray, " t"], count: int) -> Combined:
         logits = share * plain.apply(some) + offsets
         for weight, member in zip(weights, some, strict=True):
             logits += weight * member
-        return log_softmax(logits)
+        return log_probabilities(logits)
 
     return Combined(apply, None)
 

@@ -136,5 +136,5 @@ def test_stack_gives_a_class_that_is_absent_in_blend_next_to_nothing() -> None:
     said = np.exp(stack(members, labels).apply(members))
     assert said.shape == members.shape[1:]
     assert said[:, 1] == pytest.approx(1e-6, rel=1e-3)
-    assert (said[:, [0, 2, 3]] > 1e-4).all()
+    assert (said[:, [0, 2, 3]].mean(0) > 0.05).all()
     assert said.sum(1) == pytest.approx(1, abs=1e-5)
