@@ -184,7 +184,7 @@ def _row_weights(labels: Labels, classes: int, balance: float) -> Float[np.ndarr
 
 
 def _chosen(problem: _Problem, labels: Labels, seed: int) -> float:
-    """The strength with the least loss on rows held out; the strongest where no class has rows for two folds."""
+    """The strength with the least loss on rows held out; the strongest for a single row."""
     fold = dealt(labels, None, FOLDS, seed)
     losses = np.zeros(len(STRENGTHS))
     for held_out in range(FOLDS):
