@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs bench-import bench-losses bench-coverage lock clean
+.PHONY: demo test soak lint docs bench-import bench-losses bench-coverage bench-ensembles lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -10,6 +10,10 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+# Kills a study 200 times: about an hour on two cores.
+soak: .venv/ready
+	$(BIN)/python tests/soak.py 200
 
 lint: .venv/ready
 	$(BIN)/ruff check ferbal tests
@@ -29,6 +33,9 @@ bench-losses: .venv/ready
 
 bench-coverage: .venv/ready
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/coverage.py
+
+bench-ensembles: .venv/ready
+	$(BIN)/python tests/benchmarks/ensemble_speed.py
 
 # uv installs the locked versions about three times as fast as pip.
 .venv/ready: requirements.lock pyproject.toml

@@ -26,7 +26,7 @@ from ferbal.errors import UsageError, nearest
 from ferbal.plan import Arm, Training
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
 
-Method = Literal["average", "weighted", "greedy", "stack"]
+Method = Literal["average", "average_logits", "weighted", "greedy", "bagged", "stack", "stack_boosted"]
 
 
 def _listed(value: Any) -> Any:

@@ -260,7 +260,7 @@ def _ledger(
     for label in dict.fromkeys(arm.label for arm, _, run in done if run.about.get("fitted")):
         yield {"what": f"corrections of {label}", "fitted_on": "blend half of validation", "selected_on": "nothing"}
     for name, _ in ensembles:
-        fitted = "nothing" if name == "average" else "blend half of validation"
+        fitted = "nothing" if name in ("average", "average_logits") else "blend half of validation"
         yield {"what": f"ensemble {name}", "fitted_on": fitted, "selected_on": "nothing"}
 
 

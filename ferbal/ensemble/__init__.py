@@ -1,0 +1,63 @@
+"""Combining models that are already trained, from their logits alone. Pure functions; whatever is fitted, is
+fitted on the blend half of validation.
+
+Every method is a function (members on blend, labels of blend) -> Combined, which turns members on any rows into
+log-probabilities. Members are arrays [M, N, K] of log-probabilities, as `members_of` makes them.
+
+`tempered` and `with_offsets` turn a method into another one that also corrects what it says. `estimate` says what
+a method scores on rows it has not seen, `suspicious` finds members that have seen blend, `diversity` and `growth` say
+how much the members differ and what each one more adds.
+"""
+
+from __future__ import annotations
+
+from ferbal.ensemble.calibration import offsets, temperature, tempered, with_offsets
+from ferbal.ensemble.canary import Suspicion, refuse_leaks, suspicious
+from ferbal.ensemble.diversity import Diversity, Growth, diversity, growth
+from ferbal.ensemble.estimate import Estimate, estimate
+from ferbal.ensemble.greedy import bagged, greedy, greedy_path
+from ferbal.ensemble.members import FLOOR, Combined, Method, log_probabilities, members_of
+from ferbal.ensemble.mixtures import average, average_logits, weighted
+from ferbal.ensemble.stacks import stack, stack_boosted, stack_plain
+
+__all__ = [
+    "FLOOR",
+    "METHODS",
+    "Combined",
+    "Diversity",
+    "Estimate",
+    "Growth",
+    "Method",
+    "Suspicion",
+    "average",
+    "average_logits",
+    "bagged",
+    "diversity",
+    "estimate",
+    "greedy",
+    "greedy_path",
+    "growth",
+    "log_probabilities",
+    "members_of",
+    "offsets",
+    "refuse_leaks",
+    "stack",
+    "stack_boosted",
+    "stack_plain",
+    "suspicious",
+    "temperature",
+    "tempered",
+    "weighted",
+    "with_offsets",
+]
+
+METHODS: dict[str, Method] = {
+    "average": average,
+    "average_logits": average_logits,
+    "weighted": weighted,
+    "greedy": greedy,
+    "bagged": bagged,
+    "stack": stack,
+    "stack_boosted": stack_boosted,
+}
+"""The methods that a study may name."""

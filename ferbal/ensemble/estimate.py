@@ -1,0 +1,100 @@
+"""What a fitted ensemble scores on rows it was not fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from ferbal import metrics
+from ferbal.ensemble.members import Labels, LogProbabilities, Members, Method
+from ferbal.errors import DataError
+
+DRAWS = 1000  # of the bootstrap
+TAIL = 2.5  # percent of them to either side of an interval
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A nested estimate. scores and intervals: by the names of `metrics.summary`; log_probabilities: out of fold.
+
+    An interval holds the middle 95 % of the scores of bootstrap samples. It tells the noise of these rows, not what
+    another draw of training would bring.
+    """
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    log_probabilities: LogProbabilities
+
+
+def estimate(
+    method: Method,
+    members: Members,
+    labels: Labels,
+    folds: int = 5,
+    groups: Int[np.ndarray, " n"] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """What the method scores on rows like these: fitted on all folds but one, it predicts that one; pooled.
+
+    groups: rows of one group (equal pictures) stay in one fold, and in the bootstrap. Whatever the method chooses, it
+    chooses inside the folds it is fitted on. A member that knew the labels looks perfect here too: see `suspicious`.
+    """
+    said = out_of_fold(method, members, labels, folds, groups, seed)
+    predicted, classes = said.argmax(1), members.shape[2]
+    cells = labels * classes + predicted
+    own = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    draw = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(DRAWS):
+        times = np.bincount(draw.integers(own.max() + 1, size=own.max() + 1), minlength=own.max() + 1)[own]
+        matrix = np.bincount(cells, times, classes * classes).astype(np.int64).reshape(classes, classes)
+        drawn.append(metrics.summary(matrix))
+    scores = metrics.summary(metrics.confusion(labels, predicted, classes))
+    intervals = {name: _middle([each[name] for each in drawn]) for name in scores}
+    return Estimate(scores, intervals, said)
+
+
+def _middle(scores: list[float]) -> tuple[float, float]:
+    low, high = np.nanpercentile(scores, [TAIL, 100 - TAIL])
+    return float(low), float(high)
+
+
+def out_of_fold(
+    method: Method,
+    members: Members,
+    labels: Labels,
+    folds: int = 5,
+    groups: Int[np.ndarray, " n"] | None = None,
+    seed: int = 0,
+) -> LogProbabilities:
+    """What the method says of every row when it is fitted on the other folds."""
+    fold = dealt(labels, groups, folds, seed)
+    if len(np.unique(fold)) < 2:
+        raise DataError(
+            f"{len(labels)} rows in {len(np.unique(fold))} fold: nothing is left to fit on. "
+            "An estimate needs at least two rows that are not the same picture"
+        )
+    said = np.empty(members.shape[1:])
+    for held_out in np.unique(fold):
+        inside = fold != held_out
+        said[~inside] = method(members[:, inside], labels[inside]).apply(members[:, ~inside])
+    return said
+
+
+def dealt(labels: Labels, groups: Int[np.ndarray, " n"] | None, folds: int, seed: int) -> Int[np.ndarray, " n"]:
+    """The fold of every row, 0 to folds - 1: classes spread evenly, rows of one group in one fold."""
+    draw = np.random.default_rng(seed)
+    own = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    first, size = np.unique(own, return_index=True, return_counts=True)[1:]
+    fold, filled = np.zeros(len(first), dtype=np.int64), np.zeros(folds)
+    for k in np.unique(labels):
+        inside = np.zeros(folds)
+        shuffled = draw.permutation(np.flatnonzero(labels[first] == k))
+        for group in shuffled[np.argsort(-size[shuffled], kind="stable")]:
+            chosen = min(range(folds), key=lambda f: (inside[f], filled[f]))
+            fold[group] = chosen
+            inside[chosen] += size[group]
+            filled[chosen] += size[group]
+    return fold[own]
