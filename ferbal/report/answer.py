@@ -1,76 +1,199 @@
-"""The study's answer in words, and numbers as the page writes them."""
+"""The study's answer in two sentences, written from the comparisons and from nothing else.
+
+A gain or a loss is claimed only where the table calls it significant. What is said of single classes is their F1's
+verdict, with the rows that stand behind it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
-SEEDS_NEEDED = 6
-MISSING = "\N{EN DASH}"
+from ferbal.report import frames
+from ferbal.report.tables import Tables
+from ferbal.report.words import between, counted, listed, number, points
+from ferbal.stats import SEEDS_NEEDED
+
+BACKBONES_TOLD = 3
+
+Row = dict[str, Any]
 
 
-def answer(board: pd.DataFrame, seeds: pd.DataFrame, baseline: str) -> str:
-    """What leads, by how much, and how sure that is, in a few sentences.
+@dataclass(frozen=True)
+class Verdict:
+    """What one backbone's comparisons say: the finding, and then what is to be said of the other strategies."""
 
-    `board` is the leaderboard, `seeds` the score of every seed, `baseline` a strategy.
-    """
-    board = board[board["macro_f1"].notna()]
-    if board.empty:
+    finding: str
+    rest: tuple[str, ...]
+
+
+def answer(tables: Tables) -> str:
+    """Which strategy gains over the baseline, by how much and how surely; which cannot be told from it."""
+    models = frames.models(tables)
+    arms = models[(models["kind"] == "arm") & models["model"].isin(_scored(tables))]
+    if arms.empty:
         return "No run has been scored yet."
-    best, plain = board.iloc[0], board[(board["kind"] == "arm") & (board["strategy"] == baseline)]
-    same = plain[plain["backbone"] == best["backbone"]]
-    said = [f"Best on test macro-F1: {_told(best)}."]
-    if len(board) == 1:
-        return f"{said[0]} It is the only model, so there is nothing to compare it with."
-    if best["kind"] == "ensemble" and (board["kind"] == "arm").any():
-        said.append(f"Best single arm: {_told(board[board['kind'] == 'arm'].iloc[0])}.")
-    if best["strategy"] == baseline and best["kind"] == "arm":
-        rival = board.iloc[1]
-        said.append(f"It is the baseline; next comes {_told(rival)}.")
-    elif len(plain):
-        rival = same.iloc[0] if len(same) else plain.iloc[0]
-        said.append(f"Baseline: {_told(rival)}, a difference of {best['macro_f1'] - rival['macro_f1']:+.3f}.")
-    else:
-        rival = board.iloc[1]
-        said.append(f"Next comes {_told(rival)}.")
-    return " ".join([*said, _confidence(best, rival, seeds)])
+    backbones = list(dict.fromkeys(arms["backbone"]))
+    verdicts = [_verdict(tables, backbone, arms) for backbone in backbones[:BACKBONES_TOLD]]
+    findings = [
+        f"with {name}, {verdict.finding}" for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
+    ]
+    rest = [
+        f"{clause} ({name})" if len(backbones) > 1 else clause
+        for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
+        for clause in verdict.rest
+    ]
+    if len(backbones) > BACKBONES_TOLD:
+        further = len(backbones) - BACKBONES_TOLD
+        rest.append(f"the leaderboard has {counted(further, 'further backbone')}")
+    rest += _without_a_score(tables, models)
+    first = f"On {tables.about['dataset']} {'; '.join(findings)}."
+    return f"{first} {_capital('; '.join(rest))}." if rest else first
 
 
-def too_few_seeds(board: pd.DataFrame) -> str:
-    """The sentence under a table of arms with fewer seeds than any test of a difference needs, or nothing."""
-    seeds = board.loc[board["kind"] == "arm", "seeds"]
-    fewest = int(seeds.min()) if len(seeds) else SEEDS_NEEDED
-    if fewest >= SEEDS_NEEDED:
+def too_few_seeds(tables: Tables) -> str:
+    """The sentence under a table of differences of which none can be significant for want of seeds, or nothing."""
+    seeds = _whole(tables)["seeds"]
+    if seeds.empty or seeds.max() >= SEEDS_NEEDED:
         return ""
-    plural = "seed" if fewest == 1 else "seeds"
-    return f"With {fewest} {plural} a side no difference here can be called significant; six are needed."
+    return (
+        f"With {counted(int(seeds.max()), 'seed')} in common no difference here can be called significant; "
+        f"{SEEDS_NEEDED} are the least."
+    )
 
 
-def plus_minus(mean: float, sd: float) -> str:
-    """`0.612 ± 0.010`; an en dash stands for a number that is not there."""
-    return f"{number(mean)} ± {number(sd)}" if pd.notna(mean) else MISSING
+def seeds_to_settle(needed: float) -> str:
+    """How many seeds would make a difference significant, as the table says it."""
+    if np.isnan(needed):
+        return f"at least {SEEDS_NEEDED}"
+    return f"{needed:.0f}" if np.isfinite(needed) else "no number"
 
 
-def number(value: float, form: str = ".3f") -> str:
-    """The number as text, or an en dash where there is none."""
-    return format(value, form) if pd.notna(value) else MISSING
-
-
-def _told(row: pd.Series) -> str:
-    if row["kind"] == "ensemble":
-        told = f"the ensemble {row['model']} {row['macro_f1']:.3f} (one score, no seeds)"
+def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
+    own = arms[arms["backbone"] == backbone]
+    rows = _whole(tables)
+    rows = rows[rows["model"].isin(own["model"])].sort_values("mean", ascending=False, kind="stable")
+    names = _names(tables)
+    if rows.empty:
+        return _nothing_to_compare(tables, own, names)
+    found: list[Row] = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    plain = names[found[0]["baseline"]]
+    few = [row for row in found if row["seeds"] < SEEDS_NEEDED]
+    if len(few) == len(found):
+        return _too_few(few, plain, names)
+    enough = [row for row in found if row["seeds"] >= SEEDS_NEEDED]
+    gains = [row for row in enough if row["significant"] and row["mean"] > 0]
+    losses = [row for row in enough[::-1] if row["significant"] and row["mean"] < 0]
+    untold = [row for row in enough if not row["significant"]]
+    if gains:
+        best, *gains = gains
+        finding = f"{names[best['model']]} {_changes('gains', best)} over {plain}{_rows(tables, best)}"
+    elif losses:
+        worst, *losses = losses
+        finding = f"no strategy surely gains over {plain}, and {names[worst['model']]} {_changes('loses', worst)}"
+        finding += _rows(tables, worst)
     else:
-        plural = "seed" if row["seeds"] == 1 else "seeds"
-        told = f"{row['model']} {plus_minus(row['macro_f1'], row['macro_f1_sd'])} ({row['seeds']} {plural})"
-    return told + (f", counting {row['left_out']}, which it leaves out, as 0" if row["left_out"] else "")
+        first = f"{names[untold[0]['model']]} comes first, {_open(untold[0])}"
+        finding = f"no strategy can be told from {plain} by macro-F1 ({first})"
+        untold = []
+    amounts = {row["model"]: f"{names[row['model']]} {points(row['mean'])}" for row in found}
+    rest = [
+        f"{lead}: {listed([amounts[row['model']] for row in rows])} points"
+        for lead, rows in (("gaining too", gains), ("losing", losses))
+        if rows
+    ]
+    if untold:
+        rest.append(f"cannot be told from {plain}: {listed([names[row['model']] for row in untold])}")
+    if few:
+        rest.append(f"of too few seeds for any claim: {listed([names[row['model']] for row in few])}")
+    return Verdict(finding, tuple(rest))
 
 
-def _confidence(best: pd.Series, rival: pd.Series, seeds: pd.DataFrame) -> str:
-    if few := too_few_seeds(pd.DataFrame([best, rival])):
-        return few
-    if best["kind"] == "ensemble" or rival["kind"] == "ensemble":
-        return "An ensemble has one score and no spread over seeds, so its lead is not tested here."
-    seeds = seeds[seeds["over"] == "all"]
-    by_model = seeds.pivot_table(index="seed", columns="model", values="macro_f1")
-    lead = (by_model[best["model"]] - by_model[rival["model"]]).dropna()
-    won = int((lead > 0).sum())
-    return f"It is ahead in {won} of {len(lead)} shared seeds; ± is the spread over seeds, not a test."
+def _nothing_to_compare(tables: Tables, own: pd.DataFrame, names: dict[str, str]) -> Verdict:
+    scored = tables.intervals.query("metric == 'macro_f1' and model in @own.model")
+    scored = scored.sort_values("mean", ascending=False, kind="stable")
+    best = scored.to_dict("records")[0]
+    score = f"a macro-F1 of {number(best['mean'])} (95 % {between(best['low'], best['high'])})"
+    if len(own) == 1:
+        told = f"{names[best['model']]} is the only arm, with {score}, so there is nothing to compare it with"
+        return Verdict(told, ())
+    baseline = tables.about["baseline"]
+    told = f"the baseline {baseline} has no score, so no difference is tested"
+    return Verdict(told, (f"the highest mean is that of {names[best['model']]}, {score}",))
+
+
+def _too_few(rows: list[Row], plain: str, names: dict[str, str]) -> Verdict:
+    top = max(rows, key=lambda row: abs(row["mean"]) if pd.notna(row["mean"]) else -1.0)
+    are = "is" if top["seeds"] == 1 else "are"
+    finding = f"{counted(int(top['seeds']), 'seed')} in common {are} too few to call any difference significant"
+    name = names[top["model"]]
+    needed = top["seeds_needed"]
+    if pd.isna(top["mean"]):
+        return Verdict(finding, (f"at least {SEEDS_NEEDED} seeds are needed",))
+    seen = f"the largest difference seen is that of {name} over {plain}, {_open(top)}"
+    if np.isnan(needed):
+        return Verdict(finding, (f"{seen}, and at least {SEEDS_NEEDED} seeds of {name} and {plain} are needed",))
+    if np.isinf(needed):
+        return Verdict(finding, (f"{seen}, which no number of seeds would settle: the test images leave it open",))
+    return Verdict(finding, (f"{seen}, which about {needed:.0f} seeds would settle if they spread as these do",))
+
+
+def _rows(tables: Tables, row: Row) -> str:
+    """`: 12 more disgust images right, 30 fewer fear images right, of 3,589`, of the classes that surely changed."""
+    one = tables.comparisons
+    one = one[(one["model"] == row["model"]) & (one["metric"] == "f1") & one["significant"].astype(bool)]
+    # a class may gain F1 through fewer false alarms while fewer of its rows are right: rows would tell the opposite
+    one = one[np.sign(one["mean"].astype(float)) == np.sign(one["more_right"].astype(float).round())]
+    right = one.set_index("class")["more_right"].astype(float).round()
+    told = [right.idxmax()] if len(right) and right.max() > 0 else []
+    told += [right.idxmin()] if len(right) and right.min() < 0 else []
+    if not told:
+        return ""
+    parts = [f"{abs(right[name]):,.0f} {'more' if right[name] > 0 else 'fewer'} {name} images right" for name in told]
+    return f": {', '.join(parts)}, of {int(row['rows']):,} test images"
+
+
+def _open(row: Row) -> str:
+    """A difference of which it is open whether there is one."""
+    return f"{points(row['mean'])} points with 95 % {between(row['low'], row['high'], '+.1f', 100)}"
+
+
+def _changes(verb: str, row: Row) -> str:
+    """`gains 2.1 points of macro-F1 over plain (95 % 1.2 to 3.0)`, and a loss alike, for what is significant."""
+    low, high = sorted((abs(row["low"]), abs(row["high"])))
+    return f"{verb} {points(abs(row['mean']), sign=False)} points of macro-F1 (95 % {between(low, high, '.1f', 100)})"
+
+
+def _without_a_score(tables: Tables, models: pd.DataFrame) -> Iterator[str]:
+    scored = set(_scored(tables))
+    gone = [name for name in dict.fromkeys(tables.failed["model"]) if name not in scored]
+    if gone:
+        yield f"failed, and compared with nothing: {listed(gone)}"
+
+
+def _whole(tables: Tables) -> pd.DataFrame:
+    return tables.comparisons[tables.comparisons["metric"] == "macro_f1"]
+
+
+def _scored(tables: Tables) -> list[str]:
+    scored = tables.intervals[(tables.intervals["metric"] == "macro_f1") & tables.intervals["mean"].notna()]
+    return list(scored["model"])
+
+
+def _names(tables: Tables) -> dict[str, str]:
+    """Each model's strategy, and what it leaves out, for that alone may explain a difference."""
+    gone = frames.left_out(tables)
+    models = frames.models(tables)
+    return {
+        model: strategy + (f" (without {gone[model]})" if model in gone else "")
+        for model, strategy in zip(models["model"], models["strategy"], strict=True)
+    }
+
+
+def _capital(text: str) -> str:
+    """The text as a sentence. What it begins with are this module's words, never a name from the study."""
+    return text[:1].upper() + text[1:]

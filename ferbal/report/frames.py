@@ -23,8 +23,8 @@ def classes(tables: Tables) -> list[str]:
 
 def strategies(tables: Tables) -> list[str]:
     """Every strategy of the study, in the order in which it was written down."""
-    models = _models(tables)
-    arms = models.loc[models["kind"] == "arm", "strategy"]
+    known = models(tables)
+    arms = known.loc[known["kind"] == "arm", "strategy"]
     return _distinct([*tables.counts["strategy"], *tables.runs["strategy"], *arms])
 
 
@@ -47,7 +47,7 @@ def leaderboard(tables: Tables) -> pd.DataFrame:
     is NaN.
     """
     scores = tables.scores
-    board = _models(tables).set_index("model")
+    board = models(tables).set_index("model")
     first = _over_seeds(scores, "macro_f1")
     rare = _over_seeds(scores, "f1", rarest(tables))
     seconds = settings(tables).set_index(["strategy", "backbone"])["seconds"].to_dict()
@@ -58,7 +58,7 @@ def leaderboard(tables: Tables) -> pd.DataFrame:
     board["rare_f1"], board["rare_f1_sd"] = rare["mean"], rare["sd"]
     board["untwinned"] = _over_seeds(scores, "macro_f1", split=UNTWINNED)["mean"]
     board["kept"] = _over_seeds(scores, "macro_f1", over="kept")["mean"]
-    board["left_out"] = pd.Series(_left_out(scores), dtype=object).reindex(board.index).fillna("")
+    board["left_out"] = pd.Series(left_out(tables), dtype=object).reindex(board.index).fillna("")
     board["seconds"] = [
         seconds.get((row.strategy, row.backbone), np.nan) if row.kind == "arm" else np.nan
         for row in board.itertuples()
@@ -80,7 +80,7 @@ def seed_scores(tables: Tables) -> pd.DataFrame:
     `over` is "kept" only for the models that leave classes out.
     """
     rows = _rows(tables.scores, "macro_f1")
-    rows = rows[(rows["over"] == "all") | rows["model"].isin(list(_left_out(tables.scores)))]
+    rows = rows[(rows["over"] == "all") | rows["model"].isin(list(left_out(tables)))]
     return rows.rename(columns={"value": "macro_f1"})[
         ["model", "kind", "strategy", "seed", "over", "macro_f1"]
     ].reset_index(drop=True)
@@ -92,14 +92,14 @@ def f1_table(tables: Tables) -> pd.DataFrame:
     The group is the backbone, and the row its strategy; ensembles are the group "ensembles". A class that a
     model leaves out has F1 0.
     """
-    models = _models(tables)
+    known = models(tables)
     means = {name: _over_seeds(tables.scores, "f1", name)["mean"] for name in classes(tables)}
-    ensemble = models["kind"] == "ensemble"
-    table = pd.DataFrame({name: mean.reindex(models["model"]).to_numpy() for name, mean in means.items()})
+    ensemble = known["kind"] == "ensemble"
+    table = pd.DataFrame({name: mean.reindex(known["model"]).to_numpy() for name, mean in means.items()})
     table.index = pd.MultiIndex.from_arrays(
         [
-            models["backbone"].mask(ensemble, "ensembles"),
-            models["strategy"].mask(ensemble, models["model"]),
+            known["backbone"].mask(ensemble, "ensembles"),
+            known["strategy"].mask(ensemble, known["model"]),
         ],
         names=["group", "row"],
     )
@@ -112,9 +112,9 @@ def confusions(tables: Tables) -> pd.DataFrame:
     Counts are summed over seeds. The share is of the true class's images, 0..1, and NaN where it has none.
     """
     test = tables.confusion[tables.confusion["split"] == "test"]
-    names, models = classes(tables), _distinct([*_models(tables)["model"], *test["model"]])
+    names, known = classes(tables), _distinct([*models(tables)["model"], *test["model"]])
     cells = pd.MultiIndex.from_product(
-        [[m for m in models if m in set(test["model"])], names, names], names=["model", "true", "predicted"]
+        [[m for m in known if m in set(test["model"])], names, names], names=["model", "true", "predicted"]
     )
     count = test.groupby(["model", "true", "predicted"])["count"].sum().reindex(cells, fill_value=0)
     images = count.groupby(["model", "true"]).transform("sum")
@@ -136,7 +136,7 @@ def curves(tables: Tables) -> pd.DataFrame:
 
     `turn` marks the first epoch of each stage after the first. The loss is training's, macro_f1 validation's.
     """
-    known = _models(tables).set_index("model")
+    known = models(tables).set_index("model")
     place = _places([*known.index, *tables.history["model"]])
     rows = tables.history.sort_values(["seed", "run", "epoch"], kind="stable")
     rows = rows.sort_values("model", key=lambda names: names.map(place), kind="stable").reset_index(drop=True)
@@ -155,7 +155,7 @@ def turns(rows: pd.DataFrame) -> pd.Series[bool]:
 
 def search(tables: Tables) -> pd.DataFrame:
     """Every trial, by arm and number, and `best`, the highest value of a complete trial of its arm so far."""
-    place = _places([*_models(tables)["model"], *tables.trials["model"]])
+    place = _places([*models(tables)["model"], *tables.trials["model"]])
     trials = tables.trials.sort_values("number", kind="stable")
     trials = trials.sort_values("model", key=lambda names: names.map(place), kind="stable")
     complete = trials["value"].astype(float).where(trials["state"] == "complete")
@@ -182,7 +182,7 @@ def settings(tables: Tables) -> pd.DataFrame:
     return arms[columns].mean().reset_index()
 
 
-def _models(tables: Tables) -> pd.DataFrame:
+def models(tables: Tables) -> pd.DataFrame:
     """Every scored model once: model, kind, strategy, backbone. Arms first, then in the scores' order."""
     models = tables.scores[["model", "kind", "strategy", "backbone"]].drop_duplicates("model")
     models = models.fillna({"strategy": "", "backbone": ""})
@@ -203,8 +203,9 @@ def _over_seeds(
     return pd.DataFrame({"mean": values.mean(), "sd": values.std(ddof=1), "seeds": values.count()})
 
 
-def _left_out(scores: pd.DataFrame) -> dict[str, str]:
+def left_out(tables: Tables) -> dict[str, str]:
     """The classes scored over "all" but not over "kept", as text, of each model that has such classes."""
+    scores = tables.scores
     rows = scores[(scores["metric"] == "f1") & (scores["split"] == "test")]
     kept = set(zip(*(rows.loc[rows["over"] == "kept", key] for key in ("model", "class")), strict=True))
     gone: dict[str, list[str]] = {}

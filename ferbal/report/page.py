@@ -9,7 +9,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.io.json import to_json_plotly
 
-from ferbal.report import frames
 from ferbal.report.answer import answer
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart
@@ -23,9 +22,7 @@ def render(tables: Tables) -> str:
     page.filters.update(kind=lambda part: type(part).__name__, together=_together)
     return page.get_template("page.html").render(
         about=tables.about,
-        answer=answer(
-            frames.leaderboard(tables), frames.seed_scores(tables), str(tables.about.get("baseline") or "")
-        ),
+        answer=answer(tables),
         panels=[(panel, parts) for panel, parts in made if parts],
         plotly=Markup(plotly.offline.get_plotlyjs()),
     )

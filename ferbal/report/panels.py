@@ -13,10 +13,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from ferbal.report import draw, frames
-from ferbal.report.answer import MISSING, number, plus_minus, too_few_seeds
+from ferbal.report.answer import too_few_seeds
 from ferbal.report.canvas import looks
 from ferbal.report.parts import Chart, Control, Grid, Option, Panel, Part, Remark
 from ferbal.report.tables import Tables
+from ferbal.report.words import MISSING, number, plus_minus
 
 
 def _leaderboard(tables: Tables) -> Iterable[Part]:
@@ -42,7 +43,7 @@ def _leaderboard(tables: Tables) -> Iterable[Part]:
     columns["training seconds per run"] = [number(value, ",.0f") for value in board["seconds"]]
     rows = tuple(zip(*columns.values(), strict=True))
     yield Grid("Models by macro-F1 on test", tuple(columns), rows, numeric=True)
-    if few := too_few_seeds(board):
+    if few := too_few_seeds(tables):
         yield Remark(few)
     if (board["left_out"] != "").any():
         yield Remark(

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from ferbal.report import frames
-from ferbal.report.answer import answer, number, plus_minus, too_few_seeds
 from ferbal.report.canvas import PALETTE, label, looks, shortened, wrapped
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart, Grid, Remark
 from ferbal.report.tables import Tables
+from ferbal.report.words import number, plus_minus
 
 Bare = Callable[..., Tables]
 Study = Callable[..., Tables]
@@ -156,56 +155,6 @@ def test_settings_average_over_seeds(small: Tables) -> None:
     assert frames.settings(small)["seconds"].tolist() == [15, 8.5]
 
 
-def said(tables: Tables) -> str:
-    return answer(frames.leaderboard(tables), frames.seed_scores(tables), tables.about["baseline"])
-
-
-def test_answer_claims_nothing_with_few_seeds(small: Tables) -> None:
-    assert said(small) == (
-        "Best on test macro-F1: the ensemble stack 0.700 (one score, no seeds). "
-        "Best single arm: plain · net 0.550 ± 0.071 (2 seeds). "
-        "Baseline: plain · net 0.550 ± 0.071 (2 seeds), a difference of +0.150. "
-        "With 2 seeds a side no difference here can be called significant; six are needed."
-    )
-
-
-def test_answer_counts_the_seeds_that_agree(bare: Bare) -> None:
-    rows = scores("plain · net", [0.5] * 6) + scores("focal · net", [0.6] * 5 + [0.4])
-    assert said(bare(scores=rows)).endswith(
-        "Baseline: plain · net 0.500 ± 0.000 (6 seeds), a difference of +0.067. "
-        "It is ahead in 5 of 6 shared seeds; ± is the spread over seeds, not a test."
-    )
-
-
-@pytest.mark.parametrize(
-    ("models", "expected"),
-    [
-        ({}, "No run has been scored yet."),
-        ({"plain · net": [0.5]}, "It is the only model, so there is nothing to compare it with."),
-        ({"plain · net": [0.5], "focal · net": [0.4]}, "It is the baseline; next comes focal · net 0.400"),
-        ({"mixup · net": [0.5], "focal · net": [0.4]}, "Next comes focal · net 0.400"),
-        ({"plain · net": [0.5] * 6, "stack": [0.6]}, "its lead is not tested here."),
-        ({"plain · net": [float("nan")]}, "No run has been scored yet."),
-    ],
-)
-def test_answer_in_odd_studies(bare: Bare, models: dict[str, list[float]], expected: str) -> None:
-    rows = [row for model, by_seed in models.items() for row in scores(model, by_seed)]
-    assert expected in said(bare(scores=rows))
-
-
-@pytest.mark.parametrize(
-    ("seeds", "sentence"),
-    [
-        ([1, 6], "With 1 seed a side no difference here can be called significant; six are needed."),
-        ([5, 6], "With 5 seeds a side no difference here can be called significant; six are needed."),
-        ([6, 7], ""),
-        ([], ""),
-    ],
-)
-def test_six_seeds_are_needed(seeds: list[int], sentence: str) -> None:
-    assert too_few_seeds(pd.DataFrame({"kind": ["arm"] * len(seeds), "seeds": seeds})) == sentence
-
-
 def test_a_strategy_looks_the_same_everywhere() -> None:
     names = [f"s{i}" for i in range(32)]
     assert looks([*names, "s3"]) == looks(names)
@@ -231,7 +180,7 @@ def test_panels_tell_how_to_read_them_in_one_sentence() -> None:
 def test_every_panel_has_something_to_show(study: Study) -> None:
     made = {panel.title: list(panel.make(study(failed=True))) for panel in PANELS}
     assert all(made.values())
-    assert [type(part) for part in made["Leaderboard"]] == [Grid, Remark, Remark, Chart]
+    assert [type(part) for part in made["Leaderboard"]] == [Grid, Remark, Chart]
     grid = made["Leaderboard"][0]
     assert isinstance(grid, Grid)
     assert grid.columns[:6] == ("model", "macro-F1", "seeds", "balanced accuracy", "accuracy", "disgust F1")
