@@ -40,6 +40,8 @@ from ferbal.store import RunFolder, StudyFolder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ferbal.report.tables import Tables
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -87,12 +89,13 @@ class Study:
 @dataclass(frozen=True, eq=False)
 class Report:
     """A page that was made. summary: model, runs, and the mean test scores over all classes, best macro-F1 first.
-    table: and the F1 of each class."""
+    table: and the F1 of each class. found: everything that the page shows."""
 
     path: Path
     failed: int
     summary: pd.DataFrame
     table: pd.DataFrame
+    found: Tables
 
 
 def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
@@ -246,22 +249,49 @@ def combine(study: Study) -> Iterator[Combined]:
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 
 
-def report(study: Study) -> Report:
-    """Score the test split and write the page and the table of scores."""
-    from ferbal.report import frames, page, tables
+def report(study: Study, *others: Study) -> Report:
+    """Score the test split and write the page; for one study also its table of scores and its ledger.
 
-    found = tables.collect(
-        study.spec,
-        study.dataset,
-        study.folder,
-        plans=study.plans,
-        finals={arm: study.finals(arm) for arm, _ in study.plans},
-        trials={arm: study.search(arm).trials() for arm, _ in study.plans},
-    )
-    study.folder.save_scores(found.scores)
-    study.folder.save("ledger", found.ledger.to_dict("records"))
-    files.write_text(study.folder.report, page.render(found))
-    return Report(study.folder.report, len(found.failed), tables.summary(found), frames.score_table(found))
+    With others: one page over all of them, which must be on the same data set.
+    """
+    from ferbal.report import frames, page, tables
+    from ferbal.report.collect import Source, collect
+
+    studies = (study, *others)
+    _comparable(studies)
+    sources = [
+        Source(
+            each.spec,
+            each.dataset,
+            each.folder,
+            each.plans,
+            finals={arm: each.finals(arm) for arm, _ in each.plans},
+            trials={arm: each.search(arm).trials() for arm, _ in each.plans},
+        )
+        for each in studies
+    ]
+    rows, _ = data.everything(study.spec.data.source, study.folder.root)
+    found = collect(sources, votes=None if rows.votes is None else rows.votes[rows.split == "test"])
+    path = study.folder.report
+    if others:
+        path = path.with_name("+".join(each.spec.name for each in studies) + ".html")
+    else:
+        study.folder.save_scores(found.scores)
+        study.folder.save("ledger", found.ledger.to_dict("records"))
+    files.write_text(path, page.render(found))
+    return Report(path, len(found.failed), tables.summary(found), frames.score_table(found), found)
+
+
+def _comparable(studies: Sequence[Study]) -> None:
+    first = studies[0]
+    for number, other in enumerate(studies[1:], start=1):
+        if other.dataset.digest != first.dataset.digest:
+            raise UsageError(
+                f"{other.spec.name}: its data set {other.dataset.name} ({other.dataset.digest[:8]}) is not that of "
+                f"{first.spec.name}, {first.dataset.name} ({first.dataset.digest[:8]}); compare studies on one"
+            )
+        if other.spec.name in [each.spec.name for each in studies[:number]]:
+            raise UsageError(f"{other.spec.name}: named twice; give each study once")
 
 
 def status(study: Study) -> dict[str, Any]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ferbal.data.audit import Audit, Exhibit, sentences
 from ferbal.data.storage import Rows
 from ferbal.report.page import templates
+from ferbal.report.pictures import uri
 
 GROUPS_SHOWN: Final = 60
 PICTURES_SHOWN: Final = 12  # of one group
-LARGEST: Final = 160  # pixels of a side: enough to see what a photo shows, little enough for a page of hundreds
 
 
 @dataclass(frozen=True)
@@ -63,19 +60,8 @@ def _shown(exhibit: Exhibit, rows: Rows, classes: list[str]) -> list[tuple[str, 
 def _picture(rows: Rows, row: int, classes: list[str]) -> Picture:
     label = int(rows.label[row])
     return Picture(
-        _uri(np.asarray(rows.images[row])),
+        uri(np.asarray(rows.images[row])),
         classes[label] if label >= 0 else "no label",
         rows.split[row],
         rows.id[row],
     )
-
-
-def _uri(image: UInt8[np.ndarray, "c h w"]) -> str:
-    from PIL import Image
-
-    pixels = image[0] if len(image) == 1 else image[:3].transpose(1, 2, 0) if len(image) > 2 else image[0]
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    picture.thumbnail((LARGEST, LARGEST))
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

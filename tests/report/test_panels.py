@@ -180,7 +180,7 @@ def test_panels_tell_how_to_read_them_in_one_sentence() -> None:
 def test_every_panel_has_something_to_show(study: Study) -> None:
     made = {panel.title: list(panel.make(study(failed=True))) for panel in PANELS}
     assert all(made.values())
-    assert [type(part) for part in made["Leaderboard"]] == [Grid, Remark, Chart]
+    assert [type(part) for part in made["Leaderboard"]] == [Grid, Remark, Remark, Chart]
     grid = made["Leaderboard"][0]
     assert isinstance(grid, Grid)
     assert grid.columns[:6] == ("model", "macro-F1", "seeds", "balanced accuracy", "accuracy", "disgust F1")

@@ -1,0 +1,246 @@
+"""Studies on disk -> the report's tables. The only part of the report that reads the store and the test labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from ferbal import data
+from ferbal.plan import Arm, Dataset, Plan
+from ferbal.report.pictures import uri
+from ferbal.report.scored import Scored, Truth, Who
+from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.spec import StudySpec
+from ferbal.store import RunFolder, StudyFolder
+
+SAMPLES = 6  # pictures of each class
+PICTURE = 64  # pixels of a side: what the page shows them at, or less
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search."""
+
+    spec: StudySpec
+    dataset: Dataset
+    folder: StudyFolder
+    plans: Sequence[tuple[Arm, Plan]]
+    finals: Mapping[Arm, Mapping[int, RunFolder]]
+    trials: Mapping[Arm, Sequence[dict[str, Any]]]
+
+    def renamed(self) -> Source:
+        """The same, with the study's name before each arm's label: apart from the arms of other studies."""
+        new = {arm: replace(arm, label=f"{self.spec.name}: {arm.label}") for arm, _ in self.plans}
+        return replace(
+            self,
+            plans=[(new[arm], plan) for arm, plan in self.plans],
+            finals={new[arm]: runs for arm, runs in self.finals.items()},
+            trials={new[arm]: trials for arm, trials in self.trials.items()},
+        )
+
+    @property
+    def done(self) -> list[tuple[Arm, int, RunFolder]]:
+        return [(arm, seed, run) for arm in self.finals for seed, run in self.finals[arm].items() if run.complete]
+
+    @property
+    def ensembles(self) -> list[tuple[str, RunFolder]]:
+        found = [(name, self.folder.ensemble(name)) for name in self.spec.ensembles]
+        return [(name, run) for name, run in found if run.complete] if len(self.done) >= 2 else []
+
+
+def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = None) -> Tables:
+    """Score every complete run and ensemble of one or several studies of the same data set.
+
+    Several studies are told apart by their names before labels, and compared with the baseline of the first that has
+    one on the same backbone. votes: of people, on the rows of test, to be shown beside mistakes.
+    """
+    first, many = sources[0], len(sources) > 1
+    labels = {source.spec.name: source.spec.baseline for source in sources}
+    if many:
+        sources = [source.renamed() for source in sources]
+        labels = {name: f"{name}: {label}" for name, label in labels.items()}
+    scored = Scored(_truth(first.dataset))
+    names: dict[tuple[str, str], str] = {}
+    for source in sources:
+        for arm, seed, run in source.done:
+            _add(scored, Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name), run, first.dataset)
+        for name, run in source.ensembles:
+            model = names[source.spec.name, name] = f"{source.spec.name}: {name}" if many else name
+            _add(scored, Who(model, "ensemble", model, "", -1, name), run, first.dataset)
+    arms = [(source, arm) for source in sources for arm in source.finals]
+    plain: dict[str, str] = {}
+    for source, arm in arms:
+        if arm.label == labels[source.spec.name] and any(done == arm for done, _, _ in source.done):
+            plain.setdefault(arm.backbone, arm.name)
+    tested = {done.name for source in sources for done, _, _ in source.done}
+    against = {
+        arm.name: plain[arm.backbone]
+        for _, arm in arms
+        if arm.name in tested and arm.backbone in plain and arm.name != plain[arm.backbone]
+    }
+    return Tables(
+        about=_about(sources, first, labels),
+        runs=frame("runs", (_run_row(*one) for source in sources for one in source.done)),
+        history=_history([one for source in sources for one in source.done]),
+        trials=frame(
+            "trials",
+            (
+                {"model": arm.name, **trial}
+                for source in sources
+                for arm, trials in source.trials.items()
+                for trial in trials
+            ),
+        ),
+        weights=frame("weights", (row for source in sources for row in _weights(source, names))),
+        mistakes=frame("mistakes", _mistakes(scored, first.dataset, votes)),
+        images=frame("images", _images(first.dataset)),
+        samples=frame("samples", _samples(first.dataset)),
+        counts=frame("counts", (row for source in sources for row in _counts(source.plans))),
+        notes=frame("notes", (row for source in sources for row in _notes(source.plans))),
+        failed=frame("failed", (row for source in sources for row in _failed(source))),
+        ledger=frame("ledger", (row for source in sources for row in _ledger(source, many))),
+        provenance=_provenance(sources),
+        **scored.tables(against),
+    )
+
+
+def _truth(dataset: Dataset) -> Truth:
+    twinless = data.without_twin(dataset)
+    return Truth(
+        classes=dataset.classes,
+        blend=dataset.val.labels[data.halves(dataset.val).blend],
+        test=dataset.test.labels,
+        untwinned=twinless if len(twinless) < len(dataset.test) else None,
+        group=dataset.test.group,
+    )
+
+
+def _add(scored: Scored, who: Who, run: RunFolder, dataset: Dataset) -> None:
+    about = run.about
+    val, test = (run.logits(name, getattr(dataset, name).ids) for name in ("val", "test"))
+    blend = val[data.halves(dataset.val).blend]
+    scored.add(who, blend, test, known=about.get("classes", ()), becomes=about.get("becomes", ()))
+
+
+def _about(sources: Sequence[Source], first: Source, labels: Mapping[str, str]) -> dict[str, Any]:
+    spec, dataset = first.spec, first.dataset
+    searched = [source.spec.search.trials for source in sources if source.spec.search.space.fixed is None]
+    return {
+        "name": " + ".join(source.spec.name for source in sources),
+        "dataset": dataset.name,
+        "classes": list(dataset.classes),
+        "baseline": labels[spec.name],
+        "seeds": len(spec.seeds),
+        "trials": max(searched, default=0),
+        "digest": dataset.digest,
+        "command": first.folder.load("provenance").get("command", "") if len(sources) == 1 else "",
+    }
+
+
+def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
+    if len(sources) == 1:
+        return sources[0].folder.load("provenance")
+    return {
+        f"{source.spec.name}: {key}": value
+        for source in sources
+        for key, value in source.folder.load("provenance").items()
+    }
+
+
+def _run_row(arm: Arm, seed: int, run: RunFolder) -> dict[str, Any]:
+    about = run.about
+    return about | about["knobs"] | {"run": run.path.name, "strategy": arm.label, "seed": seed}
+
+
+def _history(done: Sequence[tuple[Arm, int, RunFolder]]) -> pd.DataFrame:
+    frames = [run.history().assign(run=run.path.name, model=arm.name, seed=seed) for arm, seed, run in done]
+    columns = COLUMNS["history"].split()
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def _weights(source: Source, names: Mapping[tuple[str, str], str]) -> Iterator[dict[str, Any]]:
+    of_run = {run.path.name: (arm.name, seed) for arm, seed, run in source.done}
+    for name, ensemble in source.ensembles:
+        about = ensemble.about
+        for run, weight in zip(about["members"], about["weights"] or (), strict=False):
+            if run in of_run:
+                model, seed = of_run[run]
+                who = {"run": run, "model": model, "seed": seed}
+                yield {"ensemble": names[source.spec.name, name], **who, "weight": weight}
+
+
+def _mistakes(scored: Scored, dataset: Dataset, votes: Float[np.ndarray, "n k"] | None) -> Iterator[dict[str, Any]]:
+    names, test = dataset.classes, dataset.test
+    for one, wrong in scored.mistakes():
+        said = ""
+        if votes is not None and (total := votes[one.row].sum()) > 0:
+            share = votes[one.row] / total
+            said = ", ".join(f"{names[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable") if share[k] > 0)
+        yield {
+            "true": names[one.true],
+            "predicted": names[one.predicted],
+            "id": str(test.ids[one.row]),
+            "confidence": one.confidence,
+            "wrong": wrong,
+            "votes": said,
+            "picture": uri(np.asarray(test.images[one.row]), PICTURE),
+        }
+
+
+def _images(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    for split in ("train", "val", "test"):
+        counts = np.bincount(getattr(dataset, split).labels, minlength=len(dataset.classes))
+        for name, rows in zip(dataset.classes, counts, strict=True):
+            yield {"class": name, "split": split, "rows": int(rows)}
+
+
+def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Training pictures of each class, evenly spread over its rows, whose order means nothing."""
+    for k, name in enumerate(dataset.classes):
+        rows = np.flatnonzero(dataset.train.labels == k)
+        for row in rows[np.unique(np.linspace(0, len(rows) - 1, min(SAMPLES, len(rows))).astype(int))]:
+            picture = uri(np.asarray(dataset.train.images[row]), PICTURE)
+            yield {"class": name, "id": str(dataset.train.ids[row]), "picture": picture}
+
+
+def _counts(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
+    for label, plan in {arm.label: plan for arm, plan in plans}.items():
+        for name, rows, share in zip(plan.classes, plan.counts, plan.prior(), strict=True):
+            yield {"strategy": label, "class": name, "rows": int(rows), "share": float(share)}
+
+
+def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
+    for arm, plan in {arm.label: (arm, plan) for arm, plan in plans}.values():
+        for note in plan.notes or ("nothing is changed",):
+            yield {"strategy": arm.label, "recipe": arm.recipe, "note": note}
+
+
+def _failed(source: Source) -> Iterator[dict[str, Any]]:
+    """Final runs that failed, and arms that have none because every trial of their search failed."""
+    for arm in source.finals:
+        for seed, run in source.finals[arm].items():
+            if run.failure:
+                yield {"model": arm.name, "seed": seed, "message": run.failure}
+        broken = [trial["message"] for trial in source.trials[arm] if trial["state"] == "failed"]
+        if broken and not source.finals[arm]:
+            yield {"model": arm.name, "seed": 0, "message": f"all {len(broken)} trials failed: {broken[-1]}"}
+
+
+def _ledger(source: Source, many: bool) -> Iterator[dict[str, str]]:
+    """Which split each fitted thing has touched. Test is in no row: it is scored, and nothing is fitted to it."""
+    study = f"{source.spec.name}: " if many else ""
+    select, blend = "select half of validation", "blend half of validation"
+    if source.spec.search.space.fixed is None:
+        yield {"what": f"{study}knobs of every arm", "fitted_on": "train", "selected_on": select}
+    if source.done:
+        yield {"what": f"{study}weights of every run", "fitted_on": "train", "selected_on": select}
+    for label in dict.fromkeys(arm.label for arm, _, run in source.done if run.about.get("fitted")):
+        yield {"what": f"corrections of {label}", "fitted_on": blend, "selected_on": "nothing"}
+    for name, _ in source.ensembles:
+        fitted = "nothing" if name in ("average", "average_logits") else blend
+        yield {"what": f"{study}ensemble {name}", "fitted_on": fitted, "selected_on": "nothing"}

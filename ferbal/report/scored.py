@@ -1,0 +1,212 @@
+"""What models said, scored: rows of the tables that need labels. Pure; where the models come from is `collect`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from ferbal import bootstrap, ensemble, metrics
+from ferbal.ensemble.members import floored
+from ferbal.report import curves, verdicts
+from ferbal.report.tables import frame
+
+Row = dict[str, Any]
+Rows = Iterator[Row]
+
+
+@dataclass(frozen=True)
+class Who:
+    """A run: which model it is one seed of. Ensembles have no backbone, and -1 as their seed."""
+
+    model: str
+    kind: str
+    strategy: str
+    backbone: str
+    seed: int
+    run: str
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The labels of the rows that are scored. untwinned: rows of test without a twin, if some have one."""
+
+    classes: tuple[str, ...]
+    blend: Int[np.ndarray, " b"]
+    test: Int[np.ndarray, " n"]
+    untwinned: Int[np.ndarray, " u"] | None = None
+    group: Int[np.ndarray, " n"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """Logits of blend, probabilities of test, and the classes that they come to."""
+
+    blend: Float[np.ndarray, "b k"]
+    test: Float[np.ndarray, "n k"]
+    predicted: Int[np.ndarray, " n"]
+
+
+class Scored:
+    """Runs and ensembles of one data set, scored as they are added."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+        self._scores: list[Row] = []
+        self._matrices: dict[tuple[str, str, str], Int[np.ndarray, "k k"]] = {}
+        self._said: dict[Who, _Said] = {}
+
+    def add(
+        self,
+        who: Who,
+        blend: Float[np.ndarray, "b k"],
+        test: Float[np.ndarray, "n k"],
+        known: Sequence[str] = (),
+        becomes: Sequence[int] = (),
+    ) -> None:
+        """Logits of one run over all classes, -inf for those it does not know.
+
+        known: the classes it knows, by default all. becomes [K]: the place of each class among them, -1 for none.
+        """
+        truth, names = self.truth, self.truth.classes
+        known, becomes = known or names, becomes or range(len(names))
+        own = (np.array(becomes)[:, None] == np.arange(len(known))).astype(np.int64)
+        parts = [("blend", blend, truth.blend), ("test", test, truth.test)]
+        if truth.untwinned is not None:
+            parts.append(("test without twins", test[truth.untwinned], truth.test[truth.untwinned]))
+        about = {key: value for key, value in asdict(who).items() if key != "run"}
+        for part, logits, labels in parts:
+            matrix = metrics.confusion(labels, logits.argmax(1), len(names))
+            head = about | {"split": part}
+            for over, square in (("all", matrix), ("kept", own.T @ matrix @ own)):
+                for row in _of_matrix(square, names if over == "all" else known):
+                    self._scores.append(head | {"over": over, **row})
+            ece = metrics.expected_calibration_error(metrics.softmax(logits), labels)
+            self._scores.append(head | {"over": "all", "class": "", "metric": "ece", "value": ece})
+            key = (who.model, who.kind, part)
+            self._matrices[key] = self._matrices.get(key, 0) + matrix
+        # single precision halves what hundreds of runs keep in memory
+        said = blend.astype(np.float32), metrics.softmax(test).astype(np.float32)
+        self._said[who] = _Said(*said, test.argmax(1))
+
+    def tables(self, against: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+        """The tables that follow. against: the baseline of each model that is compared with one."""
+        names = self.truth.classes
+        sampled = bootstrap.score(self.truth.test, self._predicted(), len(names), group=self.truth.group)
+        ranked, calibrated = self._curves()
+        return {
+            "scores": frame("scores", self._scores),
+            "confusion": frame("confusion", self._confusion()),
+            "intervals": frame("intervals", verdicts.intervals(sampled, names)),
+            "comparisons": frame("comparisons", verdicts.comparisons(sampled, against, names)),
+            "ranking": frame("ranking", ranked),
+            "calibration": frame("calibration", calibrated),
+            "growth": frame("growth", self._growth()),
+            "agreement": frame("agreement", self._agreement()),
+        }
+
+    def mistakes(self) -> list[tuple[curves.Mistake, float]]:
+        """Confident mistakes of the mean of all runs, and the share of runs that err on the row too."""
+        said = [said for who, said in self._said.items() if who.kind == "arm"]
+        if not said:
+            return []
+        wrong = np.mean([one.predicted != self.truth.test for one in said], 0)
+        mean = np.mean([one.test for one in said], axis=0)
+        return [(one, float(wrong[one.row])) for one in curves.mistakes(mean, self.truth.test)]
+
+    def _predicted(self) -> dict[str, bootstrap.Predicted]:
+        by_model = self._by_model()
+        return {
+            model: bootstrap.Predicted(
+                np.stack([self._said[who].predicted for who in runs]), tuple(who.seed for who in runs)
+            )
+            for model, runs in by_model.items()
+        }
+
+    def _by_model(self) -> dict[str, list[Who]]:
+        found: dict[str, list[Who]] = {}
+        for who in self._said:
+            found.setdefault(who.model, []).append(who)
+        return found
+
+    def _confusion(self) -> Rows:
+        names = self.truth.classes
+        for (model, kind, part), matrix in self._matrices.items():
+            for (i, j), count in np.ndenumerate(matrix):
+                where = {"model": model, "kind": kind, "split": part, "true": names[i], "predicted": names[j]}
+                yield where | {"count": int(count)}
+
+    def _curves(self) -> tuple[list[Row], list[Row]]:
+        """Precision by recall, the mean over seeds; and calibration of the rows of all seeds together."""
+        ranked: list[Row] = []
+        calibrated: list[Row] = []
+        for model, runs in self._by_model().items():
+            for k, name in enumerate(self.truth.classes):
+                belongs = (self.truth.test == k).astype(np.int64)
+                given = [self._said[who].test[:, k] for who in runs]
+                each = [curves.ranking(one, belongs) for one in given]
+                head = {"model": model, "class": name}
+                average = float(np.mean([one.average for one in each]))
+                for recall, precision in zip(
+                    curves.RECALLS, np.mean([one.precision for one in each], 0), strict=True
+                ):
+                    ranked.append(head | {"recall": recall, "precision": precision, "average": average})
+                whole = curves.calibration(np.concatenate(given), np.tile(belongs, len(given)))
+                for said, true, rows in zip(whole.said, whole.true, whole.rows, strict=True):
+                    if rows:
+                        calibrated.append(head | {"said": said, "true": true, "rows": int(rows)})
+        return ranked, calibrated
+
+    def _growth(self) -> Rows:
+        """Macro-F1 of the average of more and more runs: of random ones, and of those that greedy takes on blend."""
+        arms = [who for who in self._said if who.kind == "arm"]
+        if len(arms) < 2:
+            return
+        blend = np.stack([ensemble.log_probabilities(self._said[who].blend) for who in arms])
+        path = ensemble.greedy_path(blend, self.truth.blend)
+        taken = path.taken[: path.best]
+        orders = min(20, max(5, 2000 // len(arms)))
+        found = ensemble.growth(self._members(arms), self.truth.test, taken, orders)
+        for size, value in enumerate(found.path, start=1):
+            yield {"order": "greedy", "size": size, "mean": value, "low": np.nan, "high": np.nan}
+        for size, values in enumerate(found.random.T, start=1):
+            ends = {"low": values.min(), "high": values.max()}
+            yield {"order": "random", "size": size, "mean": values.mean(), **ends}
+
+    def _agreement(self) -> Rows:
+        """How much arms differ: the mean over pairs of different runs, on test."""
+        arms = [who for who in self._said if who.kind == "arm"]
+        if len(arms) < 2:
+            return
+        found = ensemble.diversity(self._members(arms), self.truth.test)
+        models = list(dict.fromkeys(who.model for who in arms))
+        member = np.array([[who.model == model for who in arms] for model in models], dtype=float)
+        pairs = member @ (1 - np.eye(len(arms))) @ member.T
+        known = ~np.isnan(found.correlation)
+        np.fill_diagonal(known, False)
+        with np.errstate(invalid="ignore"):
+            disagreement = member @ (found.disagreement * (1 - np.eye(len(arms)))) @ member.T / pairs
+            correlation = member @ np.where(known, found.correlation, 0) @ member.T / (member @ known @ member.T)
+        for i, j in np.ndindex(len(models), len(models)):
+            values = {"disagreement": disagreement[i, j], "correlation": correlation[i, j]}
+            yield {"first": models[i], "second": models[j], **values}
+
+    def _members(self, arms: Sequence[Who]) -> Float[np.ndarray, "m n k"]:
+        return np.stack([floored(self._said[who].test) for who in arms])
+
+
+def _of_matrix(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> Rows:
+    for metric, value in metrics.summary(matrix).items():
+        yield {"class": "", "metric": metric, "value": value}
+    per_class: dict[str, Float[np.ndarray, " k"]] = {
+        "precision": metrics.precision(matrix),
+        "recall": metrics.recall(matrix),
+        "f1": metrics.f1(matrix),
+    }
+    for metric, values in per_class.items():
+        for name, value in zip(names, values, strict=True):
+            yield {"class": name, "metric": metric, "value": float(value)}
