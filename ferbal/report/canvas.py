@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C8C8C", "#C9B800")
 DASHES = ("solid", "dash", "dot", "dashdot")
 PATTERNS = ("", "/", ".", "x")
+SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
 BLUE, ORANGE, GREY = PALETTE[0], PALETTE[1], PALETTE[6]
 
 Cells = list[list[float | None]]
@@ -110,16 +111,28 @@ def name_columns(figure: go.Figure, names: Sequence[Any]) -> None:
     figure.update_layout(margin_r=12 + 4 * min(len(str(names[-1])), 16))
 
 
-def show_first(figure: go.Figure) -> go.Figure:
-    """Hide the traces whose `meta` is not that of the first: a control on the page shows the others."""
-    first = figure.data[0].meta if figure.data else None
-    figure.for_each_trace(lambda trace: trace.update(visible=trace.meta == first))
-    return figure
+def error_bars(rows: pd.DataFrame, mean: str, low: str = "", high: str = "") -> dict[str, Any]:
+    """Bars from the column `low` to `high`, by default those of the mean's name with `_low` and `_high`."""
+    middle = rows[mean].astype(float)
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": numbers(rows[high or f"{mean}_high"].astype(float) - middle),
+        "arrayminus": numbers(middle - rows[low or f"{mean}_low"].astype(float)),
+        "color": GREY,
+        "thickness": 1.5,
+        "width": 4,
+    }
+
+
+def seed_of(name: object, seed: Any) -> str:
+    """`focal, seed 3`; the name alone for what has no seed."""
+    return f"{label(name)}, seed {seed}" if seed >= 0 else label(name)
 
 
 def numbers(column: Iterable[Any]) -> list[float | None]:
-    """Floats for a figure; None where there is no number."""
-    return [None if pd.isna(value) else float(value) for value in column]
+    """Floats for a figure, of the six digits that anybody sees; None where there is no number."""
+    return [None if pd.isna(value) else float(f"{value:.6g}") for value in column]
 
 
 def matrix(frame: pd.DataFrame) -> Cells:

@@ -18,7 +18,7 @@ from ferbal.report.tables import COLUMNS, Tables, frame
 from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
 
-SAMPLES = 6  # pictures of each class
+SAMPLES = 8  # pictures of each class
 PICTURE = 64  # pixels of a side: what the page shows them at, or less
 
 

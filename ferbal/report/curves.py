@@ -68,7 +68,7 @@ def calibration(given: Float[np.ndarray, " n"], belongs: Int[np.ndarray, " n"]) 
 
 
 def mistakes(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], pairs: int = 8, each: int = 6
+    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], pairs: int = 8, each: int = 8
 ) -> list[Mistake]:
     """The most confident mistakes of the most confused pairs of classes, the most confused pair first."""
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)

@@ -40,22 +40,30 @@ def rarest(tables: Tables) -> str:
 def leaderboard(tables: Tables) -> pd.DataFrame:
     """One row a model, the best test macro-F1 over all classes first.
 
-    model, kind, strategy, backbone, seeds, macro_f1, macro_f1_sd, balanced_accuracy, accuracy, rare_f1,
-    rare_f1_sd, untwinned (macro-F1 on test rows without a twin), kept (macro-F1 over the classes that the
-    model knows), left_out (the names of the classes that it does not, as text), seconds (of training, a run).
-    All are means over seeds. Deviations are those of a sample, and NaN for one seed; whatever does not apply
-    is NaN.
+    model, kind, strategy, backbone, seeds, macro_f1, macro_f1_low, macro_f1_high (95 %), balanced_accuracy, accuracy,
+    rare_f1, rare_f1_low, rare_f1_high, gain, gain_low, gain_high, adjusted, significant (over the baseline, in
+    macro-F1), untwinned (macro-F1 on test rows without a twin), kept (macro-F1 over the classes the model knows),
+    left_out (the names of the classes that it does not, as text), seconds (of training, a run). All are means over
+    seeds; whatever does not apply is NaN.
     """
     scores = tables.scores
     board = models(tables).set_index("model")
     first = _over_seeds(scores, "macro_f1")
-    rare = _over_seeds(scores, "f1", rarest(tables))
     seconds = settings(tables).set_index(["strategy", "backbone"])["seconds"].to_dict()
     board["seeds"] = first["seeds"].reindex(board.index).fillna(0).astype(int)
-    board["macro_f1"], board["macro_f1_sd"] = first["mean"], first["sd"]
+    for name, metric, of in (("macro_f1", "macro_f1", ""), ("rare_f1", "f1", rarest(tables))):
+        found = tables.intervals[(tables.intervals["metric"] == metric) & (tables.intervals["class"] == of)]
+        found = found.set_index("model")[["low", "high"]].astype(float)
+        board[name] = _over_seeds(scores, metric, of)["mean"]
+        board[f"{name}_low"], board[f"{name}_high"] = found["low"], found["high"]
+    whole = tables.comparisons[tables.comparisons["metric"] == "macro_f1"].set_index("model")
+    board["gain"], board["gain_low"], board["gain_high"] = (
+        whole[key].astype(float) for key in ("mean", "low", "high")
+    )
+    board["adjusted"] = whole["adjusted"].astype(float)
+    board["significant"] = board.index.isin(whole.index[whole["significant"].astype(bool)])
     board["balanced_accuracy"] = _over_seeds(scores, "balanced_accuracy")["mean"]
     board["accuracy"] = _over_seeds(scores, "accuracy")["mean"]
-    board["rare_f1"], board["rare_f1_sd"] = rare["mean"], rare["sd"]
     board["untwinned"] = _over_seeds(scores, "macro_f1", split=UNTWINNED)["mean"]
     board["kept"] = _over_seeds(scores, "macro_f1", over="kept")["mean"]
     board["left_out"] = pd.Series(left_out(tables), dtype=object).reindex(board.index).fillna("")
@@ -66,9 +74,54 @@ def leaderboard(tables: Tables) -> pd.DataFrame:
     return board.sort_values("macro_f1", ascending=False, kind="stable").reset_index()
 
 
+def differences(tables: Tables) -> pd.DataFrame:
+    """Each arm less the baseline on its backbone: strategy, backbone, column, mean, low, high, adjusted, significant.
+
+    column: "macro-F1", "accuracy", then the classes, for their F1.
+    """
+    rows = tables.comparisons.merge(models(tables)[["model", "strategy", "backbone"]], on="model")
+    rows = rows[rows["metric"].isin(["macro_f1", "accuracy", "f1"])]
+    named = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
+    rows = rows.assign(column=rows["metric"].map(named).fillna(rows["class"]))
+    return rows[["strategy", "backbone", "column", "mean", "low", "high", "adjusted", "significant"]]
+
+
+def f1_intervals(tables: Tables) -> pd.DataFrame:
+    """Test F1 of each class and model with its 95 % interval: model, kind, strategy, class, mean, low, high.
+
+    The best macro-F1 first.
+    """
+    rows = tables.intervals[tables.intervals["metric"] == "f1"]
+    place = {model: number for number, model in enumerate(leaderboard(tables)["model"])}
+    rows = rows.merge(models(tables)[["model", "kind", "strategy"]], on="model")
+    rows = rows.sort_values("model", key=lambda names: names.map(place), kind="stable")
+    return rows[["model", "kind", "strategy", "class", "mean", "low", "high"]]
+
+
+def cost(tables: Tables) -> pd.DataFrame:
+    """What a training of each arm takes and gives: strategy, backbone, seconds, epochs, parameters, macro_f1 and its
+    95 % interval (macro_f1_low, macro_f1_high)."""
+    board = leaderboard(tables)[["strategy", "backbone", "macro_f1", "macro_f1_low", "macro_f1_high"]]
+    used = settings(tables)[["strategy", "backbone", "seconds", "epochs", "parameters"]]
+    return used.merge(board, on=["strategy", "backbone"]).dropna(subset=["seconds", "macro_f1"])
+
+
+def grouped(tables: Tables, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of models with the group and the name under which figures show them: group, row.
+
+    The group is the backbone and the row its strategy; ensembles are the group "ensembles".
+    """
+    known = models(tables)
+    arm = known["kind"] == "arm"
+    names = known.assign(
+        group=known["backbone"].where(arm, "ensembles"), row=known["strategy"].where(arm, known["model"])
+    )
+    return rows.merge(names[["model", "group", "row"]], on="model")
+
+
 def score_table(tables: Tables) -> pd.DataFrame:
     """The leaderboard with the F1 of every class (`f1 <class>`, mean over seeds), for people's own tables."""
-    board = leaderboard(tables).drop(columns=["kind", "rare_f1", "rare_f1_sd"])
+    board = leaderboard(tables).drop(columns=["kind", "rare_f1", "rare_f1_low", "rare_f1_high"])
     for name in classes(tables):
         board[f"f1 {name}"] = board["model"].map(_over_seeds(tables.scores, "f1", name)["mean"])
     return board.round(4)
@@ -89,27 +142,21 @@ def seed_scores(tables: Tables) -> pd.DataFrame:
 def f1_table(tables: Tables) -> pd.DataFrame:
     """Test F1 of each class, the mean over seeds: one row a model, under (group, row), one column a class.
 
-    The group is the backbone, and the row its strategy; ensembles are the group "ensembles". A class that a
-    model leaves out has F1 0.
+    Groups and rows are those of `grouped`. A class that a model leaves out has F1 0.
     """
-    known = models(tables)
     means = {name: _over_seeds(tables.scores, "f1", name)["mean"] for name in classes(tables)}
-    ensemble = known["kind"] == "ensemble"
+    known = grouped(tables, models(tables)[["model"]])
     table = pd.DataFrame({name: mean.reindex(known["model"]).to_numpy() for name, mean in means.items()})
-    table.index = pd.MultiIndex.from_arrays(
-        [
-            known["backbone"].mask(ensemble, "ensembles"),
-            known["strategy"].mask(ensemble, known["model"]),
-        ],
-        names=["group", "row"],
-    )
+    table.index = pd.MultiIndex.from_frame(known[["group", "row"]])
     return table[table.notna().any(axis=1)]
 
 
 def confusions(tables: Tables) -> pd.DataFrame:
-    """Every cell of every model's confusion matrix on test: model, true, predicted, count, share.
+    """Every cell of every model's confusion matrix on test: model, true, predicted, count, share, said, apart.
 
-    Counts are summed over seeds. The share is of the true class's images, 0..1, and NaN where it has none.
+    Counts are summed over seeds. share: of the true class's images; said: of the predictions of a class; apart: the
+    share less that of the baseline on the same backbone, of the first one for ensembles. 0..1, -1..1 for apart; NaN
+    where there are no images, no predictions, or no baseline.
     """
     test = tables.confusion[tables.confusion["split"] == "test"]
     names, known = classes(tables), _distinct([*models(tables)["model"], *test["model"]])
@@ -117,8 +164,28 @@ def confusions(tables: Tables) -> pd.DataFrame:
         [[m for m in known if m in set(test["model"])], names, names], names=["model", "true", "predicted"]
     )
     count = test.groupby(["model", "true", "predicted"])["count"].sum().reindex(cells, fill_value=0)
-    images = count.groupby(["model", "true"]).transform("sum")
-    return pd.DataFrame({"count": count, "share": count / images.where(images > 0)}).reset_index()
+    images, predictions = (count.groupby(["model", key]).transform("sum") for key in ("true", "predicted"))
+    found = pd.DataFrame({"count": count, "share": count / images.where(images > 0)})
+    found["said"] = count / predictions.where(predictions > 0)
+    plain = baselines(tables)
+    share = found["share"].to_dict()
+    of_baseline = [share.get((plain.get(model), true, said), np.nan) for model, true, said in found.index]
+    found["apart"] = found["share"] - of_baseline
+    return found.reset_index()
+
+
+def short_names(tables: Tables) -> dict[str, str]:
+    """What figures call a model: an arm's strategy alone where there is but one backbone."""
+    arms = models(tables).query("kind == 'arm'")
+    return dict(zip(arms["model"], arms["strategy"], strict=True)) if arms["backbone"].nunique() == 1 else {}
+
+
+def baselines(tables: Tables) -> dict[str, str]:
+    """The model that each other model is compared with: for ensembles the first of the baselines."""
+    plain = dict(zip(tables.comparisons["model"], tables.comparisons["baseline"], strict=True))
+    known = models(tables)
+    first = next(iter(plain.values()), None)
+    return plain | (dict.fromkeys(known.loc[known["kind"] == "ensemble", "model"], first) if first else {})
 
 
 def distribution(tables: Tables) -> pd.DataFrame:

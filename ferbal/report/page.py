@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib.resources import files
 
 import plotly.offline
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,12 +22,17 @@ def render(tables: Tables) -> str:
     """The whole page as text, about 5 MB, nearly all of it plotly.js."""
     made = [(panel, list(panel.make(tables))) for panel in PANELS]
     page = templates()
-    page.filters.update(kind=lambda part: type(part).__name__, together=_together)
+    scripts = (plotly.offline.get_plotlyjs(), files("ferbal.report").joinpath("page.js").read_text(encoding="utf-8"))
+    page.filters.update(kind=lambda part: type(part).__name__)
     return page.get_template("page.html").render(
         about=tables.about,
         answer=answer(tables),
         panels=[(panel, parts) for panel, parts in made if parts],
-        plotly=Markup(plotly.offline.get_plotlyjs()),
+        scripts=[Markup(script) for script in scripts],
+        # only these very scripts may run: not even markup that slipped through the escaping could
+        hashes=Markup(
+            " ".join(f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in scripts)
+        ),
     )
 
 
@@ -37,7 +45,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(slug=_slug, payload=_payload)
+    made.filters.update(slug=_slug, payload=_payload, together=_together)
     return made
 
 
@@ -46,12 +54,10 @@ def _slug(title: str) -> str:
 
 
 def _together(text: str) -> str:
-    """The text, in which no line breaks inside a score or before the dot of `strategy · backbone`."""
-    return text.replace(" · ", "\N{NO-BREAK SPACE}· ").replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    """The text, in which no line breaks inside a percentage or before the dot of `strategy · backbone`."""
+    return text.replace(" · ", "\N{NO-BREAK SPACE}· ").replace("95 %", "95\N{NO-BREAK SPACE}%")
 
 
 def _payload(chart: Chart) -> Markup:
-    """The chart's figures and controls as JSON: NaN is null, and `<`, `>` and `/` are escaped."""
-    controls = [[option.updates for option in control.options] for control in chart.controls]
-    figures = [figure.to_plotly_json() for figure in chart.figures]
-    return Markup(to_json_plotly({"figures": figures, "controls": controls}))
+    """The chart's figures as JSON: NaN is null, and `<`, `>` and `/` are escaped."""
+    return Markup(to_json_plotly([figure.to_plotly_json() for figure in chart.figures]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 
@@ -12,24 +11,20 @@ from ferbal.report.tables import Tables
 
 
 @dataclass(frozen=True)
-class Option:
-    """One entry of a control: an update of the traces, in plotly's terms, for each figure of the chart."""
-
-    name: str
-    updates: tuple[dict[str, Any], ...]
-
-
-@dataclass(frozen=True)
 class Control:
-    """A choice that the reader has over a chart. The first option is what the chart starts with."""
+    """A choice that the reader has over a chart, which begins with the first option.
+
+    A trace whose `meta` names the control is shown where it names the option that is chosen; others always are.
+    """
 
     name: str
-    options: tuple[Option, ...]
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Figures side by side where there is room. `says` is the text that stands for them; widths in pixels."""
+    """Figures side by side where there is room. `says` states their message, as a caption and to those who do not see
+    them; widths are in pixels."""
 
     says: str
     figures: tuple[go.Figure, ...]
@@ -41,12 +36,33 @@ class Chart:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts, in which a line break stays one. The first column names the row."""
+    """A table of texts, in which a line break stays one. The first column names the row.
+
+    sortable: the reader may sort by any column, and filter the rows by what they say.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: bool = False
+    sortable: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, as a data URI, and what stands under it."""
+
+    uri: str
+    says: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures in rows, each row under a name."""
+
+    title: str
+    rows: tuple[tuple[str, tuple[Picture, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Remark:
     text: str
 
 
-Part = Chart | Grid | Remark
+Part = Chart | Grid | Gallery | Remark
 
 
 @dataclass(frozen=True)

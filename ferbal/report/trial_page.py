@@ -11,7 +11,8 @@ from jaxtyping import Int
 
 from ferbal.report import frames
 from ferbal.report.canvas import looks
-from ferbal.report.draw import draw_confusions, draw_curves
+from ferbal.report.figures.predictions import draw_confusions
+from ferbal.report.figures.training import draw_curves
 from ferbal.report.page import templates
 from ferbal.report.parts import Chart
 

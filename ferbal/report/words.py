@@ -14,11 +14,6 @@ def number(value: float, form: str = ".3f") -> str:
     return format(value, form) if pd.notna(value) else MISSING
 
 
-def plus_minus(mean: float, sd: float) -> str:
-    """`0.612 ± 0.010`."""
-    return f"{number(mean)} ± {number(sd)}" if pd.notna(mean) else MISSING
-
-
 def points(value: float, sign: bool = True) -> str:
     """A difference of two scores, -1..1, in points: +2.1 for 0.021. Small ones keep a digit that is not 0."""
     return number(100 * value, ("+" if sign else "") + (".1f" if abs(value) >= 0.0005 else ".2f"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, sync_playwright
 
 from ferbal.report.page import render
@@ -20,6 +23,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome here")
 SCRIPT = "<script>alert(1)</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
+RIGHT_TO_LEFT = "\u202eغضب\u202c شديد"
+LONG = "long " * 40
 
 Study = Callable[..., Tables]
 Scheme = Literal["light", "dark"]
@@ -69,6 +74,7 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
         opened = Opened(contexts[-1].new_page())
         opened.page.goto(file.as_uri())
         opened.page.wait_for_selector("html[data-drawn]", timeout=30_000)
+        opened.page.evaluate("redraw(true)")
         return opened
 
     yield open_page
@@ -92,15 +98,28 @@ def is_clean(opened: Opened) -> bool:
 def test_figures_are_valid_json_and_plotly_is_there_once(study: Study) -> None:
     page = render(study())
     blocks = re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)
-    assert len(blocks) == page.count('<figure class="chart"') > 6
+    assert len(blocks) == page.count('<figure class="chart"') > 12
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     for block in blocks:
-        assert set(json.loads(block, parse_constant=refuse)) == {"figures", "controls"}
+        assert all(figure["data"] for figure in json.loads(block, parse_constant=refuse))
     assert page.count("plotly.js v") == 1
-    assert not re.search(r"<(?:link|img|iframe)\b|<script[^>]+src=", page.split("<script>")[0])
+    before = page.split("<script>")[0]
+    assert not re.search(r"<(?:link|iframe)\b|<script[^>]+src=|<img src=\"(?!data:image/png;base64,)", before)
+
+
+def test_only_the_two_scripts_of_the_page_may_run(study: Study) -> None:
+    page = render(study(strategies=("plain",), backbones=("net",)))
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy
+    allowed = re.search(r"script-src ([^;]+);", policy[1])
+    assert allowed
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.S)
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts]
+    assert allowed[1].split() == hashes
+    assert "unsafe-eval" not in policy[1]
 
 
 def test_the_page_opens_with_name_data_and_answer(study: Study) -> None:
@@ -133,7 +152,9 @@ def test_page_draws_itself_without_the_network(
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.locator(".xtick text").first.evaluate("text => getComputedStyle(text).fill") == ink
     assert page.eval_on_selector_all("nav a", "links => links.every(a => document.querySelector(a.hash))")
-    assert page.locator(".plot:not([aria-label])").count() == 0
+    assert page.eval_on_selector_all(
+        ".plot", "plots => plots.every(p => document.getElementById(p.getAttribute('aria-labelledby')).textContent)"
+    )
 
 
 @needs_browser
@@ -142,7 +163,17 @@ def test_hostile_names_stay_text(study: Study, show: Callable[..., Opened]) -> N
         study(
             strategies=("plain", SCRIPT, IMAGE, "日本語"),
             backbones=("net", IMAGE),
-            classes=(SCRIPT, IMAGE, "7", "2020-01-01", "%{x}", "$a$", "<a href='https://x.y'>z</a>"),
+            classes=(
+                SCRIPT,
+                IMAGE,
+                "7",
+                "2020-01-01",
+                "%{x}",
+                "$a$",
+                "<a href='https://x.y'>z</a>",
+                RIGHT_TO_LEFT,
+                LONG,
+            ),
             dropping=IMAGE,
             ensembles=(SCRIPT,),
             name=SCRIPT,
@@ -154,7 +185,11 @@ def test_hostile_names_stay_text(study: Study, show: Callable[..., Opened]) -> N
     )
     assert is_clean(opened)
     page = opened.page
-    assert page.locator("img, svg a, a[href*='x.y']").count() == 0
+    assert page.locator("img:not([src^='data:image/png;base64,']), svg a, a[href*='x.y']").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    assert {RIGHT_TO_LEFT, LONG.strip()} <= {
+        name.strip() for name in page.locator("#the-data bdi").all_text_contents()
+    }
     assert page.locator("h1").inner_text() == SCRIPT
     labels = page.eval_on_selector_all(".xtick text", "ticks => ticks.map(tick => tick.textContent)")
     assert {"<script>alert(1…", '"><img src=x on…', "7", "2020-01-01", "%{x}", "$a$"} <= set(labels)
@@ -176,12 +211,93 @@ def test_a_reader_can_choose_the_model_and_the_numbers(study: Study, show: Calla
     matrix.locator("select").last.select_option("images")
     counts = cells()
     assert sum(map(int, counts)) == 718
+    matrix.locator("select").last.select_option("percent of the prediction")
+    columns = [sum(float(cells()[7 * row + column].rstrip("%")) for row in range(7)) for column in range(7)]
+    assert columns == pytest.approx([100] * 7, abs=4), "rounded"
     matrix.locator("select").first.select_option("no disgust · resnet18")
+    matrix.locator("select").last.select_option("images")
     assert cells() != counts
     assert [cells()[row * 7 + 1] for row in range(7)] == ["0"] * 7
-    opened.page.locator("#search select").select_option("no disgust · densenet169")
-    opened.page.locator("#training select").select_option("densenet169")
+    matrix.locator("select").last.select_option("points from the baseline")
+    assert [cell for cell in cells() if not re.fullmatch(r"[+-]\d+\.\d", cell)] == []
     assert is_clean(opened)
+
+
+@needs_browser
+def test_a_table_is_sorted_and_filtered_with_the_keyboard(study: Study, show: Callable[..., Opened]) -> None:
+    page = show(study(seeds=2, epochs=2, trials=4, ensembles=("stack",))).page
+    table = page.locator("#leaderboard table")
+
+    def column(number: int) -> list[str]:
+        return [
+            text.strip() for text in table.locator(f"tbody tr:not([hidden]) > :nth-child({number})").all_inner_texts()
+        ]
+
+    accuracy = table.locator("thead th", has_text=re.compile("^accuracy"))
+    place = accuracy.evaluate("head => head.cellIndex + 1")
+    accuracy.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert accuracy.get_attribute("aria-sort") == "descending"
+    assert column(place) == sorted(column(place), reverse=True)
+    page.keyboard.press("Enter")
+    assert accuracy.get_attribute("aria-sort") == "ascending"
+    assert column(place) == sorted(column(place))
+    table.locator("thead button").nth(2).click()
+    gains = [cell.split("\n")[0].rstrip("*") for cell in column(3)]
+    known = [float(gain) for gain in gains if gain != "–"]
+    assert known == sorted(known, reverse=True)
+    assert gains[len(known) :] == ["–"] * 3, "what is missing comes last"
+    assert accuracy.get_attribute("aria-sort") is None
+    table.locator("thead button").first.click()
+    assert column(1)[0].startswith("deferred")
+    page.locator("#leaderboard input").fill("Densenet")
+    assert len(column(1)) == 5
+    assert page.locator("#leaderboard output").inner_text() == "5 of 11"
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_at_level_aa(study: Study, show: Callable[..., Opened], scheme: Scheme) -> None:
+    opened = show(study(seeds=2, epochs=2, trials=10, failed=True), scheme=scheme)
+    levels = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    found = Axe().run(opened.page, options={"runOnly": levels, "resultTypes": ["violations"]})
+    told = [
+        (one["id"], one["help"], [node["html"][:200] for node in one["nodes"][:3]])
+        for one in found.response["violations"]
+    ]
+    assert told == []
+
+
+@needs_browser
+def test_figures_are_drawn_when_they_come_near_and_for_print(study: Study, browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(render(study(seeds=2, epochs=2, trials=4)), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1280, "height": 700})
+    page.goto(file.as_uri())
+    page.locator("#leaderboard figure").scroll_into_view_if_needed()
+    page.wait_for_selector("html[data-drawn]:not([data-drawn='0'])")
+    assert page.locator(".plot:not(:has(svg))").count() > 5, "those far below wait"
+    page.locator("#cost .plot").scroll_into_view_if_needed()
+    page.locator("#cost .plot .main-svg").first.wait_for()
+    page.emulate_media(color_scheme="dark")
+    pdf = page.pdf(format="A4")
+    assert page.locator(".plot:not(:has(svg))").count() == 0
+    assert 6 < pdf.count(b"/Type /Page\n") < 40
+    page.close()
+
+
+@needs_browser
+def test_a_figure_is_downloaded_as_png_and_svg(study: Study, show: Callable[..., Opened]) -> None:
+    page = show(study(strategies=("plain",), backbones=("net",), seeds=2, epochs=2, trials=0)).page
+    plot = page.locator("#cost .plot")
+    plot.hover()
+    for form, begins in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        with page.expect_download() as waiting:
+            plot.locator(
+                f".modebar-btn[data-title='download as {form}'], .modebar-btn[aria-label='download as {form}']"
+            ).first.click()
+        assert Path(waiting.value.path()).read_bytes().startswith(begins)
+        assert waiting.value.suggested_filename.endswith(form.lower())
 
 
 @needs_browser

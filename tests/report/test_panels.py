@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from ferbal.report import frames
+from ferbal.report import frames, searches
 from ferbal.report.canvas import PALETTE, label, looks, shortened, wrapped
 from ferbal.report.panels import PANELS
-from ferbal.report.parts import Chart, Grid, Remark
-from ferbal.report.tables import Tables
-from ferbal.report.words import number, plus_minus
+from ferbal.report.parts import Chart, Gallery, Grid, Remark
+from ferbal.report.tables import COLUMNS, Tables
 
 Bare = Callable[..., Tables]
 Study = Callable[..., Tables]
@@ -68,6 +70,31 @@ def small(bare: Bare) -> Tables:
         runs=[run("plain", 0, 10), run("plain", 1, 20), run("drop", 0, 8), run("drop", 1, 9)],
         confusion=[(model, "arm", "test", true, said, count) for model, true, said, count in counts],
         counts=[("plain", "a", 90, 0.9), ("plain", "b", 10, 0.1), ("drop", "a", 90, 1.0)],
+        intervals=[
+            ("plain · net", "", "macro_f1", 2, 0.55, 0.4, 0.7, ""),
+            ("plain · net", "b", "f1", 2, 0.2, 0.1, 0.3, ""),
+            ("drop · net", "b", "f1", 2, 0.0, 0.0, 0.1, ""),
+        ],
+        comparisons=[
+            (
+                "drop · net",
+                "plain · net",
+                "",
+                "macro_f1",
+                2,
+                -0.14,
+                -0.2,
+                -0.08,
+                0.02,
+                0.04,
+                True,
+                6.0,
+                -3.0,
+                45,
+                "odd",
+            ),
+            ("drop · net", "plain · net", "b", "f1", 2, -0.2, -0.3, -0.1, 0.5, 0.5, False, 9.0, -1.0, 45, "odd"),
+        ],
     )
 
 
@@ -76,7 +103,8 @@ def test_leaderboard_ranks_by_macro_f1_over_all_classes(small: Tables) -> None:
     assert list(board) == ["stack", "plain · net", "drop · net"]
     plain = board["plain · net"]
     assert plain["macro_f1"] == pytest.approx(0.55)
-    assert plain["macro_f1_sd"] == pytest.approx(0.1 / np.sqrt(2))
+    assert (plain["macro_f1_low"], plain["macro_f1_high"]) == (0.4, 0.7)
+    assert np.isnan(plain["gain"]), "the baseline is not compared with itself"
     assert (plain["seeds"], plain["accuracy"], plain["balanced_accuracy"]) == (2, 0.8, 0.7)
     assert plain["untwinned"] == pytest.approx(0.45)
     assert plain["seconds"] == 15
@@ -88,14 +116,13 @@ def test_leaderboard_shows_an_arm_that_leaves_a_class_out_both_ways(small: Table
     assert drop["macro_f1"] == pytest.approx(0.41)
     assert drop["kept"] == pytest.approx(0.82)
     assert (drop["left_out"], drop["rare_f1"]) == ("b", 0.0)
+    assert (drop["gain"], drop["gain_low"], drop["adjusted"], drop["significant"]) == (-0.14, -0.2, 0.04, True)
 
 
-def test_one_score_has_no_deviation(small: Tables) -> None:
+def test_what_does_not_apply_to_an_ensemble_is_missing(small: Tables) -> None:
     stack = frames.leaderboard(small).set_index("model").to_dict("index")["stack"]
-    assert np.isnan(stack["macro_f1_sd"])
-    assert np.isnan(stack["seconds"])
-    assert plus_minus(stack["macro_f1"], stack["macro_f1_sd"]) == "0.700 ± \N{EN DASH}"
-    assert number(float("nan")) == "\N{EN DASH}"
+    assert np.isnan([stack[key] for key in ("seconds", "gain", "adjusted", "macro_f1_low")]).all()
+    assert not stack["significant"]
 
 
 def test_the_rarest_class_is_that_of_the_models_that_know_it(small: Tables) -> None:
@@ -119,8 +146,12 @@ def test_f1_table_is_the_mean_over_seeds(small: Tables) -> None:
 
 def test_confusions_are_shares_of_the_true_class(small: Tables) -> None:
     cells = frames.confusions(small).set_index(["model", "true", "predicted"]).to_dict("index")
-    assert cells["plain · net", "a", "b"] == {"count": 10, "share": 0.25}
-    assert cells["plain · net", "b", "b"] == {"count": 0, "share": 0.0}
+    assert cells["plain · net", "a", "b"] == pytest.approx(
+        {"count": 10, "share": 0.25, "said": 1.0, "apart": float("nan")}, nan_ok=True
+    )
+    assert cells["plain · net", "a", "a"]["said"] == pytest.approx(30 / 35)
+    assert cells["drop · net", "a", "a"]["apart"] == pytest.approx(0.25)
+    assert np.isnan(cells["drop · net", "a", "b"]["said"]), "never predicted"
     assert np.isnan(cells["drop · net", "b", "a"]["share"]), "no images, no share"
     assert len(cells) == 8
 
@@ -155,6 +186,61 @@ def test_settings_average_over_seeds(small: Tables) -> None:
     assert frames.settings(small)["seconds"].tolist() == [15, 8.5]
 
 
+def test_differences_are_those_of_the_comparisons(small: Tables) -> None:
+    rows = frames.differences(small)
+    assert rows["column"].tolist() == ["macro-F1", "b"]
+    assert rows["strategy"].unique().tolist() == ["drop"]
+    assert rows["significant"].tolist() == [True, False]
+
+
+def test_f1_has_its_intervals_with_the_best_model_first(small: Tables) -> None:
+    rows = frames.f1_intervals(small)
+    assert rows["model"].tolist() == ["plain · net", "drop · net"]
+    assert rows["high"].tolist() == [0.3, 0.1]
+
+
+def test_cost_is_that_of_arms(small: Tables) -> None:
+    rows = frames.cost(small).set_index("strategy")
+    assert rows["seconds"].to_dict() == {"plain": 15, "drop": 8.5}
+    assert rows.loc["plain", "macro_f1"] == pytest.approx(0.55)
+
+
+def test_an_ensemble_is_compared_with_the_first_baseline(small: Tables) -> None:
+    assert frames.baselines(small) == {"drop · net": "plain · net", "stack": "plain · net"}
+
+
+def trials(values: list[float], batches: list[int]) -> pd.DataFrame:
+    rows = [
+        ("m", i, "complete", value, 10.0 ** -(1 + i % 4), batch, 5, 10, 60.0)
+        for i, (value, batch) in enumerate(zip(values, batches, strict=True))
+    ]
+    return pd.DataFrame([*rows, ("m", 99, "pruned", 0.1, 0.1, 8, 5, 3, 30.0)], columns=COLUMNS["trials"].split())
+
+
+def test_parallel_lines_run_along_the_knobs_that_vary() -> None:
+    lines = searches.parallel(trials([0.1, 0.2, 0.3, 0.4, 0.9], [32, 64, 32, 64, 32]))
+    assert lines["axis"].unique().tolist() == ["learning rate", "batch size", "macro-F1"], "patience never varies"
+    assert sorted(lines["number"].unique()) == [0, 1, 2, 3, 4]
+    assert lines.loc[lines["best"], "number"].unique().tolist() == [4]
+    rates = lines[lines["axis"] == "learning rate"].set_index("number")["at"]
+    assert rates[0] - rates[1] == pytest.approx(rates[1] - rates[2]), "evenly on a logarithmic axis"
+
+
+def test_the_knob_that_decides_is_the_important_one() -> None:
+    draw = np.random.default_rng(0)
+    batches = draw.choice([32, 64, 128], 40).tolist()
+    found = searches.importances(trials([0.9 if batch == 64 else 0.2 for batch in batches], batches))
+    share = found.set_index("knob")["importance"]
+    assert share.sum() == pytest.approx(1)
+    assert share["batch size"] > 0.8
+    assert searches.importances(trials([0.1] * 5, batches[:5])).empty, "five trials tell nothing"
+
+
+def test_time_is_summed_by_what_became_of_the_trials() -> None:
+    spent = searches.times(trials([0.1, 0.2], [32, 64])).set_index("state")["minutes"]
+    assert spent.to_dict() == {"complete": 2.0, "pruned": 0.5}
+
+
 def test_a_strategy_looks_the_same_everywhere() -> None:
     names = [f"s{i}" for i in range(32)]
     assert looks([*names, "s3"]) == looks(names)
@@ -181,21 +267,39 @@ def test_every_panel_has_something_to_show(study: Study) -> None:
     made = {panel.title: list(panel.make(study(failed=True))) for panel in PANELS}
     assert all(made.values())
     assert [type(part) for part in made["Leaderboard"]] == [Grid, Remark, Remark, Chart]
+    assert {type(part) for part in made["Mistakes"]} == {Gallery}
     grid = made["Leaderboard"][0]
     assert isinstance(grid, Grid)
-    assert grid.columns[:6] == ("model", "macro-F1", "seeds", "balanced accuracy", "accuracy", "disgust F1")
+    assert grid.columns[:4] == ("model", "macro-F1\n95 %", "points over baseline\n95 %", "adjusted p")
     assert all(len(row) == len(grid.columns) for row in grid.rows)
-    assert sum("without disgust" in row[6] for row in grid.rows) == 2
+    assert sum("without disgust" in row[8] for row in grid.rows) == 2
 
 
-def test_only_the_first_model_of_a_chooser_is_visible(study: Study) -> None:
-    for title in ("Confusions", "Training", "Search"):
-        panel = next(panel for panel in PANELS if panel.title == title)
-        chart = next(part for part in panel.make(study()) if isinstance(part, Chart))
-        for place, figure in enumerate(chart.figures):
-            shown = [trace.visible for trace in figure.data]
-            assert shown == chart.controls[0].options[0].updates[place]["visible"]
-            assert 0 < sum(shown) < len(shown)
+def test_every_choice_of_a_reader_shows_something(study: Study) -> None:
+    tables = study()
+    charts = [part for panel in PANELS for part in panel.make(tables) if isinstance(part, Chart)]
+    offered = {control.name for chart in charts for control in chart.controls}
+    assert offered == {"class", "model", "numbers", "models", "ensemble", "measure", "backbone", "arm", "bars"} - {
+        "ensemble"  # of the made-up ensembles but one has weights
+    }
+    for chart in charts:
+        for chosen in itertools.product(*(control.options for control in chart.controls)):
+            names = [control.name for control in chart.controls]
+            wanted = dict(zip(names, chosen, strict=True))
+            shown = [
+                trace
+                for trace in chart.figures[0].data
+                if all((trace.meta or {}).get(name, wanted[name]) == wanted[name] for name in names)
+            ]
+            # the baseline has no difference from itself
+            assert shown or wanted.get("numbers") == "points from the baseline", wanted
+
+
+def test_captions_are_messages_about_the_study(study: Study) -> None:
+    charts = [part for panel in PANELS for part in panel.make(study()) if isinstance(part, Chart)]
+    for chart in charts:
+        assert chart.says.endswith(".")
+        assert not re.search(r"\bnan\b", chart.says)
 
 
 def test_the_protocol_says_so_when_test_was_touched(study: Study) -> None:

@@ -1,0 +1,71 @@
+"""The panel of ensembles: what they gain, who counts in them, how much members differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ferbal.report import frames
+from ferbal.report.canvas import looks
+from ferbal.report.figures import ensembles as figures
+from ferbal.report.panels.pieces import controls, most, room
+from ferbal.report.parts import Chart, Part, Remark
+from ferbal.report.tables import Tables
+from ferbal.report.words import between, number
+
+
+def ensembles(tables: Tables) -> Iterable[Part]:
+    board = frames.leaderboard(tables)
+    combined, arms = board[board["kind"] == "ensemble"], board[board["kind"] == "arm"]
+    if len(combined) and len(arms):
+        best = combined.iloc[0]
+        yield Remark(
+            f"The ensemble {best['model']} scores {number(best['macro_f1'])} on test "
+            f"(95 % {between(best['macro_f1_low'], best['macro_f1_high'])} for new images), the best arm "
+            f"{number(arms['macro_f1'].iloc[0])} in the mean. An ensemble has one score and no seeds, so how it "
+            "would come out with other members is not tested."
+        )
+    growth, short = tables.growth, frames.short_names(tables)
+    if len(growth):
+        seeds = tables.scores.query("kind == 'arm' and split == 'test' and over == 'all' and metric == 'macro_f1'")
+        top = float(seeds["value"].max())
+        last = growth[growth["order"] == "random"].iloc[-1]
+        yield Chart(
+            f"The average of all {last['size']} runs reaches {last['mean']:.3f}; the best single run, which only "
+            f"test could tell, {top:.3f}.",
+            (figures.draw_growth(growth, top),),
+            title="Gain against size",
+        )
+    if len(tables.weights):
+        rows = tables.weights.groupby(["ensemble", "model"], sort=False)["weight"].sum().reset_index()
+        rows = rows.merge(frames.models(tables)[["model", "strategy"]], on="model")
+        named = rows.replace({"model": short})
+        figure = figures.draw_weights(named, looks(frames.strategies(tables)))
+        yield Chart(
+            f"{'; '.join(_weighed(str(name), own) for name, own in named.groupby('ensemble', sort=False))}.",
+            (figure,),
+            title="Weights",
+            controls=controls(figure),
+        )
+    pairs = tables.agreement.replace({"first": short, "second": short})
+    apart = pairs[pairs["first"] != pairs["second"]].dropna(subset=["disagreement"])
+    if len(apart):
+        figure = figures.draw_agreement(pairs)
+        far, near = most(apart, "disagreement"), most(apart.assign(same=-apart["disagreement"]), "same")
+        yield Chart(
+            f"{far['first']} and {far['second']} differ most, on {far['disagreement']:.0%} of images; "
+            f"{near['first']} and {near['second']} least, on {near['disagreement']:.0%}.",
+            (figure,),
+            title="How much members differ: mean over pairs of runs, on the diagonal over seeds",
+            controls=controls(figure),
+            at_least=room(pairs["first"].nunique()) + 40,
+            at_most=260 + 80 * pairs["first"].nunique(),
+        )
+
+
+def _weighed(name: str, rows: pd.DataFrame) -> str:
+    first = most(rows, "weight")
+    if first["weight"] - rows["weight"].min() < 1e-6:
+        return f"in {name} all count alike"
+    return f"in {name}, {first['model']} counts most, {first['weight']:.2f} of 1"

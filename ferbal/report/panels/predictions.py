@@ -1,0 +1,73 @@
+"""Panels of predictions: confusions, precision against recall and calibration, mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ferbal.report import frames
+from ferbal.report.canvas import looks
+from ferbal.report.figures import predictions as figures
+from ferbal.report.panels.pieces import by, controls, most, records, room
+from ferbal.report.parts import Chart, Gallery, Part, Picture, Remark
+from ferbal.report.tables import Tables
+
+
+def confusions(tables: Tables) -> Iterable[Part]:
+    cells, names = frames.confusions(tables), frames.classes(tables)
+    if cells.empty:
+        return
+    figure = figures.draw_confusions(cells, names)
+    mistakes = cells[cells["true"] != cells["predicted"]].sort_values("share", ascending=False)
+    most = mistakes.head(1).to_dict("records")
+    yield Chart(
+        "The largest confusion of any model: "
+        + "".join(f"{m['true']} taken for {m['predicted']}, {m['share']:.0%}, by {m['model']}." for m in most),
+        (figure,),
+        controls=controls(figure),
+        at_least=room(len(names)),
+        at_most=190 + 75 * len(names),
+    )
+    plain = frames.baselines(tables)
+    ensembles = sorted({plain[model] for model in cells["model"] if "·" not in model and model in plain})
+    if ensembles:
+        yield Remark(f"Points from the baseline are, for ensembles, those from {ensembles[0]}.")
+
+
+def curves(tables: Tables) -> Iterable[Part]:
+    ranked, calibrated = (frames.grouped(tables, rows) for rows in (tables.ranking, tables.calibration))
+    if ranked.empty:
+        return
+    look = looks(frames.strategies(tables))
+    drawn = (figures.draw_ranking(ranked, look), figures.draw_calibration(calibrated, look))
+    average = records(by(ranked, "class", "average").dropna())
+    off = calibrated.assign(gap=(calibrated["said"] - calibrated["true"]) * calibrated["rows"])
+    summed = off.groupby("class", sort=False)[["gap", "rows"]].sum().reset_index()
+    summed["points"] = 100 * summed["gap"] / summed["rows"]
+    worst = most(summed.assign(off=summed["points"].abs()), "off")
+    yield Chart(
+        f"Average precision, the mean over models, is lowest for {average[0]['class']} ({average[0]['average']:.2f}) "
+        f"and highest for {average[-1]['class']} ({average[-1]['average']:.2f}); {worst['class']} is given "
+        f"{worst['off']:.1f} points too {'much' if worst['points'] > 0 else 'little'} on the whole.",
+        drawn,
+        title="Precision by recall (average precision beside the name), and reliability",
+        controls=controls(*drawn),
+    )
+
+
+def mistakes(tables: Tables) -> Iterable[Part]:
+    rows = tables.mistakes
+    if rows.empty:
+        return
+    gallery = []
+    for (true, predicted), own in rows.groupby(["true", "predicted"], sort=False):
+        pictures = tuple(
+            Picture(
+                row["picture"],
+                f"{true}, taken for {predicted}",
+                f"{row['confidence']:.0%} {predicted}\n{row['wrong']:.0%} of runs err\n{row['id']}"
+                + (f"\nvotes: {row['votes']}" if row["votes"] else ""),
+            )
+            for row in records(own)
+        )
+        gallery.append((f"{true} taken for {predicted}", pictures))
+    yield Gallery("The most confused pairs, the most confident mistakes first", tuple(gallery))

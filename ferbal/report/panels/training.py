@@ -1,0 +1,132 @@
+"""Panels of the way there: the data, what strategies made of it, training, search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ferbal.report import frames, searches
+from ferbal.report.canvas import looks
+from ferbal.report.figures import training as figures
+from ferbal.report.panels.pieces import by, columns_of, controls, most, records
+from ferbal.report.parts import Chart, Gallery, Grid, Part, Picture, Remark
+from ferbal.report.tables import Tables
+from ferbal.report.words import number
+
+HEADS = {
+    "lr": "learning rate",
+    "batch_size": "batch size",
+    "best_epoch": "best epoch",
+    "seconds": "training seconds",
+    "images_per_s": "images per s",
+}
+
+
+def images(tables: Tables) -> Iterable[Part]:
+    counts = tables.images
+    if len(counts):
+        wide = counts.pivot_table("rows", "class", "split", aggfunc="sum", sort=False)
+        share = wide["train"] / wide["train"].sum()
+        columns = {"class": [str(name) for name in wide.index]}
+        columns |= {name: [f"{rows:,.0f}" for rows in wide[name]] for name in wide.columns}
+        columns["share of training"] = [f"{value:.1%}" for value in share]
+        yield Grid("Images of each class", *columns_of(columns), numeric=True, sortable=True)
+    if len(tables.samples):
+        rows = tuple(
+            (str(name), tuple(Picture(row["picture"], str(name), row["id"]) for row in records(own)))
+            for name, own in tables.samples.groupby("class", sort=False)
+        )
+        yield Gallery("Training pictures of each class", rows)
+    made = frames.distribution(tables)
+    if len(made):
+        figure = figures.draw_distribution(made, looks(frames.strategies(tables)))
+        drawn = made.groupby("class", sort=False)["share"].agg(["min", "max"]).reset_index()
+        varied = most(drawn.assign(by=drawn["max"] - drawn["min"]), "by")
+        yield Chart(
+            f"Under the strategies {varied['class']} is {varied['min']:.1%} to {varied['max']:.1%} of what a model "
+            "sees in the end; no class differs more. Losses, margins and corrections draw no rows and are not shown.",
+            (figure,),
+            title="What each strategy draws",
+            controls=controls(figure),
+        )
+    notes = tuple(
+        (str(name), str(own["recipe"].iloc[0]), "\n".join(str(note) for note in own["note"].dropna() if note))
+        for name, own in tables.notes.groupby("strategy", sort=False)
+    )
+    if notes:
+        yield Grid("What each strategy did to the training plan", ("strategy", "recipe", "what it did"), notes)
+
+
+def curves(tables: Tables) -> Iterable[Part]:
+    rows = frames.curves(tables)
+    if rows.empty:
+        return
+    figure = figures.draw_curves(rows, looks([*frames.strategies(tables), *rows["strategy"].unique()]))
+    epochs = rows.groupby("run")["epoch"].count()
+    said = f"{len(epochs)} runs of {epochs.min()} to {epochs.max()} epochs"
+    if rows["macro_f1"].notna().any():
+        best = most(rows, "macro_f1")
+        said += f"; {best['strategy']} has the highest validation macro-F1 of an epoch, {best['macro_f1']:.3f}"
+    yield Chart(
+        f"{said}.",
+        (figure,),
+        controls=controls(figure),
+    )
+
+
+def search(tables: Tables) -> Iterable[Part]:
+    trials, chosen = frames.search(tables), frames.settings(tables)
+    if len(trials):
+        yield from _tried(trials)
+    elif len(chosen):
+        yield Remark("No search was run: every arm trained with the settings below.")
+    if len(chosen):
+        form = {"lr": ".2g", "seconds": ",.0f", "images_per_s": ",.0f", "parameters": ",.0f"}
+        names = [name for name in chosen.columns if name not in ("strategy", "backbone")]
+        columns = {"arm": [f"{row['strategy']} · {row['backbone']}" for row in records(chosen)]}
+        columns |= {
+            HEADS.get(name, name): [number(value, form.get(name, ".4g")) for value in chosen[name]] for name in names
+        }
+        title = "What the final runs used and took, mean over seeds"
+        yield Grid(title, *columns_of(columns), numeric=True, sortable=True)
+
+
+def _tried(trials: pd.DataFrame) -> Iterable[Part]:
+    drawn = (figures.draw_trials(trials, "number"), figures.draw_trials(trials, "lr"))
+    counts = trials["state"].value_counts()
+    done = trials[trials["state"] == "complete"]
+    said = f"{len(trials)} trials of {trials['model'].nunique()} arms "
+    said += f"({', '.join(f'{count} {state}' for state, count in counts.items())})"
+    if done["value"].notna().any():
+        best = most(done.astype({"value": float}), "value")
+        said += f"; the best, {best['value']:.3f}, is trial {best['number']} of {best['model']}"
+    yield Chart(
+        f"{said}.",
+        drawn,
+        title="History, and value by learning rate",
+        controls=controls(*drawn),
+    )
+    lines, important = searches.parallel(trials), searches.importances(trials)
+    if len(lines):
+        drawn = (figures.draw_parallel(lines), *([figures.draw_importances(important)] if len(important) else []))
+        said = "Each line is a complete trial across its knobs."
+        if len(important):
+            first = most(by(important, "knob", "importance"), "importance")
+            said += (
+                f" Over all arms, {first['knob']} matters most, {first['importance']:.0%} of what tells good trials."
+            )
+        yield Chart(
+            said,
+            drawn,
+            title="Trials across their knobs" + (", and what each knob matters" if len(important) else ""),
+            controls=controls(*drawn),
+        )
+    spent = searches.times(trials)
+    if len(spent):
+        total = spent.groupby("model", sort=False)["minutes"].sum()
+        yield Chart(
+            f"The search took {total.sum():,.0f} minutes in all, {total.max():,.0f} of them for {total.idxmax()}.",
+            (figures.draw_times(spent),),
+            title="Time",
+        )
