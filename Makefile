@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs bench-import bench-losses bench-coverage bench-ensembles lock clean
+.PHONY: demo test soak lint docs bench-import bench-losses bench-coverage bench-ensembles bench-report lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -36,6 +36,9 @@ bench-coverage: .venv/ready
 
 bench-ensembles: .venv/ready
 	$(BIN)/python tests/benchmarks/ensemble_speed.py
+
+bench-report: .venv/ready
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/report_speed.py
 
 # uv installs the locked versions about three times as fast as pip.
 .venv/ready: requirements.lock pyproject.toml

@@ -173,18 +173,26 @@ def study_dashboard(
 
 @study_app.command("report")
 def study_report(
-    file: StudyFile,
+    paths: Annotated[list[Path], typer.Argument(metavar="FILE...", help="The study file; several make one page.")],
     changes: Set = [],
     csv: Annotated[Path | None, typer.Option(help="Write a table of all models, with the F1 of each class.")] = None,
+    tables: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write every table as CSV, the main ones as LaTeX and Markdown too."),
+    ] = None,
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Make the page anew from what is on disk. Nothing is trained."""
+    """Make the page anew from what is on disk, or one page over several studies of a data set. Nothing is trained."""
     from ferbal import files, study
+    from ferbal.report import takeaway
 
-    reported = study.report(study.prepare(file, root, changes))
+    reported = study.report(*(study.prepare(path, root, changes) for path in paths))
+    if tables is not None:
+        takeaway.write(reported.found, tables)
     if csv is not None:
-        made_by = " ".join(["ferbal study run", str(file), *(f"--set '{change}'" for change in changes)])
+        given = [*map(str, paths), *(f"--set '{change}'" for change in changes)]
+        made_by = " ".join(["ferbal study report" if len(paths) > 1 else "ferbal study run", *given])
         files.write_text(csv, f"# {made_by}\n{reported.table.to_csv(index=False)}")
     _print_reported(reported, as_json)
 

@@ -41,9 +41,10 @@ def ensembles(tables: Tables) -> Iterable[Part]:
         rows = tables.weights.groupby(["ensemble", "model"], sort=False)["weight"].sum().reset_index()
         rows = rows.merge(frames.models(tables)[["model", "strategy"]], on="model")
         named = rows.replace({"model": short})
+        told = [_weighed(str(name), own) for name, own in named.groupby("ensemble", sort=False)]
         figure = figures.draw_weights(named, looks(frames.strategies(tables)))
         yield Chart(
-            f"{'; '.join(_weighed(str(name), own) for name, own in named.groupby('ensemble', sort=False))}.",
+            f"Weights sum to 1: {'; '.join(told)}.",
             (figure,),
             title="Weights",
             controls=controls(figure),
@@ -59,7 +60,7 @@ def ensembles(tables: Tables) -> Iterable[Part]:
             (figure,),
             title="How much members differ: mean over pairs of runs, on the diagonal over seeds",
             controls=controls(figure),
-            at_least=room(pairs["first"].nunique()) + 40,
+            at_least=room(pairs["first"].nunique()) + 8 * pairs["first"].nunique(),
             at_most=260 + 80 * pairs["first"].nunique(),
         )
 
@@ -67,5 +68,5 @@ def ensembles(tables: Tables) -> Iterable[Part]:
 def _weighed(name: str, rows: pd.DataFrame) -> str:
     first = most(rows, "weight")
     if first["weight"] - rows["weight"].min() < 1e-6:
-        return f"in {name} all count alike"
-    return f"in {name}, {first['model']} counts most, {first['weight']:.2f} of 1"
+        return f"all count alike in {name}"
+    return f"{first['model']} counts most in {name}, {first['weight']:.2f} of 1"

@@ -1,0 +1,128 @@
+"""Studies on disk -> tables and pages: one study, and several on the same data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import STUDY, table
+from made_up_runs import fill
+
+from ferbal import data, study
+from ferbal.errors import UsageError
+from ferbal.report.scored import Scored, Truth, Who
+
+SETTINGS = (
+    "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 2}",
+    "final.seeds=2",
+    "ensembles=[average, weighted, greedy, stack]",
+)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with three studies, whose runs are made up: two on one data set, the third on another."""
+    root = tmp_path_factory.mktemp("made")
+    (root / "data").mkdir()
+    (root / "data" / "tiny").symlink_to(tiny_root / "data" / "tiny")
+    data.save(table({"train": 96, "val": 48, "test": 48}, seed=1), root / "data" / "other")
+    (root / "studies").mkdir()
+    for name, source in (("first", "tiny"), ("second", "tiny"), ("third", "other")):
+        text = STUDY.replace("name: tiny", f"name: {name}").replace("source: tiny", f"source: {source}")
+        if name == "second":
+            text = text.replace("epochs: 3", "epochs: 4").replace("weighted: weighted(beta=0.9)", "focal: focal")
+        (root / "studies" / f"{name}.yaml").write_text(text)
+        checked = study.prepare(root / "studies" / f"{name}.yaml", root, SETTINGS)
+        assert fill(checked) == 4
+        assert len(list(study.combine(checked))) == 4
+    return root
+
+
+def prepared(root: Path, *names: str) -> list[study.Study]:
+    return [study.prepare(root / "studies" / f"{name}.yaml", root, SETTINGS) for name in names]
+
+
+def test_one_study_has_every_table(made: Path) -> None:
+    found = study.report(*prepared(made, "first")).found
+    assert set(found.scores["model"]) >= {"plain · facevgg_small", "weighted · facevgg_small", "average", "stack"}
+    assert found.comparisons["baseline"].unique().tolist() == ["plain · facevgg_small"]
+    assert found.images["rows"].tolist() == [36, 48, 12, 18, 24, 6, 18, 24, 6]
+    assert set(found.weights["ensemble"]) == {"average", "weighted", "greedy"}, "a stack has no weights"
+    assert found.weights.groupby("ensemble")["weight"].sum().tolist() == pytest.approx([1, 1, 1], abs=1e-5)
+    assert found.growth.query("order == 'random'")["size"].tolist() == [1, 2, 3, 4]
+    assert found.mistakes["picture"].str.startswith("data:image/png;base64,").all()
+    assert found.mistakes["confidence"].between(0, 1).all()
+
+
+def test_several_studies_make_one_page_and_leave_the_others_alone(made: Path) -> None:
+    before = (made / "studies" / "first" / "scores.csv").read_text()
+    told = study.report(*prepared(made, "first", "second"))
+    assert told.path == made / "reports" / "first+second.html"
+    arms = set(told.found.scores.query("kind == 'arm'")["strategy"])
+    assert arms == {"first: plain", "first: weighted", "second: plain", "second: focal"}
+    compared = told.found.comparisons.query("metric == 'macro_f1'").set_index("model")["baseline"].to_dict()
+    assert compared == dict.fromkeys(
+        [f"{name} · facevgg_small" for name in ("first: weighted", "second: plain", "second: focal")],
+        "first: plain · facevgg_small",
+    )
+    assert {"first: average", "second: average"} <= set(told.found.scores["model"])
+    assert (made / "studies" / "first" / "scores.csv").read_text() == before
+    assert "first + second" in told.path.read_text()
+
+
+def test_a_run_scores_the_same_alone_and_among_others(made: Path) -> None:
+    alone = study.report(*prepared(made, "second")).found.intervals
+    among = study.report(*prepared(made, "first", "second")).found.intervals
+    among = among[among["model"].str.startswith("second: ")]
+    assert among["mean"].tolist() == pytest.approx(alone["mean"].tolist(), nan_ok=True)
+
+
+def test_studies_on_different_data_are_refused_by_name(made: Path) -> None:
+    with pytest.raises(UsageError, match=r"^third: its data set other \(\w{8}\) is not that of first, tiny"):
+        study.report(*prepared(made, "first", "third"))
+    with pytest.raises(UsageError, match=r"^first: named twice"):
+        study.report(*prepared(made, "first", "first"))
+
+
+@pytest.fixture
+def scored() -> Callable[..., Scored]:
+    """Two models, two seeds each, of which the second errs on the last row; on four rows of two classes."""
+
+    def build() -> Scored:
+        labels = np.array([0, 0, 1, 1])
+        made = Scored(Truth(("a", "b"), labels, labels))
+        right = 4.0 * np.eye(2)[labels]
+        wrong = right.copy()
+        wrong[3] = [4.0, 0.0]
+        for model, logits in (("good", right), ("bad", wrong)):
+            for seed in range(2):
+                made.add(Who(f"{model} · net", "arm", model, "net", seed, f"{model}{seed}"), logits, logits)
+        return made
+
+    return build
+
+
+def test_agreement_is_the_mean_over_pairs_of_runs(scored: Callable[..., Scored]) -> None:
+    rows = scored().tables({})["agreement"].set_index(["first", "second"])["disagreement"]
+    assert rows["good · net", "good · net"] == 0
+    assert rows["good · net", "bad · net"] == 0.25
+
+
+def test_mistakes_say_how_many_runs_err(scored: Callable[..., Scored]) -> None:
+    more = scored()
+    labels = more.truth.test
+    wrong = 9.0 * np.eye(2)[labels]
+    wrong[3] = [9.0, 0.0]
+    more.add(Who("worse · net", "arm", "worse", "net", 0, "w"), wrong, wrong)
+    ((one, share),) = more.mistakes()
+    assert (one.row, one.true, one.predicted, share) == (3, 1, 0, 0.6)
+
+
+def test_the_mean_over_seeds_is_that_of_each_curve(scored: Callable[..., Scored]) -> None:
+    rows: pd.DataFrame = scored().tables({})["ranking"]
+    average = rows.groupby(["model", "class"])["average"].first()
+    assert average["good · net", "b"] == 1
+    assert average["bad · net", "b"] == pytest.approx(0.5 * 1 + 0.5 * 0.5)
