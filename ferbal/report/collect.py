@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ferbal import data
 from ferbal.plan import Arm, Dataset, Plan
@@ -64,14 +64,17 @@ def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = 
     if many:
         sources = [source.renamed() for source in sources]
         labels = {name: f"{name}: {label}" for name, label in labels.items()}
-    scored = Scored(_truth(first.dataset))
+    blend = data.halves(first.dataset.val).blend
+    scored = Scored(_truth(first.dataset, blend))
     names: dict[tuple[str, str], str] = {}
     for source in sources:
         for arm, seed, run in source.done:
-            _add(scored, Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name), run, first.dataset)
+            _add(
+                scored, Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name), run, first.dataset, blend
+            )
         for name, run in source.ensembles:
             model = names[source.spec.name, name] = f"{source.spec.name}: {name}" if many else name
-            _add(scored, Who(model, "ensemble", model, "", -1, name), run, first.dataset)
+            _add(scored, Who(model, "ensemble", model, "", -1, name), run, first.dataset, blend)
     arms = [(source, arm) for source in sources for arm in source.finals]
     plain: dict[str, str] = {}
     for source, arm in arms:
@@ -109,22 +112,21 @@ def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = 
     )
 
 
-def _truth(dataset: Dataset) -> Truth:
+def _truth(dataset: Dataset, blend: Int[np.ndarray, " b"]) -> Truth:
     twinless = data.without_twin(dataset)
     return Truth(
         classes=dataset.classes,
-        blend=dataset.val.labels[data.halves(dataset.val).blend],
+        blend=dataset.val.labels[blend],
         test=dataset.test.labels,
         untwinned=twinless if len(twinless) < len(dataset.test) else None,
         group=dataset.test.group,
     )
 
 
-def _add(scored: Scored, who: Who, run: RunFolder, dataset: Dataset) -> None:
+def _add(scored: Scored, who: Who, run: RunFolder, dataset: Dataset, blend: Int[np.ndarray, " b"]) -> None:
     about = run.about
     val, test = (run.logits(name, getattr(dataset, name).ids) for name in ("val", "test"))
-    blend = val[data.halves(dataset.val).blend]
-    scored.add(who, blend, test, known=about.get("classes", ()), becomes=about.get("becomes", ()))
+    scored.add(who, val[blend], test, known=about.get("classes", ()), becomes=about.get("becomes", ()))
 
 
 def _about(sources: Sequence[Source], first: Source, labels: Mapping[str, str]) -> dict[str, Any]:

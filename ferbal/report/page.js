@@ -1,14 +1,14 @@
 "use strict";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const touch = matchMedia("(pointer: coarse)").matches;
-const config = {
+const config = () => ({
   responsive: true, displayModeBar: touch ? false : "hover", displaylogo: false, showSendToCloud: false, plotlyServerURL: "", typesetMath: false,
   modeBarButtonsToRemove: ["toImage", "lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   modeBarButtonsToAdd: ["png", "svg"].map(format => ({
     name: `download as ${format.toUpperCase()}`, icon: Plotly.Icons.camera,
     click: plot => Plotly.downloadImage(plot, {format, filename: document.title, scale: format === "png" ? 2 : 1}),
   })),
-};
+});
 
 /** Give a figure the page's colours. */
 function dress({data, layout}) {
@@ -45,7 +45,7 @@ class Chart {
       const layout = structuredClone(this.figures[index].layout);
       dress({data, layout});
       // on a touch screen a finger on a figure must scroll the page
-      Plotly.react(plot, data, {...layout, dragmode: touch ? false : "zoom"}, config);
+      Plotly.react(plot, data, {...layout, dragmode: touch ? false : "zoom"}, config());
     }
     if (!this.drawn) document.documentElement.dataset.drawn = Number(document.documentElement.dataset.drawn) + 1;
     this.drawn = true;
@@ -101,7 +101,7 @@ function sortable(grid) {
   });
 }
 
-document.documentElement.dataset.drawn = 0;
+document.querySelectorAll(".sortable").forEach(sortable);
 const charts = new Map([...document.querySelectorAll(".chart")].map(element => [element, new Chart(element)]));
 const near = new IntersectionObserver(entries => {
   for (const {target, isIntersecting} of entries) {
@@ -110,8 +110,11 @@ const near = new IntersectionObserver(entries => {
     if (!charts.get(target).drawn) charts.get(target).draw();
   }
 }, {rootMargin: "600px"});
-for (const element of charts.keys()) near.observe(element);
-document.querySelectorAll(".sortable").forEach(sortable);
+// plotly.js comes after this script and takes a second to start: tables need not wait for it
+addEventListener("DOMContentLoaded", () => {
+  document.documentElement.dataset.drawn = 0;
+  for (const element of charts.keys()) near.observe(element);
+});
 
 /** Draw what is on show again, or everything. */
 const redraw = all => charts.forEach(chart => { if (all || chart.drawn) chart.draw(); });

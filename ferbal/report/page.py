@@ -22,7 +22,7 @@ def render(tables: Tables) -> str:
     """The whole page as text, about 5 MB, nearly all of it plotly.js."""
     made = [(panel, list(panel.make(tables))) for panel in PANELS]
     page = templates()
-    scripts = (plotly.offline.get_plotlyjs(), files("ferbal.report").joinpath("page.js").read_text(encoding="utf-8"))
+    scripts = (files("ferbal.report").joinpath("page.js").read_text(encoding="utf-8"), plotly.offline.get_plotlyjs())
     page.filters.update(kind=lambda part: type(part).__name__)
     return page.get_template("page.html").render(
         about=tables.about,

@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from ferbal.report import frames
 from ferbal.report.canvas import looks
-from ferbal.report.figures.predictions import draw_confusions
+from ferbal.report.figures.predictions import PERCENT, draw_confusions
 from ferbal.report.figures.training import draw_curves
 from ferbal.report.page import templates
 from ferbal.report.parts import Chart
@@ -34,7 +34,7 @@ def _parts(
     name: str, history: pd.DataFrame, classes: list[str], confusion: Int[np.ndarray, "k k"] | None
 ) -> Iterator[Chart]:
     if confusion is not None:
-        matrix = draw_confusions(_cells(name, confusion, classes), classes)
+        matrix = draw_confusions(_cells(name, confusion, classes), classes, [PERCENT])
         matrix.update_layout(height=_figures_high(len(classes)))
         yield Chart(
             f"Confusion matrix of {confusion.sum():,} images, true classes as rows.",

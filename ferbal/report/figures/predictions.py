@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -20,8 +21,9 @@ from ferbal.report.canvas import (
     wrapped,
 )
 
+PERCENT = "percent of the true class"
 NUMBERS = {
-    "percent of the true class": "share",
+    PERCENT: "share",
     "images": "count",
     "percent of the prediction": "said",
     "points from the baseline": "apart",
@@ -29,19 +31,18 @@ NUMBERS = {
 """What the cells of a confusion matrix may show, and the column of `frames.confusions` that has it."""
 
 
-def draw_confusions(cells: pd.DataFrame, names: list[str]) -> go.Figure:
+def draw_confusions(cells: pd.DataFrame, names: list[str], shown: Sequence[str] = tuple(NUMBERS)) -> go.Figure:
     """Confusion matrices, coloured by share. The choices "model" and "numbers" show one at a time.
 
-    cells: model, true, predicted, and the columns of `NUMBERS` that are to be shown.
+    cells: model, true, predicted, count, share, and the columns of those of `NUMBERS` that are shown.
     """
     figure = blank(110 + max(46 * len(names), rows_high(names)))
     for model, own in cells.groupby("model", sort=False):
         square = own.set_index(["true", "predicted"])
-        for numbers_, column in NUMBERS.items():
-            if column in square and square[column].notna().any():
-                figure.add_trace(
-                    _matrix(square, column, names) | {"meta": {"model": str(model), "numbers": numbers_}}
-                )
+        for option in shown:
+            if square[NUMBERS[option]].notna().any():
+                drawn = _matrix(square, NUMBERS[option], names)
+                figure.add_trace(drawn | {"meta": {"model": str(model), "numbers": option}})
     # every matrix has the same names, which the page hands to each
     figure.update_layout(meta={"cells": [[_told(true, said) for said in names] for true in names]})
     name_columns(figure, names)
