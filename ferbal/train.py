@@ -271,19 +271,31 @@ def _gradients(
         try:
             parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), strict=True)
             for some, theirs in parts:
-                with machine.autocast():
-                    logits = batches.answered(state.model, some)
-                loss = _loss_of_rows(stage, shifts, logits.float(), theirs, batches).mean()
-                loss = loss * (len(some) / len(inputs))
-                state.scaler.scale(loss).backward()
-                total += loss.detach()
+                total += _passed(state, stage, shifts, some, theirs, batches, machine, len(some) / len(inputs))
             return total
         except (RuntimeError, MemoryError) as error:
             if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts:
                 raise
-        del logits, loss  # what was computed so far is in the way of another attempt
         hardware.release()
         state.parts *= 2
+
+
+def _passed(
+    state: _State,
+    stage: Stage,
+    shifts: Tensor | None,
+    inputs: Tensor,
+    targets: Tensor,
+    batches: Images | Features,
+    machine: Machine,
+    share: float,
+) -> Tensor:
+    """The mean loss of these rows times their share of the batch, once its gradients have been added."""
+    with machine.autocast():
+        logits = batches.answered(state.model, inputs)
+    loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean() * share
+    state.scaler.scale(loss).backward()
+    return loss.detach()
 
 
 def _loss_of_rows(
