@@ -41,7 +41,7 @@ def prepared(root: Path, *changes: str) -> study.Study:
 
 
 def happened(root: Path, *changes: str) -> list[Any]:
-    return list(study.run(prepared(root, *changes)))
+    return list(conduct.run(prepared(root, *changes)))
 
 
 def notices(events: list[Any]) -> str:
@@ -195,7 +195,7 @@ class TestDisk:
 
 class TestCheckpoints:
     def _interrupted(self, root: Path, epoch: int) -> Path:
-        events = study.run(prepared(root, FIXED, "final.seeds=1"))
+        events = conduct.run(prepared(root, FIXED, "final.seeds=1"))
         for event in events:
             if isinstance(event, Trained) and event.epoch == epoch:
                 break
@@ -309,7 +309,7 @@ class TestTime:
         checked = prepared(root, "training.epochs=400", FIXED.replace("patience: 3", "patience: 400"))
         events = [event for _, event in Log(checked.folder.log).read()]
         reached = [event.epoch for event in events if isinstance(event, Trained)]
-        going_on = study.run(checked)
+        going_on = conduct.run(checked)
         first = next(event for event in going_on if isinstance(event, Trained))
         going_on.close()
         assert reached[-1] < first.epoch <= reached[-1] + 2
@@ -324,9 +324,9 @@ class TestTime:
 class TestChoosing:
     def test_only_some_arms_are_trained_and_the_rest_follows_later(self, root: Path) -> None:
         checked = prepared(root, FIXED)
-        ended = [event.state for event in study.run(checked, ["weighted"]) if isinstance(event, RunEnded)]
+        ended = [event.state for event in conduct.run(checked, ["weighted"]) if isinstance(event, RunEnded)]
         assert ended == ["complete"] * 2
-        states = [event.state for event in study.run(checked) if isinstance(event, RunEnded)]
+        states = [event.state for event in conduct.run(checked) if isinstance(event, RunEnded)]
         assert states == ["complete"] * 2 + ["kept"] * 2
 
     def test_an_arm_that_is_not_there_is_refused_with_the_nearest_name(self, root: Path, ferbal: Ferbal) -> None:
@@ -347,7 +347,7 @@ class TestChoosing:
 class TestWatching:
     def test_another_process_sees_where_a_study_stands(self, root: Path, ferbal: Ferbal) -> None:
         checked = prepared(root)
-        events = study.run(checked)
+        events = conduct.run(checked)
         for event in events:
             if isinstance(event, Trained) and event.role == "seed":
                 break
