@@ -29,6 +29,9 @@ ensembles: []
 """
 
 
+WAYS = ("none", "median")
+
+
 def searched(root: Path, prune: str, seed: int) -> dict[str, tuple[int, float]]:
     """Epochs and best score of every arm."""
     path = root / "pruning.yaml"
@@ -50,14 +53,14 @@ def main(seeds: int) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
-            found = {prune: searched(Path(folder), prune, seed) for prune in ("none", "median", "hyperband")}
+            found = {prune: searched(Path(folder), prune, seed) for prune in WAYS}
             for arm in found["none"]:
                 row = {"seed": seed, "arm": arm}
                 for prune, arms in found.items():
                     row |= {f"{prune}_epochs": arms[arm][0], f"{prune}_best": round(arms[arm][1], 4)}
                 rows.append(row)
                 print(row, flush=True)
-    total = {prune: sum(row[f"{prune}_epochs"] for row in rows) for prune in ("none", "median", "hyperband")}
+    total = {prune: sum(row[f"{prune}_epochs"] for row in rows) for prune in WAYS}
     best = {prune: round(fmean(row[f"{prune}_best"] for row in rows), 4) for prune in total}
     for prune in total:
         print(
