@@ -88,7 +88,10 @@ class View:
         else:
             pixels = self.plain(torch.where(_over_image(flipped), images.flip(-1), images))
         if policy.brightness or policy.contrast:
-            gain, offset = 1 + spread(policy.contrast), spread(policy.brightness) * float(np.mean(self.mean)) / float(np.mean(self.std))
+            gain, offset = (
+                1 + spread(policy.contrast),
+                spread(policy.brightness) * float(np.mean(self.mean)) / float(np.mean(self.std)),
+            )
             pixels = pixels * _over_image(gain) + _over_image(offset)
         if policy.erase:
             low, high = policy.erase_side

@@ -16,6 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ferbal import __version__
+from ferbal.cli import models
 from ferbal.cli.data import data_app
 from ferbal.cli.shared import HERE, AsJson, Root, print_json
 from ferbal.cli.study import study_app
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
+models.add_to(app)
 
 
 class Interrupted(BaseException):
@@ -165,9 +167,9 @@ def _strategies(name: str, as_json: bool, root: Path) -> None:
 
 
 def _backbones(name: str, as_json: bool, root: Path) -> None:
-    from ferbal import models
+    from ferbal.models import known, own
 
-    own_first = [*models.own(), *(backbone for backbone in models.known() if backbone not in models.own())]
+    own_first = [*own(), *(backbone for backbone in known() if backbone not in own())]
     found = [backbone for backbone in own_first if name in backbone]
     return print_json(found) if as_json else print("\n".join(found))
 

@@ -79,7 +79,7 @@ def _face_vgg(widths: Sequence[int], pretrained: bool, settings: dict[str, Any])
     net = FaceVGG(widths, **{key: settings[key] for key in wanted if key in settings})
     if pretrained:
         described = settings.get("pretrained_cfg")
-        if getattr(described, "source", None) not in ("local-dir", "hf-hub"):  # a folder that somebody exported
+        if not described or described.source not in ("local-dir", "hf-hub"):  # a folder that somebody exported
             raise RuntimeError("facevgg has no published weights")
         load_pretrained(net, described.to_dict(), num_classes=net.num_classes, in_chans=settings["in_chans"])
     return net

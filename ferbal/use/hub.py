@@ -35,7 +35,9 @@ def write(model: Model, folder: Path, card: Callable[[dict[str, Any]], str]) -> 
     if folder.exists():
         raise UsageError(f"{folder} exists already; give another place with --out")
     if len(model.nets) > 1:
-        raise UsageError(f"{model.name} is an ensemble of {len(model.nets)}, and a hub folder holds one network; use --to onnx")
+        raise UsageError(
+            f"{model.name} is an ensemble of {len(model.nets)}, and a hub folder holds one network; use --to onnx"
+        )
     (net,) = model.nets
     known = np.flatnonzero(net.becomes >= 0)
     network = folded(net)
@@ -78,7 +80,7 @@ def read(folder: Path) -> Model:
     machine = Machine(device.pick())
     net = Net(
         config["architecture"],
-        network.to(machine.device, memory_format=torch.channels_last),
+        network.to(machine.device).to(memory_format=torch.channels_last),
         view,
         machine,
         channels,
@@ -89,14 +91,14 @@ def read(folder: Path) -> Model:
     return Model(folder.name, classes, (shape[0], shape[1], shape[2]), net, folder, about)
 
 
-def folded(net: Net) -> nn.Module:
-    """A copy of the network, on the CPU in float32, whose own logits are those of the classes that it knows, corrected."""
-    network = copy.deepcopy(net.network).cpu().float().eval()
+def folded(net: Net) -> Any:
+    """A copy of the network, on the CPU in float32, whose logits are the corrected ones of the classes it knows."""
+    network: Any = copy.deepcopy(net.network).cpu().float().eval()
     known = net.becomes[net.becomes >= 0]
-    if net.correction.changes_nothing and np.array_equal(known, np.arange(len(net.correction.scale))):
-        if type(heads.classifier(network)) is nn.Linear or not _own_heads(network):
-            return network
     found = heads.classifier(network)
+    as_it_is = net.correction.changes_nothing and np.array_equal(known, np.arange(len(net.correction.scale)))
+    if as_it_is and not isinstance(found, heads.Classifier):
+        return network
     for head in found if isinstance(found, nn.ModuleList) else [found]:
         path = next(name for name, module in network.named_modules() if module is head)
         owner, _, attribute = path.rpartition(".")
@@ -104,10 +106,6 @@ def folded(net: Net) -> nn.Module:
     if hasattr(network, "num_classes"):
         network.num_classes = len(known)
     return network
-
-
-def _own_heads(network: nn.Module) -> bool:
-    return isinstance(heads.classifier(network), heads.Classifier)
 
 
 def _linear(head: nn.Module, net: Net, known: np.ndarray) -> nn.Linear:
@@ -132,13 +130,11 @@ def _as_linear(head: nn.Module, backbone: str) -> tuple[torch.Tensor, torch.Tens
         bias = head.bias.detach().double().unflatten(0, (head.head.copies, head.classes)).mean(0)
         scales = torch.ones(head.classes) if head.scales is None else head.scales.detach()
         return weight * scales[:, None].double(), bias * scales.double()
-    raise UsageError(
-        f"a {backbone} with this classifier ({'cosine' if isinstance(head, heads.Classifier) else type(head).__name__}) "
-        "is not one that timm can make; use --to onnx"
-    )
+    kind = "cosine" if isinstance(head, heads.Classifier) else type(head).__name__
+    raise UsageError(f"timm cannot make a {backbone} with this classifier ({kind}); use --to onnx")
 
 
-def _config(model: Model, net: Net, network: nn.Module, known: np.ndarray) -> dict[str, Any]:
+def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str, Any]:
     names = [model.classes[k] for k in known]
     view, size = net.view, net.view.size
     mean, std = ([float(v) for v in np.broadcast_to(value, net.channels)] for value in (view.mean, view.std))
@@ -169,7 +165,9 @@ def _config(model: Model, net: Net, network: nn.Module, known: np.ndarray) -> di
 def _gap(model: Model, net: Net, draft: Path, known: np.ndarray) -> float:
     """Largest difference in logits between the model and the folder, on random pictures. Raises if they differ."""
     images = np.random.default_rng(0).integers(0, 256, (16, *model.shape)).astype(np.uint8)
-    exact = Net(net.backbone, net.network, net.view, Machine(net.machine.device), net.channels, net.becomes, net.correction)
+    exact = Net(
+        net.backbone, net.network, net.view, Machine(net.machine.device), net.channels, net.becomes, net.correction
+    )
     gap = float(np.abs(exact.logits(images)[:, known] - read(draft).logits(images)[:, known]).max())
     if not gap < SAME:
         raise UsageError(f"timm makes other logits of the exported weights (by {gap:.2g}), so nothing was written")

@@ -82,7 +82,7 @@ class Model:
     about: dict[str, Any]
 
     def logits(self, images: UInt8[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:
-        """Corrected logits of images [N,C,H,W] or [N,H,W], of one channel or three. -inf: a class it does not know."""
+        """Corrected logits of images [N,C,H,W] or [N,H,W], gray or in colour; -inf for a class it does not know."""
         return self.body.logits(images[:, None] if images.ndim == 3 else images)
 
     def probabilities(self, images: UInt8[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:

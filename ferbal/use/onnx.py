@@ -59,6 +59,7 @@ def write(model: Model, path: Path, images: UInt8[np.ndarray, "n c h w"], given:
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
+    assert program is not None
     proto = program.model_proto
     for key, value in (("classes", json.dumps(model.classes)), ("made_by", "ferbal"), ("model", model.name)):
         proto.metadata_props.add(key=key, value=value)
@@ -98,6 +99,13 @@ class InOne(nn.Module):
 
 
 class _Net(nn.Module):
+    share: Tensor
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
     def __init__(self, net: Net, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.network = copy.deepcopy(net.network).cpu().float().eval()

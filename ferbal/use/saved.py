@@ -44,13 +44,15 @@ def load(path: str | Path) -> Model:
         return _run(folder)
     if "backbone" in folder.about:
         why = "its weights were not kept" if folder.complete else "it is not finished"
-        raise DataError(f"{path}: there is no model in this run, for {why}; take a final run under studies/NAME/runs/")
+        raise DataError(
+            f"{path}: there is no model in this run, for {why}; take a final run under studies/NAME/runs/"
+        )
     what = "no model is in it" if path.exists() else "there is no such folder"
     raise DataError(f"{path}: {what}; name {KINDS}")
 
 
 def members_of(folder: RunFolder) -> list[RunFolder]:
-    """The runs that an ensemble is made of. A study's are named by their folders, others by their way from the root."""
+    """The runs that an ensemble is made of: a study's named by their folders, others by their way from the root."""
     found = []
     for name in folder.about["members"]:
         places = [folder.path.parents[1] / "runs" / name, folder.path.parents[1] / name]
@@ -87,11 +89,18 @@ def filled(network: nn.Module, weights: dict[str, Tensor], path: Path, backbone:
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     other = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if missing or extra or other:
-        signs = [f"{len(names)} {what}, {names[0]} say" for names, what in ((missing, "missing"), (extra, "unknown")) if names]
-        signs += [
-            f"{name} is {list(weights[name].shape)} where {backbone} has {list(own[name].shape)}" for name in sorted(other)[:1]
+        signs = [
+            f"{len(names)} {what}, {names[0]} say"
+            for names, what in ((missing, "missing"), (extra, "unknown"))
+            if names
         ]
-        raise DataError(f"{path}: these are not the weights of a {backbone}: {'; '.join(signs)}. Name the right backbone")
+        signs += [
+            f"{name} is {list(weights[name].shape)} where {backbone} has {list(own[name].shape)}"
+            for name in sorted(other)[:1]
+        ]
+        raise DataError(
+            f"{path}: these are not the weights of a {backbone}: {'; '.join(signs)}. Name the right backbone"
+        )
     network.load_state_dict(weights)
     return network
 
