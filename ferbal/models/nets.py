@@ -78,8 +78,9 @@ def _face_vgg(widths: Sequence[int], pretrained: bool, settings: dict[str, Any])
     wanted = ("num_classes", "in_chans", "drop_rate")
     net = FaceVGG(widths, **{key: settings[key] for key in wanted if key in settings})
     if pretrained:
-        described = settings.get("pretrained_cfg")
-        if not described or described.source not in ("local-dir", "hf-hub"):  # a folder that somebody exported
+        given = settings.get("pretrained_cfg") or {}
+        described = given if isinstance(given, dict) else given.to_dict()
+        if described.get("source") not in ("local-dir", "hf-hub"):  # a folder that somebody exported
             raise RuntimeError("facevgg has no published weights")
-        load_pretrained(net, described.to_dict(), num_classes=net.num_classes, in_chans=settings["in_chans"])
+        load_pretrained(net, described, num_classes=net.num_classes, in_chans=settings.get("in_chans", 1))
     return net

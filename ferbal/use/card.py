@@ -49,8 +49,8 @@ def _use(config: dict[str, Any]) -> str:
         "```",
         "",
         f"It takes {channels} channel{'s' if channels > 1 else ''} of {size} x {size} pixels, 0..1, less the mean "
-        "and over the deviation in config.json; larger pictures are resized with antialiasing. Corrections of the logits "
-        "are folded into the classifier. With ferbal, `ferbal.load(PATH).predict(images)` does all of it.",
+        "and over the deviation in config.json; larger pictures are resized with antialiasing. Corrections of the "
+        "logits are folded into the classifier. With ferbal, `ferbal.load(PATH).predict(images)` does all of it.",
     ]
     if own:
         lines.append(f"\n`{config['architecture']}` is a net of ferbal's own: timm knows it once ferbal is imported.")

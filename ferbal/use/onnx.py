@@ -153,7 +153,7 @@ def _resizing(side: int, to: int) -> nn.Parameter | None:
 def _compared(session: Any, form: InOne, images: UInt8[np.ndarray, "n c h w"], dtype: type) -> Checked:
     gap, agreeing = 0.0, 0
     for first in range(0, len(images), AT_ONCE):
-        batch = np.asarray(images[first : first + AT_ONCE])
+        batch = np.array(images[first : first + AT_ONCE])  # a memory map may not be written to, which torch dislikes
         with torch.no_grad():
             ours: Float[np.ndarray, "b k"] = form(torch.from_numpy(batch)).numpy()
         theirs = session.run(None, {"images": batch.astype(dtype)})[0]

@@ -166,6 +166,8 @@ def _worked_out(
     arm = Arm(about["label"], about["recipe"], about["backbone"])
     training = Training(**about["training"])
     plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
+    if plan.adjust is None and not plan.fits:
+        return {"correction": Correction.none(len(plan.classes)).as_json(), "data": made_for(dataset)}
     said = train.predict(network, dataset.val.images, view, machine)
     adjust, _ = corrections(plan, said, dataset.val, data.halves(dataset.val).blend, heads.trained(network))
     found = Correction.of(adjust, said)
