@@ -101,7 +101,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each image."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def _train(self, dataset: Dataset, seed: int) -> None:
         settings: dict[str, Any] = {
