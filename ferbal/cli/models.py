@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ferbal.cli import answers
 from ferbal.cli.shared import HERE, AsJson, Root, print_json, print_table
 from ferbal.errors import DataError, UsageError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ferbal.plan import Dataset
     from ferbal.use.model import Model
     from ferbal.use.photos import Answer
-    from ferbal.use.scores import Figure, Scores
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a run, an ensemble, adopted weights or an exported model.")
@@ -140,7 +139,7 @@ def evaluate(
     print(f"{model} on {dataset.name}, {how}; in brackets 95 % of {resamples:,} resamples\n")
     if split == "val":
         print("Half of these rows selected the model, and the other half fitted what corrects or combines it.\n")
-    _print_scores(found)
+    answers.print_scores(found)
 
 
 def predict(
@@ -188,7 +187,7 @@ def predict(
         raise DataError(f"not one of {len(wrong):,} pictures could be used")
     if submission is not None:
         _submit(submission, said, wrong, loaded.classes, faces)
-    show = _as_json if as_json else _as_csv if as_csv else _as_text
+    show = answers.as_json if as_json else answers.as_csv if as_csv else answers.as_text
     if submission is None or as_json or as_csv:
         show(good, loaded.classes, top, faces)
     if wrong:
@@ -301,81 +300,6 @@ def _submit(path: Path, said: list[Answer], wrong: list[Answer], classes: tuple[
     best = [classes[one.probabilities.argmax()] for one in said if one.probabilities is not None]
     files.write_text(path, photos.submission(best, classes))
     print(f"{path}: {len(best):,} labels", file=sys.stderr)
-
-
-def _as_text(answers: list[Answer], classes: tuple[str, ...], top: int, faces: bool) -> None:
-    rows = []
-    for one in answers:
-        best = "  ".join(f"{name} {share:.2f}" for name, share in _best(one, classes, top))
-        place = ["{}x{} at {},{}".format(one.box[2], one.box[3], *one.box[:2])] if one.box else []
-        rows.append([one.name, *place, best])
-    width = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(w) for cell, w in zip(row, width, strict=True)).rstrip())
-
-
-def _as_json(answers: list[Answer], classes: tuple[str, ...], top: int, faces: bool) -> None:
-    print_json(
-        [
-            {"image": one.name}
-            | ({"box": one.box} if faces else {})
-            | {
-                "class": best[0][0],
-                "probability": best[0][1],
-                "top": [{"class": c, "probability": p} for c, p in best],
-            }
-            for one in answers
-            for best in [_best(one, classes, top)]
-        ]
-    )
-
-
-def _as_csv(answers: list[Answer], classes: tuple[str, ...], top: int, faces: bool) -> None:
-    out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(["image", *(["left", "top", "width", "height"] if faces else []), "class", "probability", *classes])
-    for one in answers:
-        assert one.probabilities is not None
-        (name, share), *_ = _best(one, classes, 1)
-        out.writerow([one.name, *(one.box or ()), name, f"{share:.6f}", *(f"{p:.6f}" for p in one.probabilities)])
-
-
-def _best(one: Answer, classes: tuple[str, ...], top: int) -> list[tuple[str, float]]:
-    assert one.probabilities is not None
-    order = (-one.probabilities).argsort(kind="stable")[:top]
-    return [(classes[k], round(float(one.probabilities[k]), 6)) for k in order]
-
-
-def _print_scores(found: dict[str, Scores]) -> None:
-    told = {
-        "macro_f1": "macro-F1",
-        "balanced_accuracy": "balanced accuracy",
-        "accuracy": "accuracy",
-        "gmean": "G-mean",
-        "top2": "top-2 accuracy",
-        "ece": "calibration error",
-    }
-    over = [f"{name} ({one.rows:,})" for name, one in found.items()]
-    print_table(
-        ["", *over], [[label, *(_told(one.overall[name]) for one in found.values())] for name, label in told.items()]
-    )
-    first = next(iter(found.values()))
-    print()
-    print_table(
-        ["class", "rows", "precision", "recall", "F1"],
-        [
-            [label, f"{first.matrix[k].sum():,}", *(_told(figure) for figure in figures.values())]
-            for k, (label, figures) in enumerate(first.per_class.items())
-        ],
-    )
-    print("\nTrue classes down, said across:")
-    print_table(
-        ["", *first.classes],
-        [[label, *map(str, row)] for label, row in zip(first.classes, first.matrix, strict=True)],
-    )
-
-
-def _told(figure: Figure) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f}..{figure.high:.3f})" if figure.value == figure.value else "-"
 
 
 def _tta(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,8 +121,9 @@ def read(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise DataError(f"{file}: there is no such file")
     with file.open("rb") as opened:
-        begins = opened.read(8)
-    pickled = begins.startswith(PICKLES)
+        begins = opened.read(9)
+    # safetensors begins with the length of its header in eight bytes, of which the first may be any
+    pickled = begins.startswith(PICKLES) and begins[8:] != b"{"
     if file.suffix == ".safetensors":
         if pickled:
             raise DataError(
@@ -141,7 +143,9 @@ def _unpickled(file: Path) -> Any:
     import torch
 
     try:
-        return torch.load(file, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle protocol that torch does not write
+            return torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError:
         raise DataError(
             f"{file}: refused unopened, for it holds more than tensors and could run code. Save only "
@@ -197,7 +201,7 @@ def _check_order(
     accuracy, best = metrics.accuracy(matrix), float(matrix[true, told].sum() / matrix.sum())
     noise = 3 * np.sqrt(best * (1 - best) / matrix.sum())
     if best > accuracy + max(MUCH, noise):
-        says = {dataset.classes[known[k]]: dataset.classes[known[t]] for k, t in zip(true, told, strict=True)}
+        says = {dataset.classes[known[k]]: dataset.classes[known[t]] for t, k in zip(true, told, strict=True)}
         order = ",".join(says[name] for name in classes)
         raise DataError(
             f"{file}: the classes stand in another order: as given, {accuracy:.1%} of {matrix.sum():,} validation "

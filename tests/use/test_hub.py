@@ -104,12 +104,12 @@ def test_a_damaged_folder_is_one_message(trained: Trained, tmp_path: Path) -> No
     with pytest.raises(DataError, match="label_names does not name every class"):
         saved.load(folder)
     files.write_json(folder / "config.json", {"model_type": "bert"})
-    with pytest.raises(DataError, match="config.json is not timm's: it lacks architecture"):
+    with pytest.raises(DataError, match=r"config\.json is not timm's: it lacks architecture"):
         saved.load(folder)
     files.write_json(folder / "config.json", config)
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-100])
     with pytest.raises(DataError, match="timm cannot load it"):
         saved.load(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(DataError, match="no model.safetensors"):
+    with pytest.raises(DataError, match=r"no model\.safetensors"):
         saved.load(folder)

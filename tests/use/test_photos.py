@@ -86,7 +86,7 @@ def test_standard_input_holds_names_or_one_picture(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no picture in this folder; known are .jpg"):
+    with pytest.raises(DataError, match=r"no picture in this folder; known are \.jpg"):
         photos.named(str(tmp_path), bytes)
 
 
@@ -109,7 +109,8 @@ def test_every_face_has_its_box_and_its_answer(tmp_path: Path) -> None:
     assert len(found) >= 3
     for one in found:
         assert one.box is not None
-        width, height = Image.open(next(file for file in files if file.name == one.name)).size
+        with Image.open(next(file for file in files if file.name == one.name)) as picture:
+            width, height = picture.size
         left, top, wide, tall = one.box
         assert -wide < left < width
         assert -tall < top < height

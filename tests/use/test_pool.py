@@ -135,7 +135,7 @@ def test_members_that_do_not_belong_together_are_refused(
 
 def test_wrong_names_are_refused(pair: tuple[Path, list[Path]]) -> None:
     root, runs = pair
-    with pytest.raises(UsageError, match="no method 'gredy' .did you mean 'greedy'..; known are average"):
+    with pytest.raises(UsageError, match=r"no method 'gredy' \(did you mean 'greedy'\?\); known are average"):
         pool.combine(runs, root, "gredy")
     with pytest.raises(UsageError, match="lower-case letters, digits and dashes; 'a-b' would do"):
         pool.combine(runs, root, "greedy", "A/b")
