@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,7 +175,7 @@ def predict(
         return _probabilities(scores.averaged(loaded.logits, images, kind))
 
     if source:
-        said = list(_unlabelled(source, root, loaded, ask))
+        said = list(photos.unlabelled(source, root, ask))
     else:
         said = list(photos.answers(named, ask, loaded.shape, faces=faces))
     wrong = [one for one in said if one.probabilities is None]
@@ -270,22 +269,6 @@ def _probabilities(logits: Any) -> Any:
     from ferbal import metrics
 
     return metrics.softmax(logits)
-
-
-def _unlabelled(source: str, root: Path, loaded: Model, ask: Callable[[Any], Any]) -> Iterator[Answer]:
-    """Answers on the rows of a data set that have no label, in the order of its source."""
-    import numpy as np
-
-    from ferbal import data
-    from ferbal.use.photos import Answer
-
-    rows, _ = data.everything(source, root)
-    open_rows = np.flatnonzero(rows.split == "unlabelled")
-    if not len(open_rows):
-        raise DataError(f"{source} has no rows without labels; `ferbal evaluate` scores those that have them")
-    open_rows = open_rows[np.argsort(rows.source[open_rows], kind="stable")]
-    for row, said in zip(open_rows, ask(rows.images[open_rows]), strict=True):
-        yield Answer(str(rows.id[row]), None, said)
 
 
 def _submit(path: Path, said: list[Answer], wrong: list[Answer], classes: tuple[str, ...], faces: bool) -> None:

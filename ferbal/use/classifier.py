@@ -16,7 +16,7 @@ from ferbal import data, device, metrics, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.data.splits import groups
-from ferbal.data.splits import part as drawn
+from ferbal.data.splits import part as held_out
 from ferbal.device import Machine
 from ferbal.models import heads
 from ferbal.models.build import build
@@ -89,8 +89,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.range_ = None if X.dtype == np.uint8 else (float(X.min()), float(X.max()))
         images = self._images(X)
         dataset = _dataset(images, labels.astype(np.int64), tuple(map(str, self.classes_)), self.validation)
-        seed = int(check_random_state(self.random_state).randint(2**31)) if self.random_state is None else None
-        self._train(dataset, int(self.random_state) if seed is None else seed)
+        given = self.random_state
+        drawn = not isinstance(given, int | np.integer)
+        self._train(dataset, int(check_random_state(given).randint(2**31) if drawn else given))
         return self
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
@@ -201,7 +202,7 @@ def _dataset(
 ) -> Dataset:
     """The rows as a data set: those that train, and those held out, class by class, equal images together."""
     group = groups(images)
-    held = drawn(labels, group, share) if share else np.zeros(len(labels), dtype=bool)
+    held = held_out(labels, group, share) if share else np.zeros(len(labels), dtype=bool)
     whole = Split(images, labels, np.array([str(row) for row in range(len(labels))]), group)
     train_rows, val_rows = np.flatnonzero(~held), np.flatnonzero(held)
     pixels = images[train_rows] / 255

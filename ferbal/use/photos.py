@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ferbal import data
 from ferbal.data.pictures import FORMATS, NO_FACE, Unreadable, framed, photo
-from ferbal.data.table import FER2013
+from ferbal.data.table import FER2013, UNLABELLED
 from ferbal.errors import DataError
 
 AT_ONCE = 256  # pictures that are in memory at the same time
@@ -72,6 +73,21 @@ def answers(
             said = iter(ask(np.stack(images))) if images else iter(())
             for name, box, image, wrong in seen:
                 yield Answer(name, box, None if image is None else next(said), wrong)
+
+
+def unlabelled(
+    source: str, root: Path, ask: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n k"]]
+) -> Iterator[Answer]:
+    """Answers on the rows of a data set that have no label, in the order of its source. DataError if there are none."""
+    rows, _ = data.everything(source, root)
+    which = np.flatnonzero(rows.split == UNLABELLED)
+    if not len(which):
+        raise DataError(f"{source} has no rows without labels; `ferbal evaluate` scores those that have them")
+    which = which[np.argsort(rows.source[which], kind="stable")]
+    for first in range(0, len(which), AT_ONCE):
+        some = which[first : first + AT_ONCE]
+        for row, said in zip(some, ask(rows.images[some]), strict=True):
+            yield Answer(str(rows.id[row]), None, said)
 
 
 def submission(predicted: Sequence[str], classes: tuple[str, ...]) -> str:

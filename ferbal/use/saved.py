@@ -63,12 +63,12 @@ def members_of(folder: RunFolder) -> list[RunFolder]:
     return found
 
 
-def data_set_of(folder: Path, digest: str) -> Dataset | None:
+def data_set_of(folder: Path, digest: str, twins: data.Twins = "drop") -> Dataset | None:
     """The data set with this digest under the root that a folder lies in, if it is there."""
     for root in folder.resolve().parents:
         for described in sorted((root / "data").glob("*/dataset.json")):
             if files.read_json(described).get("digest") == digest:
-                return data.open(described.parent.name, root)
+                return data.open(described.parent.name, root, twins=twins)
     return None
 
 
@@ -157,7 +157,7 @@ def _worked_out(
     folder: RunFolder, about: dict[str, Any], network: nn.Module, view: View, machine: Machine
 ) -> dict[str, Any]:
     """What a run made before corrections were kept would say of them: fitted again, on the same rows as then."""
-    dataset = data_set_of(folder.path, about["digest"])
+    dataset = data_set_of(folder.path, about["digest"], about["twins"])
     if dataset is None:
         raise DataError(
             f"{folder.path}: an older ferbal made this run and did not keep how its logits are corrected; that can "
