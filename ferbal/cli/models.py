@@ -162,17 +162,19 @@ def predict(
     root: Root = HERE,
 ) -> None:
     """Class and probability of each picture, or of each face in it. 4: some pictures could not be read."""
+    from ferbal import metrics
     from ferbal.use import photos, saved, scores
 
+    kind = _tta(tta)
     if bool(pictures) == bool(source):
         raise UsageError("name pictures, or a data set with --data; one of the two")
     if as_json and as_csv:
         raise UsageError("--json or --csv, not both")
     named = [one for what in pictures for one in photos.named(what, sys.stdin.buffer.read)]
-    loaded, kind = saved.load(model), _tta(tta)
+    loaded = saved.load(model)
 
     def ask(images: Any) -> Any:
-        return _probabilities(scores.averaged(loaded.logits, images, kind))
+        return metrics.softmax(scores.averaged(loaded.logits, images, kind))
 
     if source:
         said = list(photos.unlabelled(source, root, ask))
@@ -263,12 +265,6 @@ def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:
     loaded = saved.load(path)
     said = scores.averaged(loaded.logits, rows.images, tta)
     return scores.matched(said, loaded.classes, dataset.classes)
-
-
-def _probabilities(logits: Any) -> Any:
-    from ferbal import metrics
-
-    return metrics.softmax(logits)
 
 
 def _submit(path: Path, said: list[Answer], wrong: list[Answer], classes: tuple[str, ...], faces: bool) -> None:

@@ -78,7 +78,7 @@ def answers(
 def unlabelled(
     source: str, root: Path, ask: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n k"]]
 ) -> Iterator[Answer]:
-    """Answers on the rows of a data set that have no label, in the order of its source. DataError if there are none."""
+    """Answers on the rows of a data set that have no label, in their source's order. DataError if it has none."""
     rows, _ = data.everything(source, root)
     which = np.flatnonzero(rows.split == UNLABELLED)
     if not len(which):
