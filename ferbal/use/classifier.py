@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, no_type_check
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from pydantic import TypeAdapter
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
@@ -25,6 +26,14 @@ from ferbal.run import corrections, plan_for
 from ferbal.train import Epoch, Weights
 from ferbal.use.model import Net
 
+F = TypeVar("F")
+
+if TYPE_CHECKING:
+
+    def _unchecked(method: F) -> F: ...  # mypy forgets the types of what `no_type_check` marks
+else:
+    _unchecked = no_type_check
+
 SMALLEST = 8  # side of an image that a net is given
 
 
@@ -41,6 +50,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     Fitted: classes_, n_features_in_ (of flat rows), n_epochs_, history_ (a dict for each epoch), notes_.
     """
 
+    @_unchecked  # scikit-learn's contract: whatever is given is kept, and judged when it is fitted
     def __init__(
         self,
         backbone: str = "facevgg_small",
@@ -83,6 +93,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         X, y = validate_data(self, X, y, allow_nd=True, dtype="numeric", ensure_min_samples=2, y_numeric=False)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
+        self._check_numbers()
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class only, {self.classes_[0]!r}; a Classifier needs two")
@@ -105,12 +116,22 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         best = self.predict_proba(X).argmax(1)
         return self.classes_[best]
 
+    def _check_numbers(self) -> None:
+        """What has no place in `Training`, which checks itself."""
+        if not self.lr > 0:
+            raise ValueError(f"lr must be above 0, but is {self.lr}")
+        if self.batch_size < 2 or self.patience < 1:
+            raise ValueError("batch_size must be 2 or more, and patience 1 or more")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation is a share of the rows, from 0 to below 1, but is {self.validation}")
+
     def _train(self, dataset: Dataset, seed: int) -> None:
         settings: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("epochs", "augment", "optimizer", "weight_decay", "ema", "pretrained", "precision")
         }
-        training = Training(image_size=self.image_size or max(*dataset.train.images.shape[2:], SMALLEST), **settings)
+        settings["image_size"] = self.image_size or max(*dataset.train.images.shape[2:], SMALLEST)
+        training = TypeAdapter(Training).validate_python(settings)
         plan = plan_for(Arm("", self.strategy, self.backbone), dataset, training, "keep", seed)
         halves = data.halves(dataset.val)
         watched = dataset.val if not len(halves.select) else _rows(dataset.val, halves.select)

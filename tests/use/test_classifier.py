@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from ferbal import Classifier
 from ferbal.errors import UsageError
 
-SMALL: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "augment": "flip"}
+SMALL: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "augment": "none"}
 NAMES = np.array(["left", "right", "rare"])
 
 
@@ -87,6 +87,24 @@ def test_the_strategy_is_carried_out(images: tuple[np.ndarray, np.ndarray]) -> N
         Classifier(strategy='drop("rar")', **SMALL).fit(X, y)
     with pytest.raises(UsageError, match="unknown backbone 'facevg'"):
         Classifier(backbone="facevg", **SMALL).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"augment": "stronk"}, "augment"),
+        ({"ema": 1.0}, "ema"),
+        ({"lr": 0}, "lr must be above 0"),
+        ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"validation": 1.0}, "validation is a share"),
+    ],
+)
+def test_wrong_settings_are_named_when_it_is_fitted(
+    images: tuple[np.ndarray, np.ndarray], wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Classifier(**(SMALL | wrong)).fit(*images)
 
 
 def test_equal_images_are_held_out_together() -> None:
