@@ -110,30 +110,38 @@ def _one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
     own = [folder for folder in folders if not folder.about.get("adopted")]
     first = (own or folders)[0]
     for other in folders:
-        for what, key in (("another data set", "digest"), ("another division of validation", "twins")):
-            if key == "twins" and other.about.get("adopted"):
-                continue
-            ours, theirs = (_division(folder.about, key) for folder in (first, other))
-            if ours != theirs:
-                raise DataError(
-                    f"{other.path.name} knows {what} ({theirs}) than {first.path.name} ({ours}): what one was fitted "
-                    "on may have selected the other, and rows cannot be matched. Combine runs of one and the same"
-                )
+        what = ""
+        if other.about["digest"] != first.about["digest"]:
+            what, told = "another data set", _data
+        elif not other.about.get("adopted") and _near(other.about) != _near(first.about):
+            what, told = "another division of validation", _division
+        if what:
+            raise DataError(
+                f"{other.path.name} knows {what} ({told(other.about)}) than {first.path.name} ({told(first.about)}): "
+                "what one was fitted on may have selected the other, and rows cannot be matched. Combine runs of one "
+                "and the same"
+            )
     digest = first.about["digest"]
     known = [name for name in _stored(root) if data.describe(name, root)["digest"] == digest]
     if not known:
         raise DataError(
-            f"the data set of {first.path.name} ({_division(first.about, 'digest')}) is not under {root / 'data'}; "
+            f"the data set of {first.path.name} ({_data(first.about)}) is not under {root / 'data'}; "
             "its labels of validation are needed. Import it again, or name its place with --root"
         )
     twins: data.Twins = first.about["twins"]
     return data.open(known[0], root, twins=twins)
 
 
-def _division(about: dict[str, Any], key: str) -> str:
-    """What must be the same of all members. Near twins are kept together in one half, which divides otherwise."""
-    if key == "twins":
-        return "near twins kept together" if about["twins"] == "near" else "exact twins kept together"
+def _near(about: dict[str, Any]) -> bool:
+    """Whether near twins are kept together in one half of validation, which divides it otherwise."""
+    return bool(about["twins"] == "near")
+
+
+def _division(about: dict[str, Any]) -> str:
+    return f"{'near' if _near(about) else 'exact'} twins kept together"
+
+
+def _data(about: dict[str, Any]) -> str:
     return f"{about.get('data', {}).get('name', 'digest')} {about['digest'][:8]}"
 
 

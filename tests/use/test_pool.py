@@ -81,6 +81,13 @@ def test_rows_are_matched_by_their_ids(pair: tuple[Path, list[Path]]) -> None:
     assert np.array_equal(RunFolder(expected.path).logits("test", ids), RunFolder(again.path).logits("test", ids))
 
 
+def test_runs_of_before_data_sets_were_named_belong_together_by_their_digest(pair: tuple[Path, list[Path]]) -> None:
+    root, runs = pair
+    about = files.read_json(runs[1] / "run.json")
+    files.write_json(runs[1] / "run.json", {key: value for key, value in about.items() if key != "data"})
+    assert len(pool.combine(runs, root).names) == 2
+
+
 def _other_data(root: Path, runs: list[Path]) -> None:
     about = files.read_json(runs[1] / "run.json")
     about["data"] = about["data"] | {"name": "else"}
