@@ -169,6 +169,7 @@ def combine(study: Study) -> Iterator[Combined]:
             folder.save_logits(
                 {name: fitted.apply(said) for name, said in log.items()}, {"val": val.ids, "test": test.ids}
             )
+            folder.save_blend(val.ids[blend], val.labels[blend])
             weights = None if fitted.weights is None else [round(float(w), 6) for w in fitted.weights]
             about = {"method": method, "members": names, "weights": weights, "digest": study.dataset.digest}
             folder.finish(about, {"blend": _scores_on(folder, study.dataset, blend)})
