@@ -7,9 +7,10 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,13 +21,22 @@ from pydantic import (
     model_validator,
 )
 
-from ferbal import recipe
+from ferbal import ensemble, recipe
 from ferbal.data import Twins
 from ferbal.errors import UsageError, nearest
 from ferbal.plan import Arm, Training
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
 
-Method = Literal["average", "average_logits", "weighted", "greedy", "bagged", "stack", "stack_boosted"]
+
+def _known_method(text: str) -> str:
+    try:
+        ensemble.named(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return " + ".join(part.strip() for part in text.split("+"))
+
+
+Method = Annotated[str, AfterValidator(_known_method)]
 
 
 def _listed(value: Any) -> Any:

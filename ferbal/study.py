@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import __version__, data, ensemble, files, models, spec
+from ferbal import __version__, combining, data, files, models, spec
 from ferbal.errors import UsageError, nearest
 from ferbal.events import (
     Combined,
@@ -153,26 +153,16 @@ def combine(study: Study) -> Iterator[Combined]:
     members = [run for arm, _ in study.plans for run in study.finals(arm).values() if run.complete]
     if len(members) < 2:
         return
-    val, test = study.dataset.val, study.dataset.test
-    blend = data.halves(val).blend
     names = [run.path.name for run in members]
-    log: dict[str, np.ndarray] = {}
+    splits = {"val": study.dataset.val, "test": study.dataset.test}
+    logits: dict[str, list[np.ndarray]] = {}
     for method in study.spec.ensembles:
         folder = study.folder.ensemble(method)
-        if not (folder.complete and folder.about["members"] == names):
-            log = log or {
-                name: np.stack([ensemble.log_probabilities(run.logits(name, part.ids)) for run in members])
-                for name, part in (("val", val), ("test", test))
+        if not combining.current(folder, method, names):
+            logits = logits or {
+                name: [run.logits(name, part.ids) for run in members] for name, part in splits.items()
             }
-            fitted = ensemble.METHODS[method](log["val"][:, blend], val.labels[blend])
-            folder.discard()
-            folder.save_logits(
-                {name: fitted.apply(said) for name, said in log.items()}, {"val": val.ids, "test": test.ids}
-            )
-            folder.save_blend(val.ids[blend], val.labels[blend])
-            weights = None if fitted.weights is None else [round(float(w), 6) for w in fitted.weights]
-            about = {"method": method, "members": names, "weights": weights, "digest": study.dataset.digest}
-            folder.finish(about, {"blend": _scores_on(folder, study.dataset, blend)})
+            combining.combine(folder, method, names, logits, study.dataset)
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 
 
@@ -220,13 +210,6 @@ def status(study: Study) -> dict[str, Any]:
         "now": standing.as_json(time.time()) if running else None,
         "report": str(study.folder.report) if study.folder.report.exists() else None,
     }
-
-
-def _scores_on(folder: RunFolder, dataset: Dataset, rows: np.ndarray) -> dict[str, float]:
-    from ferbal import metrics
-
-    said = folder.logits("val", dataset.val.ids)[rows].argmax(1)
-    return metrics.summary(metrics.confusion(dataset.val.labels[rows], said, len(dataset.classes)))
 
 
 def versions() -> dict[str, str]:

@@ -38,7 +38,9 @@ def ensemble_(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs and adopted weights.")
     ],
-    method: Annotated[str, typer.Option(help="average, weighted, greedy, stack, ...")] = "greedy",
+    method: Annotated[
+        str, typer.Option(help="average, weighted, greedy, stack, ..., also with + offsets or + temperature")
+    ] = "greedy",
     name: Annotated[str, typer.Option(help="Name under ensembles/.", show_default="the method's name")] = "",
     as_json: AsJson = False,
     root: Root = HERE,
@@ -53,6 +55,7 @@ def ensemble_(
                 "ensemble": str(made.path),
                 "method": made.method,
                 "blend_macro_f1": made.blend,
+                "interval": made.interval,
                 "members": [
                     {
                         "run": run,
@@ -69,7 +72,8 @@ def ensemble_(
         [[run, share, f"{f1:.3f}"] for run, share, f1 in zip(made.names, shares, made.members, strict=True)],
     )
     best = f"best member {max(made.members):.3f}"
-    print(f"\n{made.path}: macro-F1 {made.blend:.3f} on blend, where it was fitted ({best})")
+    low, high = made.interval
+    print(f"\n{made.path}: macro-F1 {made.blend:.3f} ({low:.3f} to {high:.3f}) on blend, out of fold; {best}")
     print(f"Next: ferbal evaluate {made.path} --data {made.data}")
 
 

@@ -50,15 +50,19 @@ class Net:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Several networks. weights: those of a convex mixture of their probabilities, or None if `apply` is not one."""
+    """Several networks. weights: those of a convex mixture of their probabilities, or None if `apply` is not one.
+
+    unknown: what counts as said of a class that a network does not know, as in `ensemble.members_of`.
+    """
 
     members: tuple[Net, ...]
     apply: Callable[[Float[np.ndarray, "m n k"]], Float[np.ndarray, "n k"]]
     weights: Float[np.ndarray, " m"] | None
+    unknown: ensemble.Unknown = "floor"
 
     def logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k"]:
         """Log-probabilities."""
-        return self.apply(np.stack([ensemble.log_probabilities(net.logits(images)) for net in self.members]))
+        return self.apply(ensemble.members_of([net.logits(images) for net in self.members], self.unknown))
 
 
 def convex(weights: Float[np.ndarray, " m"]) -> Callable[[Float[np.ndarray, "m n k"]], Float[np.ndarray, "n k"]]:

@@ -86,16 +86,29 @@ class InOne(nn.Module):
         weights = model.body.weights if isinstance(model.body, Mixture) else None
         self.floor = ensemble.FLOOR if mixed else 0.0
         self.weights = [1.0] if weights is None else [float(weight) for weight in weights]
+        knows = torch.tensor(np.array([net.becomes >= 0 for net in model.nets]), dtype=torch.float32)
+        filled = isinstance(model.body, Mixture) and model.body.unknown == "fill" and not bool(knows.all())
+        self.knows: Tensor | None
+        self.register_buffer("knows", knows if filled else None)
 
     def forward(self, images: Tensor) -> Tensor:
+        said = [net(images.float()) for net in self.nets]
+        if self.knows is not None:
+            said = self._filled(said, self.knows)
         total: Any = 0.0
-        for weight, net in zip(self.weights, self.nets, strict=True):
-            said = net(images.float())
+        for weight, share in zip(self.weights, said, strict=True):
             if self.floor:
-                said = said.clamp(min=self.floor)
-                said = said / said.sum(1, keepdim=True)
-            total = total + weight * said
+                share = share.clamp(min=self.floor)
+                share = share / share.sum(1, keepdim=True)
+            total = total + weight * share
         return torch.as_tensor(total)
+
+    def _filled(self, said: list[Tensor], knows: Tensor) -> list[Tensor]:
+        """As `ensemble.members_of` fills in what a network does not know."""
+        total = torch.stack([share * row for share, row in zip(said, knows, strict=True)]).sum(0)
+        others = total / knows.sum(0).clamp(min=1)
+        rooms = [(1 - (others * (1 - row)).sum(1, keepdim=True)).clamp(min=self.floor) for row in knows]
+        return [s * room * row + others * (1 - row) for s, room, row in zip(said, rooms, knows, strict=True)]
 
 
 class _Net(nn.Module):

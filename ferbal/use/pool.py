@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import data, ensemble, files, metrics
-from ferbal.errors import DataError, UsageError, nearest
+from ferbal import combining, data, ensemble, files, metrics
+from ferbal.errors import DataError, UsageError
 from ferbal.plan import Dataset
 from ferbal.store import RunFolder, slug
 
@@ -19,8 +19,8 @@ from ferbal.store import RunFolder, slug
 class Pooled:
     """An ensemble on disk. weights: of each member, in the order given; None where the method has none.
 
-    blend: macro-F1 on the rows it was fitted on; members: that of each member on the same rows. data: what the data
-    set is called.
+    blend: macro-F1 on rows of blend that it was not fitted on, a nested estimate, and its interval; members: that of
+    each member on all of blend. data: what the data set is called.
     """
 
     path: Path
@@ -28,6 +28,7 @@ class Pooled:
     names: tuple[str, ...]
     weights: tuple[float, ...] | None
     blend: float
+    interval: tuple[float, ...]
     members: tuple[float, ...]
     data: str
 
@@ -38,11 +39,8 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     Raises UsageError or DataError, with nothing written, where the runs are not of one data set and one division
     of it. Test labels are not read.
     """
-    if method not in ensemble.METHODS:
-        raise UsageError(
-            f"no method {method!r}{nearest(method, ensemble.METHODS)}; known are {', '.join(ensemble.METHODS)}"
-        )
-    name = name or method
+    ensemble.named(method)
+    name = name or slug(method)
     if slug(name) != name:
         raise UsageError(f"--name {name!r}: lower-case letters, digits and dashes; {slug(name)!r} would do")
     if len(runs) < 2:
@@ -53,42 +51,23 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     dataset = _one_data_set(folders, root)
     folder = RunFolder(root / "ensembles" / name)
     names = [_named(run, root) for run in runs]
-    val, test = dataset.val, dataset.test
-    halves = data.halves(val)
-    log = {
-        part: np.stack([ensemble.log_probabilities(_logits(run, part, rows.ids, dataset)) for run in folders])
-        for part, rows in (("val", val), ("test", test))
-    }
-    if folder.complete:
-        if (folder.about["members"], folder.about["method"]) != (names, method):
-            raise UsageError(
-                f"{folder.path} exists already, of other members or by another method; give another --name"
-            )
-    else:
-        labels = val.labels[halves.blend]
-        fitted = ensemble.METHODS[method](log["val"][:, halves.blend], labels)
-        weights = None if fitted.weights is None else [float(weight) for weight in fitted.weights]
-        about = {
-            "method": method,
-            "members": names,
-            "weights": weights,
-            "digest": dataset.digest,
-            "data": dataset.name,
-        }
-        said = {part: fitted.apply(members) for part, members in log.items()}
-        score = metrics.summary(_matrix(said["val"][halves.blend], labels, dataset))
-        folder.save_logits(said, {"val": val.ids, "test": test.ids})
-        folder.save_blend(val.ids[halves.blend], labels)
+    splits = {"val": dataset.val, "test": dataset.test}
+    logits = {part: [_logits(run, part, rows.ids, dataset) for run in folders] for part, rows in splits.items()}
+    if folder.complete and (folder.about["members"], folder.about["method"]) != (names, method):
+        raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
+    if not combining.current(folder, method, names):
+        combining.combine(folder, method, names, logits, dataset, data=dataset.name)
         files.write_json(folder.path / "ledger.json", _ledger(name, method, folders))
-        folder.finish(about, {"blend": score})
-    found = folder.about["weights"]
+    blend = data.halves(dataset.val).blend
+    weights = folder.about["weights"]
     return Pooled(
         folder.path,
         method,
         tuple(names),
-        None if found is None else tuple(found),
+        None if weights is None else tuple(weights),
         folder.scores["blend"]["macro_f1"],
-        tuple(metrics.macro_f1(_matrix(one[halves.blend], val.labels[halves.blend], dataset)) for one in log["val"]),
+        tuple(folder.scores["interval"]["macro_f1"]),
+        tuple(_macro_f1(one[blend], dataset.val.labels[blend], dataset) for one in logits["val"]),
         dataset.name,
     )
 
@@ -166,8 +145,8 @@ def _logits(run: RunFolder, part: str, ids: np.ndarray, dataset: Dataset) -> np.
     return logits
 
 
-def _matrix(said: np.ndarray, labels: np.ndarray, dataset: Dataset) -> np.ndarray:
-    return metrics.confusion(labels, said.argmax(1), len(dataset.classes))
+def _macro_f1(said: np.ndarray, labels: np.ndarray, dataset: Dataset) -> float:
+    return metrics.macro_f1(metrics.confusion(labels, said.argmax(1), len(dataset.classes)))
 
 
 def _named(run: Path, root: Path) -> str:

@@ -178,21 +178,24 @@ def _ensemble(folder: RunFolder) -> Model:
     about, runs = folder.about, members_of(folder)
     models = [_run(run) for run in runs]
     rows = folder.rows("val")
-    log = np.stack([ensemble.log_probabilities(run.logits("val", rows)) for run in runs])
+    unknown = about.get("unknown", "floor")
+    log = ensemble.members_of([run.logits("val", rows) for run in runs], unknown)
     told = folder.logits("val", rows)
     weights = None if about["weights"] is None else np.array(about["weights"])
     apply, blend = None, folder.blend()
     if blend is not None:  # fitted again rather than read: whatever the method is, this is what it made
         place = {name: row for row, name in enumerate(rows.tolist())}
         at = np.array([place[name] for name in blend[0].tolist()])
-        fitted = ensemble.METHODS[about["method"]](log[:, at], blend[1])
+        fitted = ensemble.named(about["method"])(log[:, at], blend[1])
         apply, weights = fitted.apply, fitted.weights
     nets = [model.nets[0] for model in models]
     if weights is not None and _agree(convex(weights)(log), told):
-        used = np.flatnonzero(weights)  # what counts for nothing need not be asked
-        body = Mixture(tuple(nets[member] for member in used), convex(weights[used]), weights[used])
+        if all((net.becomes >= 0).all() for net in nets):  # what counts for nothing need not be asked
+            used = np.flatnonzero(weights)
+            nets, weights = [nets[member] for member in used], weights[used]
+        body = Mixture(tuple(nets), convex(weights), weights, unknown)
     elif apply is not None and _agree(apply(log), told):
-        body = Mixture(tuple(nets), apply, None)
+        body = Mixture(tuple(nets), apply, None, unknown)
     else:
         raise DataError(f"{folder.path}: its members no longer say what it was made from; make the ensemble again")
     about |= {"data": models[0].about["data"]}
