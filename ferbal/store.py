@@ -278,7 +278,7 @@ class StudyFolder:
         return _of_job(self.path / "trials", slug)
 
     def ensemble(self, name: str) -> RunFolder:
-        return RunFolder(self.path / "ensembles" / name)
+        return RunFolder(self.path / "ensembles" / slug(name))
 
     def save(self, name: str, value: Any) -> None:
         """Write one of the study's JSON files: spec, provenance, ledger, precision."""

@@ -283,3 +283,25 @@ def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         files.write(path, fails)
     assert files.read_json(path) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_second_backbone_begins_where_the_first_ended_and_further_settings_are_searched(root: Path) -> None:
+    changes = (
+        "backbones=[facevgg_small, test_resnet]",
+        "strategies={focal: focal}",
+        "report.baseline=focal",
+        "search={trials: 2, lr: [1e-3, 1e-2], batch_size: 16, patience: 3, focal.gamma: [0, 5], dropout: [0, 0.5]}",
+        "training.epochs=1",
+        "final.seeds=1",
+    )
+    run(root, *changes)
+    checked = study.prepare(root / "studies" / "tiny.yaml", root, changes)
+    (first, _), (second, _) = checked.plans
+    best = checked.search(first).chosen()
+    assert best is not None
+    begun = checked.search(second).trials()[0]
+    assert (begun["lr"], begun["further"]) == (best.knobs.lr, dict(best.further))
+    (final,) = checked.finals(first).values()
+    assert final.about["recipe"] == f"focal(gamma={best.further['focal.gamma']!r})"
+    assert final.about["training"]["dropout"] == best.further["dropout"]
+    assert final.about["label"] == "focal"

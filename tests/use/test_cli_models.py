@@ -47,7 +47,7 @@ def say(
     for row, image in enumerate(data.open("tiny", base).test.images[:3]):
         Image.fromarray(image[0]).save(tmp_path / "photos" / f"{row}.png")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli.interrupts, "catch", lambda: None)
 
     def run(*arguments: object) -> Said:
         monkeypatch.setattr(sys, "argv", ["ferbal", *map(str, arguments)])

@@ -10,10 +10,11 @@ import pytest
 from conftest import table
 from made_runs import Trained
 
-from ferbal import data, ensemble, files, metrics
+from ferbal import data, ensemble, files
 from ferbal.errors import DataError, UsageError
 from ferbal.store import RunFolder
 from ferbal.use import pool
+from ferbal.use.saved import load
 
 
 @pytest.fixture
@@ -43,12 +44,43 @@ def test_it_is_what_the_method_makes_of_the_blend_rows(pair: tuple[Path, list[Pa
     fitted = ensemble.METHODS[method](log["val"][:, blend], dataset.val.labels[blend])
     kept = RunFolder(made.path)
     assert np.allclose(kept.logits("test", dataset.test.ids), fitted.apply(log["test"]), atol=1e-5)
-    matrix = metrics.confusion(dataset.val.labels[blend], fitted.apply(log["val"])[blend].argmax(1), 3)
-    assert made.blend == pytest.approx(metrics.macro_f1(matrix))
+    labels, groups = dataset.val.labels[blend], dataset.val.group[blend]
+    expected = ensemble.estimate(ensemble.METHODS[method], log["val"][:, blend], labels, groups=groups)
+    assert made.blend == pytest.approx(expected.scores["macro_f1"])
+    assert made.interval == pytest.approx(expected.intervals["macro_f1"])
     assert made.names == ("studies/a/runs/plain", "studies/b/runs/adjusted")
     ledger = files.read_json(made.path / "ledger.json")
     assert ledger[1]["fitted_on"] == ("nothing" if method == "average" else "blend half of validation")
     assert pool.combine(runs, root, method) == made
+
+
+def test_a_member_that_knows_the_labels_of_blend_is_refused_and_nothing_is_left(
+    pair: tuple[Path, list[Path]],
+) -> None:
+    root, runs = pair
+    dataset = data.open("tiny", root)
+    blend = data.halves(dataset.val).blend
+    folder = RunFolder(runs[0])
+    own = {name: folder.logits(name, part.ids) for name, part in (("val", dataset.val), ("test", dataset.test))}
+    leaked = {"val": own["val"].copy(), "test": own["test"]}
+    leaked["val"][blend] = 9.0 * np.eye(3)[dataset.val.labels[blend]]
+    leaked["val"][data.halves(dataset.val).select] = np.eye(3)[0]  # of three classes it knows one by heart
+    folder.save_logits(leaked, {"val": dataset.val.ids, "test": dataset.test.ids})
+    try:
+        with pytest.raises(DataError, match=r"studies/a/runs/plain: right on 100.0% of "):
+            pool.combine(runs, root, "greedy", "leaked")
+        assert not (root / "ensembles" / "leaked").exists()
+    finally:
+        folder.save_logits(own, {"val": dataset.val.ids, "test": dataset.test.ids})
+
+
+def test_a_method_may_be_corrected(pair: tuple[Path, list[Path]]) -> None:
+    root, runs = pair
+    made = pool.combine(runs, root, "average + offsets")
+    assert made.path.name == "average-offsets"
+    assert load(made.path).logits(data.open("tiny", root).test.images) == pytest.approx(
+        RunFolder(made.path).logits("test", data.open("tiny", root).test.ids), abs=1e-4
+    )
 
 
 def test_test_labels_are_not_read(pair: tuple[Path, list[Path]], monkeypatch: pytest.MonkeyPatch) -> None:
