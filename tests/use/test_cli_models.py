@@ -7,25 +7,18 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Said
 from made_runs import Trained
 from PIL import Image
 
-from ferbal import cli, data, metrics
+from ferbal import data, metrics
 from ferbal.store import RunFolder
 
 RUN, OTHER = "studies/tiny/runs/plain", "studies/tiny/runs/dropped"
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
 
 
 Say = Callable[..., Said]
@@ -37,7 +30,7 @@ def say(
     trained: Trained,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    command_line: Say,
 ) -> Say:
     """Run the command line in this process, in a root with two runs and pictures of the test split."""
     (tmp_path / "data").symlink_to(base / "data")
@@ -47,17 +40,7 @@ def say(
     for row, image in enumerate(data.open("tiny", base).test.images[:3]):
         Image.fromarray(image[0]).save(tmp_path / "photos" / f"{row}.png")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.interrupts, "catch", lambda: None)
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["ferbal", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+    return command_line
 
 
 def test_an_ensemble_is_made_and_evaluated(say: Say, tmp_path: Path) -> None:
