@@ -215,7 +215,6 @@ class StudyFolder:
 
     @property
     def database(self) -> str:
-        self.path.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.path / 'optuna.db'}"
 
     @property

@@ -344,6 +344,13 @@ class TestChoosing:
         assert sorted(path for path in root.rglob("*")) == before
 
 
+    def test_looking_at_a_new_study_makes_nothing(self, root: Path, ferbal: Ferbal) -> None:
+        before = sorted(path for path in root.rglob("*"))
+        assert ferbal("study", "run", "studies/tiny.yaml", "--dry-run").returncode == 0
+        assert ferbal("study", "status", "studies/tiny.yaml").returncode == 0
+        assert sorted(path for path in root.rglob("*")) == before
+
+
 class TestWatching:
     def test_another_process_sees_where_a_study_stands(self, root: Path, ferbal: Ferbal) -> None:
         checked = prepared(root)
