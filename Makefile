@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs bench-import bench-losses bench-coverage bench-ensembles bench-report lock clean
+.PHONY: demo test soak lint docs bench-import bench-losses bench-coverage bench-ensembles bench-pruning bench-overhead \
+	bench-report lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -30,6 +31,13 @@ bench-import: .venv/ready
 
 bench-losses: .venv/ready
 	$(BIN)/python tests/benchmarks/loss_cost.py
+
+# DATA=fer2013, say, if it is under data/; else the demo
+bench-overhead: .venv/ready
+	$(BIN)/python tests/benchmarks/overhead.py $(DATA)
+
+bench-pruning: .venv/ready
+	$(BIN)/python tests/benchmarks/pruning.py
 
 bench-coverage: .venv/ready
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/coverage.py

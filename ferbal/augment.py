@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
@@ -43,11 +45,14 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class View:
-    """What every image becomes: a square of `size` px whose pixels have been brought to mean 0, deviation 1."""
+    """What every image becomes: a square of `size` px whose pixels have been brought to mean 0, deviation 1.
+
+    mean, std: shares of white, of all channels together, or of each as the weights of other people want it.
+    """
 
     size: int
-    mean: float
-    std: float
+    mean: float | tuple[float, ...]
+    std: float | tuple[float, ...]
 
     def plain(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c s s"]:
         """Images for evaluation: nothing random."""
@@ -56,7 +61,7 @@ class View:
             pixels = F.interpolate(
                 pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
             )
-        return (pixels - self.mean) / self.std
+        return self._standardised(pixels)
 
     def varied(
         self, images: UInt8[Tensor, "b c h w"], mirror: Bool[Tensor, " b"], policy: Policy, draw: Generator
@@ -79,11 +84,14 @@ class View:
                 zoom=1 + spread(policy.scale),
                 shift=torch.stack([spread(2 * policy.shift), spread(2 * policy.shift)], dim=1),
             )
-            pixels = (pixels - self.mean) / self.std
+            pixels = self._standardised(pixels)
         else:
             pixels = self.plain(torch.where(_over_image(flipped), images.flip(-1), images))
         if policy.brightness or policy.contrast:
-            gain, offset = 1 + spread(policy.contrast), spread(policy.brightness) * self.mean / self.std
+            gain, offset = (
+                1 + spread(policy.contrast),
+                spread(policy.brightness) * float(np.mean(self.mean)) / float(np.mean(self.std)),
+            )
             pixels = pixels * _over_image(gain) + _over_image(offset)
         if policy.erase:
             low, high = policy.erase_side
@@ -91,6 +99,10 @@ class View:
             hole = self._squares(spread(1), spread(1), side) & _over_image(chance(policy.erase))
             pixels = pixels.masked_fill(hole, 0.0)
         return pixels
+
+    def _standardised(self, pixels: Float[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
+        mean, std = (_over_channels(value, pixels) for value in (self.mean, self.std))
+        return (pixels - mean) / std
 
     def _sampled(
         self,
@@ -122,3 +134,8 @@ class View:
 def _over_image(value: Tensor) -> Tensor:
     """One value a row, shaped to act on whole images."""
     return value[:, None, None, None]
+
+
+def _over_channels(value: float | tuple[float, ...], pixels: Tensor) -> Any:
+    """A number as it is, one for each channel shaped to act on whole images."""
+    return torch.tensor(value, device=pixels.device)[:, None, None] if isinstance(value, tuple) else value

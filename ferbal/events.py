@@ -116,8 +116,10 @@ class Log:
         row = {"time": time.time(), "event": type(event).__name__, **asdict(event)}
         try:
             with self.path.open("ab+") as file:
-                if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                    file.write(b"\n")
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
                 file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         except OSError as error:
             raise FerbalError(f"{self.path}: {error.strerror}; make room or give access, then run again") from None

@@ -39,7 +39,7 @@ class Display:
         self.standing = standing or Standing()
         self.bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[told]}"),
             console=console,
             transient=True,
@@ -113,7 +113,7 @@ class Display:
 
 
 def whole(now: dict[str, Any]) -> str:
-    """One line about the whole study: `32 %   about 1 h 05 min left   best 0.512 (focal · resnet18)   ...`.
+    """One line about the whole study: `32%   about 1 h 05 min left   best 0.512 (focal · resnet18)`.
 
     now: as `Standing.as_json` gives it.
     """
@@ -121,7 +121,7 @@ def whole(now: dict[str, Any]) -> str:
     if now["seconds_left"] and now["not_timed_yet"]:
         left += f" ({', '.join(now['not_timed_yet'])} not timed yet)"
     best = f"   best {now['best']['macro_f1']:.3f} ({now['best']['arm']})" if now["best"] else ""
-    return f"{now['share_done']:.0%}   {left}{best}   {now['arm'] or ''}".rstrip()
+    return f"{now['share_done']:.0%}   {left}{best}"
 
 
 def present(now: dict[str, Any]) -> str:

@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ferbal import __version__, data, metrics, recipe
+from ferbal.correction import Correction
 from ferbal.errors import RunError
-from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Split, Trained, Training, start
+from ferbal.plan import Adjust, Arm, Dataset, Knobs, Plan, Precision, Split, Trained, Training, start
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing
 
@@ -134,6 +136,7 @@ def _executed(
         "precision": precision,
         "mean": dataset.mean,
         "std": dataset.std,
+        "data": made_for(dataset),
         "ferbal": __version__,
     }
     saved = folder.checkpoint()
@@ -171,10 +174,10 @@ def _executed(
     logits = {}
     for name in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, name)
-        said = train.predict(model.to(machine.device), part.images, view, machine)
-        logits[name] = said if plan.adjust is None else plan.adjust(said)
-    logits, fitted = _fitted(plan, logits, dataset.val, halves.blend, heads.trained(model))
-    logits = {name: _over_all(said, plan.becomes) for name, said in logits.items()}
+        logits[name] = train.predict(model.to(machine.device), part.images, view, machine)
+    adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.trained(model))
+    correction = Correction.of(adjust, logits["val"])
+    logits = {name: over_all(adjust(said), plan.becomes) for name, said in logits.items()}
     matrix = _confusion(logits["val"][halves.select], dataset.val.labels[halves.select], plan)
     if keep:
         folder.save_weights(weights)
@@ -182,6 +185,7 @@ def _executed(
     best = max((row for row in rows if row["stage"] == rows[-1]["stage"]), key=lambda row: row["macro_f1"])
     about |= {
         "fitted": fitted,
+        "correction": None if correction is None else correction.as_json(),
         "epochs": len(rows),
         "best_epoch": best["epoch"],
         "seconds": round(sum(row["seconds"] for row in rows), 2),
@@ -217,21 +221,34 @@ def _recorded(
         yield epoch
 
 
-def _fitted(
+def corrections(
     plan: Plan,
-    logits: dict[str, Float[np.ndarray, "n k"]],
+    said: Float[np.ndarray, "n k"],
     val: Split,
     blend: Int[np.ndarray, " b"],
     head: Trained | None,
-) -> tuple[dict[str, Float[np.ndarray, "n k"]], list[str]]:
-    """The logits after the corrections that are fitted on blend, one after another, and what each of them found."""
+) -> tuple[Adjust, list[str]]:
+    """All that is done to the logits, what is fitted on blend included, and what each of the fits found.
+
+    said: what the trained network says on validation.
+    """
+    steps = [] if plan.adjust is None else [plan.adjust]
+
+    def adjust(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        return reduce(lambda moved, step: step(moved), steps, logits)
+
     found = []
     label = plan.becomes[val.labels[blend]]
     for fit in plan.fits:
-        adjust, note = fit(logits["val"][blend[label >= 0]].astype(np.float64), label[label >= 0], head)
-        logits = {name: adjust(said) for name, said in logits.items()}
+        fitted, note = fit(adjust(said)[blend[label >= 0]].astype(np.float64), label[label >= 0], head)
+        steps.append(fitted)
         found.append(note)
-    return logits, found
+    return adjust, found
+
+
+def made_for(dataset: Dataset) -> dict[str, Any]:
+    """What a run says of the pictures it was made for, so that it can be used without them."""
+    return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.train.images.shape[1:])}
 
 
 def _relabelled(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarray, " k0"]) -> Split:
@@ -240,7 +257,7 @@ def _relabelled(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarr
     return Split(split.images[rows], becomes[split.labels[rows]], split.ids[rows], split.group[rows])
 
 
-def _over_all(logits: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k0"]) -> Float[np.ndarray, "n k0"]:
+def over_all(logits: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k0"]) -> Float[np.ndarray, "n k0"]:
     """Logits with a column for every class of the data set: -inf for those the model does not know.
 
     Classes that were merged share the probability of the whole evenly.

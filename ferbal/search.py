@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -327,6 +328,9 @@ class Search:
     def _tried(self) -> list[optuna.trial.FrozenTrial]:
         import optuna
 
+        file = self.database.removeprefix("sqlite:///")
+        if file != self.database and not Path(file).exists():  # asking must not make a database
+            return []
         try:
             study = optuna.load_study(study_name=self.name, storage=storage(self.database))
         except KeyError:  # the search of this arm has not begun

@@ -7,26 +7,37 @@ import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from ferbal import recipe
+from ferbal import ensemble, recipe
 from ferbal.data import Twins
 from ferbal.errors import UsageError, nearest
 from ferbal.plan import Arm, Training
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
 
-Method = Literal["average", "average_logits", "weighted", "greedy", "bagged", "stack", "stack_boosted"]
+
+def _known_method(text: str) -> str:
+    try:
+        ensemble.named(text)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    return " + ".join(part.strip() for part in text.split("+"))
+
+
+Method = Annotated[str, AfterValidator(_known_method)]
 
 
 def _listed(value: Any) -> Any:
@@ -48,6 +59,10 @@ def _varied(value: Any) -> Any:
     raise ValueError("give a value, [lowest, highest], a list, {low: .., high: .., log: true} or {choose: [..]}")
 
 
+def _pruner(value: Any) -> Any:
+    return {True: "median", False: "none"}[value] if isinstance(value, bool) else value
+
+
 def _range(low: Any, high: Any, log: bool = False) -> Range:
     if not (_is_number(low) and _is_number(high)) or low >= high:
         raise ValueError(f"a range is [lowest, highest], but {low!r} is not below {high!r}")
@@ -61,7 +76,7 @@ def _is_number(value: Any) -> bool:
 
 
 Several = BeforeValidator(_listed)
-Vary = Annotated[Values, BeforeValidator(_varied)]
+Vary = Annotated[Values, BeforeValidator(_varied), WithJsonSchema({"type": ["number", "string", "array", "object"]})]
 TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1)]
@@ -90,9 +105,9 @@ class SearchSpec(_Section):
     """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
     sampler: Sampler = "tpe"
     """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
-    prune: bool | Pruner = True
-    """Which trials are given up early, never before an arm's last stage: those behind the median (true), those that
-    successive halving leaves (hyperband), or none (false)."""
+    prune: Annotated[Pruner, BeforeValidator(_pruner)] = "median"
+    """Which trials are given up early, never before an arm's last stage: those behind the median (also: true), those
+    that successive halving leaves (hyperband), or none (also: false)."""
     tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
     """Validation macro-F1 scores closer than this count as equal, and the trial of fewer epochs is taken."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -141,8 +156,7 @@ class SearchSpec(_Section):
 
     @property
     def budget(self) -> Budget:
-        pruner: Pruner = self.prune if isinstance(self.prune, str) else "median" if self.prune else "none"
-        return Budget(self.trials, self.sampler, pruner, self.tie, self.seed)
+        return Budget(self.trials, self.sampler, self.prune, self.tie, self.seed)
 
 
 class FinalSpec(_Section):

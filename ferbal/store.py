@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ferbal import files
 from ferbal.errors import DataError, UsageError
@@ -172,6 +172,22 @@ class RunFolder:
             values = values[[place[name] for name in ids.tolist()]]
         return values.astype(np.float64)
 
+    def save_blend(self, ids: np.ndarray, labels: Int[np.ndarray, " b"]) -> None:
+        """The rows that an ensemble was fitted on, so that it can be fitted again without its data set."""
+        files.write(self.path / "blend.npz", lambda file: np.savez_compressed(file, ids=ids, labels=labels))
+
+    def blend(self) -> tuple[np.ndarray, Int[np.ndarray, " b"]] | None:
+        """Names and labels of the rows that an ensemble was fitted on, if it keeps them."""
+        if not (self.path / "blend.npz").exists():
+            return None
+        with np.load(self.path / "blend.npz") as saved:
+            return saved["ids"], saved["labels"]
+
+    def rows(self, split: str) -> np.ndarray:
+        """The names of the rows whose logits are here, as they lie."""
+        with np.load(self.path / "logits.npz") as saved:
+            return np.asarray(saved[f"{split}_ids"])
+
     def _checkpoints(self) -> list[Path]:
         """Newest first."""
         return sorted(self.path.glob("epoch-*.ckpt"), reverse=True)
@@ -199,7 +215,6 @@ class StudyFolder:
 
     @property
     def database(self) -> str:
-        self.path.mkdir(parents=True, exist_ok=True)
         return f"sqlite:///{self.path / 'optuna.db'}"
 
     @property
@@ -262,7 +277,7 @@ class StudyFolder:
         return _of_job(self.path / "trials", slug)
 
     def ensemble(self, name: str) -> RunFolder:
-        return RunFolder(self.path / "ensembles" / name)
+        return RunFolder(self.path / "ensembles" / slug(name))
 
     def save(self, name: str, value: Any) -> None:
         """Write one of the study's JSON files: spec, provenance, ledger, precision."""

@@ -1,13 +1,10 @@
-"""A whole study: check, search, final seeds, ensembles, report.
-
-`run` is a generator of events, so that a terminal, a log or a test can watch it in its own way.
-"""
+"""A study that has been checked: what it is, where it stands, what its runs make together, and its report."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,23 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import __version__, dashboard, data, ensemble, files, models, search, spec
-from ferbal.errors import RunError, UsageError, nearest
+from ferbal import __version__, combining, data, files, models, spec
+from ferbal.errors import UsageError, nearest
 from ferbal.events import (
-    ArmEnded,
-    ArmStarted,
     Combined,
-    Event,
     Log,
-    Noticed,
-    Reported,
-    RunEnded,
-    Searched,
-    Started,
-    Trained,
 )
-from ferbal.plan import Arm, Dataset, Knobs, Plan, Precision, Training
-from ferbal.run import Job, execute, plan_for
+from ferbal.plan import Arm, Dataset, Knobs, Plan
+from ferbal.run import Job, plan_for
 from ferbal.search import Point, Search
 from ferbal.spec import StudySpec
 from ferbal.standing import after
@@ -124,47 +112,6 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
     return Study(settings, dataset, tuple(plans), StudyFolder(root, settings.name))
 
 
-def run(study: Study, only: Sequence[str] = ()) -> Generator[Event, None, Report]:
-    """Do everything the study asks for that is not done yet, log every event, and return the report.
-
-    only: labels, backbones or names of the arms to train.
-    """
-    chosen = study.named(only)
-    with study.folder.held():
-        log = Log(study.folder.log)
-        events = _everything(study, chosen)
-        try:
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as done:
-                    return done.value
-                log.add(event)
-                yield event
-        except Exception as error:
-            if (told := search.failure(error)) is not None:
-                raise told from error
-            raise
-        finally:
-            events.close()
-
-
-def _everything(study: Study, chosen: set[Arm]) -> Generator[Event, None, Report]:
-    plans = [(arm, plan) for arm, plan in study.plans if arm in chosen]
-    changes = [Noticed(change) for change in changed(study)]
-    study.folder.save("spec", spec.as_json(study.spec))
-    left = tuple((arm, study.spec.trials(arm) - _ended(study, arm), len(study.spec.seeds)) for arm, _ in plans)
-    yield Started(left, study.spec.training.epochs)
-    yield from changes
-    for number, (arm, plan) in enumerate(plans, start=1):
-        yield ArmStarted(number, len(plans), arm, plan.notes)
-        yield from _arm(study, arm, plan)
-    yield from combine(study)
-    made = report(study)
-    yield Reported(str(made.path), made.failed)
-    return made
-
-
 def changed(study: Study) -> list[str]:
     """What differs from when the study last ran: settings, the data set, and libraries."""
     before, now = _flat(study.folder.load("spec")), _flat(spec.as_json(study.spec))
@@ -181,7 +128,7 @@ def changed(study: Study) -> list[str]:
             f"data set {study.dataset.name}: it is not what it was at the last training "
             f"({str(made.get('digest'))[:8]} is now {study.dataset.digest[:8]}). Every run is made again"
         )
-    news = [f"{name} {made[name]} -> {now}" for name, now in _versions().items() if made.get(name, now) != now]
+    news = [f"{name} {made[name]} -> {now}" for name, now in versions().items() if made.get(name, now) != now]
     if news:
         said.append(
             f"other versions than at the last training: {', '.join(news)}. Finished runs are kept as they are"
@@ -199,27 +146,9 @@ def _flat(settings: Any, above: str = "") -> dict[str, Any]:
     }
 
 
-def _ended(study: Study, arm: Arm) -> int:
+def ended(study: Study, arm: Arm) -> int:
+    """How many trials of an arm have come to their end."""
     return sum(trial["state"] not in ("running", "waiting") for trial in study.search(arm).trials())
-
-
-def _arm(study: Study, arm: Arm, plan: Plan) -> Generator[Event, None, None]:
-    """Search the knobs of an arm, then train it on every final seed."""
-    clock = time.perf_counter()
-    try:
-        point = yield from _search(study, arm, plan)
-    except RunError as error:
-        yield RunEnded("search", 1, 1, "failed", 0.0, 0, 0.0, str(error))
-        return
-    seeds = study.spec.seeds
-    for seed in seeds:
-        job = study.job(arm, point, seed)
-        yield from _train(study, job, study.folder.run(job.slug), role="seed", number=seed, of=len(seeds))
-    complete = [run for run in study.finals(arm).values() if run.complete]
-    if complete:
-        scores = tuple(run.scores["select"]["macro_f1"] for run in complete)
-        pattern = str(complete[0].path.relative_to(study.folder.root)).rsplit("-s", 1)[0] + "-*"
-        yield ArmEnded(arm, scores, time.perf_counter() - clock, pattern)
 
 
 def combine(study: Study) -> Iterator[Combined]:
@@ -227,25 +156,16 @@ def combine(study: Study) -> Iterator[Combined]:
     members = [run for arm, _ in study.plans for run in study.finals(arm).values() if run.complete]
     if len(members) < 2:
         return
-    val, test = study.dataset.val, study.dataset.test
-    blend = data.halves(val).blend
     names = [run.path.name for run in members]
-    log: dict[str, np.ndarray] = {}
+    splits = {"val": study.dataset.val, "test": study.dataset.test}
+    logits: dict[str, list[np.ndarray]] = {}
     for method in study.spec.ensembles:
         folder = study.folder.ensemble(method)
-        if not (folder.complete and folder.about["members"] == names):
-            log = log or {
-                name: np.stack([ensemble.log_probabilities(run.logits(name, part.ids)) for run in members])
-                for name, part in (("val", val), ("test", test))
+        if not combining.current(folder, method, names):
+            logits = logits or {
+                name: [run.logits(name, part.ids) for run in members] for name, part in splits.items()
             }
-            fitted = ensemble.METHODS[method](log["val"][:, blend], val.labels[blend])
-            folder.discard()
-            folder.save_logits(
-                {name: fitted.apply(said) for name, said in log.items()}, {"val": val.ids, "test": test.ids}
-            )
-            weights = None if fitted.weights is None else [round(float(w), 6) for w in fitted.weights]
-            about = {"method": method, "members": names, "weights": weights, "digest": study.dataset.digest}
-            folder.finish(about, {"blend": _scores_on(folder, study.dataset, blend)})
+            combining.combine(folder, method, names, logits, study.dataset)
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 
 
@@ -304,7 +224,7 @@ def status(study: Study) -> dict[str, Any]:
             {
                 "arm": arm.name,
                 "trials": study.spec.trials(arm),
-                "trials_done": _ended(study, arm),
+                "trials_done": ended(study, arm),
                 "final_runs": len(study.spec.seeds),
                 "final_runs_done": len(complete),
                 "failed": sum(bool(run.failure) for run in finals.values()),
@@ -322,154 +242,7 @@ def status(study: Study) -> dict[str, Any]:
     }
 
 
-def _search(study: Study, arm: Arm, plan: Plan) -> Generator[Event, Any, Point]:
-    looking = study.search(arm)
-    first_judged = plan.epochs - plan.stages[-1].epochs + 1
-    trials = looking.run(first_judged, plan.epochs, study.begin(arm))
-    outcome: search.Outcome | None = None
-    while True:
-        try:
-            trial = trials.send(outcome)
-        except StopIteration as done:
-            point: Point = done.value
-            break
-        finally:  # now that the database knows of it, what was trained is of no use
-            if outcome is not None and outcome[0] == "pruned":
-                study.folder.trial(outcome[2]["run"]).discard()
-        dashboard.describe_arm(trial.asked.study, arm, plan)
-        outcome = yield from _try(study, arm, trial, study.spec.trials(arm))
-        run = study.folder.trial(outcome[2]["run"])
-        dashboard.record(trial.asked.study, trial.asked, run, study.folder.artifacts)
-    tried = looking.trials()
-    best = max((t["value"] for t in tried if t["state"] == "complete"), default=0.0)
-    if tried:
-        yield Searched(point.knobs, dict(point.further), len(tried), best)
-    return point
-
-
-def _try(study: Study, arm: Arm, trial: search.Trial, of: int) -> Generator[Event, None, search.Outcome]:
-    """Train with a trial's knobs, report every epoch, stop if the search gives it up."""
-    number = trial.number + 1
-    job = study.job(arm, trial.point, study.spec.search.seed)
-    run = study.folder.trial(job.slug)
-    about = {"run": run.path.name}
-    rows = run.checkpoint().rows
-    seconds = sum(row["seconds"] for row in rows)
-    for row in rows:  # an interrupted trial may have been stopped between saving an epoch and telling it
-        if trial.report(row["epoch"], row["macro_f1"]):
-            best = max(one["macro_f1"] for one in rows)
-            return (yield from _given_up(number, of, best, row["epoch"], seconds, about))
-    events = _train(study, job, run, role="trial", number=number, of=of)
-    for event in events:
-        yield event
-        if isinstance(event, RunEnded):
-            if event.state == "failed":
-                return "failed", None, about | {"message": event.message}
-            notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
-            return "complete", event.score, about | notes
-        if isinstance(event, Trained):
-            seconds += event.seconds
-            if trial.report(event.epoch, event.macro_f1):
-                events.close()
-                return (yield from _given_up(number, of, event.best, event.epoch, seconds, about))
-    raise AssertionError("a run ends with RunEnded")
-
-
-def _given_up(
-    number: int, of: int, best: float, epoch: int, seconds: float, about: dict[str, Any]
-) -> Generator[Event, None, search.Outcome]:
-    """End a trial that the search does not wait for any longer."""
-    yield RunEnded("trial", number, of, "pruned", best, epoch, seconds)
-    return "pruned", None, about | {"epochs": epoch, "best": best, "seconds": round(seconds, 2)}
-
-
-def _train(
-    study: Study, job: Job, folder: RunFolder, *, role: str, number: int, of: int
-) -> Generator[Event, None, None]:
-    """One run, or nothing if it is complete. Ends with RunEnded, also when the run failed."""
-    if folder.complete:
-        about = folder.about
-        score = folder.scores["select"]["macro_f1"]
-        yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"])
-        return
-    _remember(study)
-    precision = _precision(study, job.arm.backbone)
-    epochs = execute(job, study.dataset, folder, precision=precision, keep=role == "seed")
-    try:
-        for epoch in epochs:
-            if isinstance(epoch, str):
-                yield Noticed(f"{role} {number}/{of} of {job.arm.name}: {epoch}")
-                continue
-            row = epoch.row
-            yield Trained(
-                role,
-                number,
-                of,
-                row.epoch,
-                job.training.epochs,
-                row.loss,
-                row.macro_f1,
-                max(epoch.best, 0.0),
-                row.seconds,
-                row.images_per_s,
-            )
-    except RunError as error:
-        yield RunEnded(role, number, of, "failed", 0.0, 0, 0.0, str(error))
-        return
-    finally:
-        epochs.close()
-    about = folder.about
-    score = folder.scores["select"]["macro_f1"]
-    yield RunEnded(role, number, of, "complete", score, about["epochs"], about["seconds"])
-
-
-def _precision(study: Study, backbone: str) -> Precision:
-    """The number format for a backbone: as set, or measured once a study and machine and then kept for all arms."""
-    training: Training = study.spec.training
-    if training.precision != "auto":
-        return training.precision
-    from ferbal import device as hardware
-    from ferbal.models.build import build
-
-    device = hardware.pick()
-    channels = study.dataset.train.images.shape[1]
-    key = f"{backbone} {training.image_size}px {channels}ch {hardware.describe()['device']}"
-    known = study.folder.load("precision")
-    if key not in known:
-        classes = len(study.dataset.classes)
-        model = build(backbone, training, classes=classes, channels=channels, seed=0)
-        speeds = hardware.fastest(model, (64, channels, training.image_size, training.image_size), device)
-        known[key] = {"chosen": hardware.choose(speeds), "images_per_s": speeds}
-        study.folder.save("precision", known)
-    chosen: Precision = known[key]["chosen"]
-    return chosen
-
-
-def _scores_on(folder: RunFolder, dataset: Dataset, rows: np.ndarray) -> dict[str, float]:
-    from ferbal import metrics
-
-    said = folder.logits("val", dataset.val.ids)[rows].argmax(1)
-    return metrics.summary(metrics.confusion(dataset.val.labels[rows], said, len(dataset.classes)))
-
-
-def _remember(study: Study) -> None:
-    """Where and with what the last training was begun. A call that trains nothing leaves the record as it is."""
-    from ferbal import device as hardware
-
-    study.folder.save(
-        "provenance",
-        {
-            **_versions(),
-            **hardware.describe(),
-            "data": study.dataset.name,
-            "digest": study.dataset.digest,
-            "command": " ".join(["ferbal", *sys.argv[1:]]),
-            "last_training": time.strftime("%Y-%m-%d %H:%M:%S"),
-        },
-    )
-
-
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Of what a training's result depends on."""
     packages = ("torch", "torchvision", "timm", "optuna", "scikit-learn", "imbalanced-learn", "numpy")
     own = {"ferbal": __version__, "python": sys.version.split()[0]}

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 from typing import Any, ClassVar
 
@@ -226,6 +227,7 @@ def _one_epoch(
     shifts = None if stage.shifts is None else torch.from_numpy(stage.shifts).float().to(device)
     _set_modes(state.model, stage)
     losses, lr = torch.zeros(len(starts), device=device), 0.0
+    passed = partial(_passed, state, stage, shifts, batches, machine)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), batches.watching(state.model):
         torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
         for number, first in enumerate(starts):
@@ -235,7 +237,7 @@ def _one_epoch(
             inputs, targets = batches.take(rows[first : first + size], draw)
             if stage.mix is not None:
                 inputs, targets = stage.mix(inputs, targets, draw)
-            losses[number] = _gradients(state, stage, shifts, inputs, targets, batches, machine)
+            losses[number] = _gradients(state, passed, inputs, targets)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -252,13 +254,7 @@ def _one_epoch(
 
 
 def _gradients(
-    state: _State,
-    stage: Stage,
-    shifts: Tensor | None,
-    inputs: Tensor,
-    targets: Tensor,
-    batches: Images | Features,
-    machine: Machine,
+    state: _State, passed: Callable[[Tensor, Tensor, float], Tensor], inputs: Tensor, targets: Tensor
 ) -> Tensor:
     """The mean loss of a batch, its gradients being left in the parameters.
 
@@ -267,23 +263,35 @@ def _gradients(
     """
     while True:
         state.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=machine.device)
+        total = torch.zeros((), device=inputs.device)
         try:
             parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), strict=True)
             for some, theirs in parts:
-                with machine.autocast():
-                    logits = batches.answered(state.model, some)
-                loss = _loss_of_rows(stage, shifts, logits.float(), theirs, batches).mean()
-                loss = loss * (len(some) / len(inputs))
-                state.scaler.scale(loss).backward()
-                total += loss.detach()
+                total += passed(some, theirs, len(some) / len(inputs))
             return total
         except (RuntimeError, MemoryError) as error:
             if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts:
                 raise
-        del logits, loss  # what was computed so far is in the way of another attempt
         hardware.release()
         state.parts *= 2
+
+
+def _passed(
+    state: _State,
+    stage: Stage,
+    shifts: Tensor | None,
+    batches: Images | Features,
+    machine: Machine,
+    inputs: Tensor,
+    targets: Tensor,
+    share: float,
+) -> Tensor:
+    """The mean loss of these rows times their share of the batch, once its gradients have been added."""
+    with machine.autocast():
+        logits = batches.answered(state.model, inputs)
+    loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean() * share
+    state.scaler.scale(loss).backward()
+    return loss.detach()
 
 
 def _loss_of_rows(

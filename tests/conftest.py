@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from ferbal import data
+from ferbal import cli, data
 from ferbal.data.table import Table
 
 
@@ -54,6 +55,29 @@ def made_up(seed: int = 0, per_class: int = 3) -> Drawn:
 def _brighter(images: np.ndarray, area: tuple[slice, ...]) -> np.ndarray:
     images[area] += 60
     return images
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """`ferbal ...` in this process, in the current folder."""
+    monkeypatch.setattr(cli.interrupts, "catch", lambda: None)
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["ferbal", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        captured = capsys.readouterr()
+        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

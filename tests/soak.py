@@ -31,7 +31,7 @@ search: {trials: 3, lr: [1e-3, 1e-2], batch_size: [64, 128], patience: [2, 3]}
 final: {seeds: 2}
 ensembles: [average, greedy]
 """
-KEPT = ("weights.safetensors", "logits.npz", "scores.json", "scores.csv", "ensemble.json")
+KEPT = ("weights.safetensors", "logits.npz", "scores.json", "scores.csv")
 WAYS = ("time", "flush", "rename", "renamed")
 
 
@@ -42,7 +42,7 @@ def undisturbed(root: Path) -> None:
 
 
 def killed(root: Path, kills: int, draw: random.Random, longest: float) -> Counter[str]:
-    """Run the study, killed so many times on its way, and then to its end. Returns how often each way struck.
+    """Run the study to its end, killed at most so many times on its way. Returns how often each way struck.
 
     longest: seconds after which a process is killed at the latest, when its time is random.
     """
@@ -55,8 +55,8 @@ def killed(root: Path, kills: int, draw: random.Random, longest: float) -> Count
             time.sleep(after)
             os.kill(pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if code == 0:  # it was done before it could be killed: begin again elsewhere
-            raise AssertionError(f"the study ended after {sum(struck.values())} of {kills} kills; make it longer")
+        if code == 0:  # it was done before it could be killed
+            return struck
         assert code == -signal.SIGKILL, (root / "said.txt").read_text()
         struck[way] += 1
         print(f"kill {sum(struck.values())}: {way} {after:.2f}", flush=True)
@@ -150,9 +150,9 @@ def main(kills: int, seed: int) -> None:
     while sum(done.values()) < kills:
         shutil.rmtree(broken, ignore_errors=True)
         prepared(broken)
-        done += killed(broken, min(20, kills - sum(done.values())), draw, longest)
+        done += killed(broken, kills - sum(done.values()), draw, longest)
         assert bits(broken) == bits(whole), "the results differ"
-        assert len(bits(whole)) == 4 * 3 + 6 + 2 * 3 + 1, sorted(bits(whole))
+        assert len(bits(whole)) == 4 * 3 + 6 + 2 * 2 + 1, sorted(bits(whole))
         assert trials(broken) == trials(whole), (trials(broken), trials(whole))
         assert left_behind(broken) == [], left_behind(broken)
     print(f"{sum(done.values())} kills: {dict(done)}; weights, logits, scores and trials are those of a quiet study")

@@ -6,39 +6,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import Said
 
-from ferbal import __version__, cli
+from ferbal import __version__
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
 HEADER = "emotion,pixels,Usage"
 
 
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def say(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def say(root: Path, monkeypatch: pytest.MonkeyPatch, command_line: Callable[..., Said]) -> Callable[..., Said]:
     """Run the command line in this process, in a root with the tiny data set and study."""
     monkeypatch.chdir(root)
-    monkeypatch.setattr(cli.interrupts, "catch", lambda: None)
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["ferbal", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        captured = capsys.readouterr()
-        return Said(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+    return command_line
 
 
 def edited(root: Path, old: str, new: str) -> None:

@@ -19,7 +19,7 @@ import optuna
 import pytest
 from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
-from ferbal import dashboard, study
+from ferbal import conduct, dashboard, study
 from ferbal.errors import UsageError
 from ferbal.store import RunFolder
 
@@ -40,7 +40,7 @@ def searched(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "studies").mkdir()
     later = '"<b>late</b>": deferred(weighted(beta=0.9), after=0.5)'
     (root / "studies" / "tiny.yaml").write_text(STUDY.replace("weighted: weighted(beta=0.9)", later))
-    list(study.run(study.prepare(root / "studies" / "tiny.yaml", root, ["final.seeds=1", "ensembles=[]"])))
+    list(conduct.run(study.prepare(root / "studies" / "tiny.yaml", root, ["final.seeds=1", "ensembles=[]"])))
     return root
 
 

@@ -339,3 +339,31 @@ def test_a_signature_shows_parameters_and_defaults_without_types() -> None:
     assert recipe.signature(CATALOGUE["focal"]) == "(gamma=2.0)"
     assert recipe.signature(CATALOGUE["deferred"]) == "(inner, after=0.8)"
     assert recipe.signature(CATALOGUE["drop"]) == "(*classes)"
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "tuned"),
+    [
+        ("focal", {"focal.gamma": 1.5}, "focal(gamma=1.5)"),
+        ("focal(2)", {"focal.gamma": 1.5}, "focal(1.5)"),
+        ("mirror(below=0.5) | focal(gamma=2)", {"focal.gamma": 1.5}, "mirror(below=0.5) | focal(gamma=1.5)"),
+        (
+            "deferred(weighted(beta=0.9), after=0.8)",
+            {"weighted.beta": 0.5, "deferred.after": 0.6},
+            "deferred(weighted(beta=0.5), after=0.6)",
+        ),
+        ("plain", {"focal.gamma": 1.5}, "plain"),
+    ],
+)
+def test_parameters_are_set_wherever_the_strategy_stands(text: str, values: dict[str, float], tuned: str) -> None:
+    assert recipe.canonical(recipe.tuned(text, values)) == recipe.canonical(tuned)
+
+
+def test_a_parameter_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match=r"focal has no 'gama' \(did you mean 'gamma'\?\); it takes gamma"):
+        recipe.tuned("focal", {"focal.gama": 1})
+
+
+def test_the_strategies_of_a_recipe_are_known_at_any_depth() -> None:
+    assert recipe.names("mirror(below=0.5) | deferred(weighted, after=0.8)") == {"mirror", "deferred", "weighted"}
+    assert recipe.names("not a (recipe") == set()

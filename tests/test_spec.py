@@ -9,6 +9,8 @@ from conftest import STUDY
 
 from ferbal import spec
 from ferbal.errors import UsageError
+from ferbal.plan import Knobs
+from ferbal.search import Choices, Point, Range
 
 
 def complaint(tmp_path: Path, text: str, *changes: str) -> str:
@@ -122,3 +124,77 @@ def test_the_schema_describes_every_setting() -> None:
         if "description" not in entry and "$ref" not in entry
     ]
     assert undescribed == []
+
+
+FOCAL = STUDY.replace("weighted: weighted(beta=0.9)", "focal: focal(gamma=2)")
+
+
+def searched(tmp_path: Path, more: str) -> spec.StudySpec:
+    path = tmp_path / "s.yaml"
+    path.write_text(FOCAL.replace("patience: [2, 3]}", f"patience: [2, 3], {more}}}"))
+    return spec.load(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "values"),
+    [
+        ("weight_decay: {low: 1e-5, high: 0.1, log: true}", "weight_decay", Range(1e-5, 0.1, log=True)),
+        ("label_smoothing: [0, 0.2]", "label_smoothing", Range(0.0, 0.2)),
+        ("label_smoothing: {choose: [0, 0.1]}", "label_smoothing", Choices((0, 0.1))),
+        ("optimizer: [adamw, sgd]", "optimizer", Choices(("adamw", "sgd"))),
+        ("dropout: 0.3", "dropout", Choices((0.3,))),
+        ("focal.gamma: [0, 5]", "focal.gamma", Range(0.0, 5.0)),
+        ("focal: {gamma: [0, 5]}", "focal.gamma", Range(0.0, 5.0)),
+        ("further: {focal.gamma: [0, 5]}", "focal.gamma", Range(0.0, 5.0)),
+    ],
+)
+def test_any_setting_may_vary(tmp_path: Path, written: str, name: str, values: object) -> None:
+    settings = searched(tmp_path, written)
+    plain, focal = (settings.space(arm).further for arm in settings.arms)
+    assert focal == {name: values}
+    assert plain == ({} if "gamma" in name else focal)  # a strategy's parameter, only where the strategy is
+
+
+def test_what_the_search_finds_goes_into_training_and_recipe(tmp_path: Path) -> None:
+    settings = searched(tmp_path, "weight_decay: [0, 1], focal.gamma: [0, 5]")
+    found = Point(Knobs(0.1, 32, 3), {"weight_decay": 0.5, "focal.gamma": 1.25})
+    arm, training = settings.at(settings.arms[1], found)
+    assert arm.recipe == "focal(gamma=1.25)"
+    assert (training.weight_decay, training.epochs) == (0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("weigth_decay: [0, 1]", "s.yaml:8: search.weigth_decay: unknown key"),
+        ("focal.gama: [0, 5]", "s.yaml:8: search.focal.gama: focal has no 'gama' (did you mean 'gamma'?)"),
+        ("vocal.gamma: [0, 5]", "nothing of that name varies here (did you mean 'focal.gamma'?)"),
+        (
+            "label_smoothing: [0, 2]",
+            "s.yaml:8: search.label_smoothing: input should be less than 1 but got 2",
+        ),
+        ("dropout: [0.5, 0.1]", "a range is [lowest, highest], but 0.5 is not below 0.1"),
+        ("dropout: {low: 0, high: 0.5, log: true}", "begins above 0"),
+        ("focal.gamma: [a, b]", "search.focal.gamma: recipe"),
+        ("sampler: best", "search.sampler: input should be 'tpe', 'random', 'grid', 'cmaes' or 'gp'"),
+        ("prune: sometimes", "s.yaml:8: search.prune: input should be"),
+        ("trials: 0, sampler: grid", "duplicate key"),
+    ],
+)
+def test_what_cannot_vary_is_named(tmp_path: Path, written: str, said: str) -> None:
+    assert said in complaint(tmp_path, FOCAL.replace("patience: [2, 3]}", f"patience: [2, 3], {written}}}"))
+
+
+@pytest.mark.parametrize(
+    ("written", "pruner"), [("true", "median"), ("false", "none"), ("median", "median"), ("hyperband", "hyperband")]
+)
+def test_pruning_is_yes_no_or_by_name(tmp_path: Path, written: str, pruner: str) -> None:
+    assert searched(tmp_path, f"prune: {written}").search.budget.pruner == pruner
+
+
+def test_a_method_with_corrections_is_known_by_one_spelling(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY + "ensembles: [average, greedy+offsets, stack + temperature]\n")
+    assert spec.load(path)[0].ensembles == ("average", "greedy + offsets", "stack + temperature")
+    assert "no method 'greed' (did you mean 'greedy'?)" in complaint(tmp_path, STUDY + "ensembles: [greed]\n")
+    assert "no correction 'offset'" in complaint(tmp_path, STUDY + "ensembles: [greedy + offset]\n")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ferbal import files, metrics, study
+from ferbal import conduct, files, metrics, study
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
 from ferbal.store import RunFolder
@@ -24,7 +24,7 @@ Ferbal = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run(root: Path, *changes: str) -> list[object]:
-    return list(study.run(study.prepare(root / "studies" / "tiny.yaml", root, changes)))
+    return list(conduct.run(study.prepare(root / "studies" / "tiny.yaml", root, changes)))
 
 
 def trained(events: list[object]) -> int:
@@ -92,9 +92,9 @@ def test_scores_in_the_table_are_those_of_the_saved_logits(finished: Path) -> No
 
 def test_run_again_it_trains_nothing_and_imports_no_torch(finished: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ferbal import study; from ferbal.events import Trained;"
+        "import sys; from pathlib import Path; from ferbal import conduct, study; from ferbal.events import Trained;"
         f"root = Path({str(finished)!r}); s = study.prepare(root / 'studies' / 'tiny.yaml', root);"
-        "assert not [e for e in study.run(s) if isinstance(e, Trained)]; assert 'torch' not in sys.modules"
+        "assert not [e for e in conduct.run(s) if isinstance(e, Trained)]; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -161,7 +161,7 @@ def _wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) ->
 
 
 def test_a_half_trained_run_goes_on_at_the_epoch_it_had_reached(finished: Path, root: Path) -> None:
-    events = study.run(study.prepare(root / "studies" / "tiny.yaml", root))
+    events = conduct.run(study.prepare(root / "studies" / "tiny.yaml", root))
     for event in events:
         if isinstance(event, Trained) and event.role == "seed" and event.epoch == 2:
             break
@@ -196,14 +196,14 @@ def test_a_failing_arm_is_named_and_the_study_goes_on(root: Path, ferbal: Ferbal
 
 
 def test_a_second_process_on_the_same_study_is_refused_by_the_name_of_the_first(root: Path, ferbal: Ferbal) -> None:
-    events = study.run(study.prepare(root / "studies" / "tiny.yaml", root))
+    events = conduct.run(study.prepare(root / "studies" / "tiny.yaml", root))
     next(events)
     refused = ferbal("study", "run", "studies/tiny.yaml")
     assert refused.returncode == 2
     assert f"process {os.getpid()} on" in refused.stderr
     assert "is running this study" in refused.stderr
     events.close()
-    assert next(study.run(study.prepare(root / "studies" / "tiny.yaml", root))) is not None
+    assert next(conduct.run(study.prepare(root / "studies" / "tiny.yaml", root))) is not None
 
 
 def test_an_arm_that_drops_a_class_is_scored_on_all_and_on_the_kept(root: Path) -> None:
@@ -283,3 +283,25 @@ def test_writing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         files.write(path, fails)
     assert files.read_json(path) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_second_backbone_begins_where_the_first_ended_and_further_settings_are_searched(root: Path) -> None:
+    changes = (
+        "backbones=[facevgg_small, test_resnet]",
+        "strategies={focal: focal}",
+        "report.baseline=focal",
+        "search={trials: 2, lr: [1e-3, 1e-2], batch_size: 16, patience: 3, focal.gamma: [0, 5], dropout: [0, 0.5]}",
+        "training.epochs=1",
+        "final.seeds=1",
+    )
+    run(root, *changes)
+    checked = study.prepare(root / "studies" / "tiny.yaml", root, changes)
+    (first, _), (second, _) = checked.plans
+    best = checked.search(first).chosen()
+    assert best is not None
+    begun = checked.search(second).trials()[0]
+    assert (begun["lr"], begun["further"]) == (best.knobs.lr, dict(best.further))
+    (final,) = checked.finals(first).values()
+    assert final.about["recipe"] == f"focal(gamma={best.further['focal.gamma']!r})"
+    assert final.about["training"]["dropout"] == best.further["dropout"]
+    assert final.about["label"] == "focal"

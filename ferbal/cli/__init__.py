@@ -1,7 +1,7 @@
 """The command line: parse, call, print, exit codes. Everything heavy is imported by the command that needs it.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed,
-5 stopped by --max-time, 130 or 143 interrupted (what was done is kept, after 5, 130 and 143 alike).
+Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed or some
+pictures could not be read, 5 stopped by --max-time, 130 or 143 interrupted (what was done is kept, after 5 too).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from ferbal import __version__
-from ferbal.cli import interrupts
+from ferbal.cli import interrupts, models
 from ferbal.cli.data import data_app
 from ferbal.cli.shared import HERE, AsJson, Root, print_json
 from ferbal.cli.study import study_app
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
+models.add_to(app)
 
 
 def main() -> NoReturn:
@@ -153,9 +154,9 @@ def _strategies(name: str, as_json: bool, root: Path) -> None:
 
 
 def _backbones(name: str, as_json: bool, root: Path) -> None:
-    from ferbal import models
+    from ferbal.models import known, own
 
-    own_first = [*models.own(), *(backbone for backbone in models.known() if backbone not in models.own())]
+    own_first = [*own(), *(backbone for backbone in known() if backbone not in own())]
     found = [backbone for backbone in own_first if name in backbone]
     return print_json(found) if as_json else print("\n".join(found))
 

@@ -75,7 +75,7 @@ def study_run(
         interrupts.after(_seconds(max_time))
     from rich.console import Console
 
-    from ferbal import study
+    from ferbal import conduct, study
     from ferbal.events import Log
     from ferbal.progress import Display
     from ferbal.standing import after
@@ -84,7 +84,7 @@ def study_run(
     if dry_run:
         return _say_what_is_left(checked, only, as_json)
     known = after(Log(checked.folder.log).read())
-    made = Display(Console(stderr=True), known).watch(study.run(checked, only))
+    made = Display(Console(stderr=True), known).watch(conduct.run(checked, only))
     _print_reported(made, as_json)
     if made.failed:
         raise typer.Exit(4)

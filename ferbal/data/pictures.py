@@ -131,6 +131,39 @@ class Pictures:
         return pixels.transpose(2, 0, 1) if self.colour else pixels[None]
 
 
+def photo(source: Path | bytes, near: int | None = None) -> UInt8[np.ndarray, "h w *c"]:
+    """A picture from a file or from its bytes, upright, as [H, W] if it is gray and [H, W, 3] if not.
+
+    near: the side that it will be resized to, for JPEGs are decoded faster in a size near to that. Raises Unreadable.
+    """
+    from io import BytesIO
+
+    from PIL import Image, ImageOps
+
+    try:
+        with _no_warnings(), Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            _check(image, None if isinstance(source, bytes) else source)
+            if near:
+                image.draft(None, (2 * near, 2 * near))
+            return np.asarray(eight_bit(ImageOps.exif_transpose(image)))
+    except Exception as error:  # Pillow raises as many kinds as it knows formats
+        raise Unreadable(_reason(error)) from None
+
+
+def framed(
+    photo: UInt8[np.ndarray, "h w *c"], shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "{shape[0]} {shape[1]} {shape[2]}"]:
+    """A photo as images of this shape (channels, height, width) are made of files: cut to the form, and resized."""
+    from PIL import Image, ImageOps
+
+    channels, height, width = shape
+    picture = Image.fromarray(photo).convert("L" if channels == 1 else "RGB")
+    if picture.size != (width, height):
+        picture = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    pixels = np.asarray(picture)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
 NO_FACE: Final = "no face was found"
 
 
@@ -163,9 +196,9 @@ def _fitted(picture: Any, size: int) -> Any:
     return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
 
 
-def _check(image: Any, file: Path) -> None:
-    wanted = FORMATS[file.suffix.lower()]
-    if image.format not in (wanted, *(["MPO"] if wanted == "JPEG" else [])):  # MPO: a camera's JPEG with a preview
+def _check(image: Any, file: Path | None) -> None:
+    wanted = image.format if file is None else FORMATS.get(file.suffix.lower(), image.format)
+    if file and image.format not in (wanted, *(["MPO"] if wanted == "JPEG" else [])):  # MPO: a JPEG with a preview
         raise Unreadable(f"holds a {image.format} image but is named {file.suffix}; rename it")
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise Unreadable(f"is an animation of {image.n_frames} pictures; one picture a file is needed")

@@ -11,16 +11,20 @@ how much the members differ and what each one more adds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ferbal.ensemble.calibration import offsets, temperature, tempered, with_offsets
 from ferbal.ensemble.canary import Suspicion, refuse_leaks, suspicious
 from ferbal.ensemble.diversity import Diversity, Growth, diversity, growth
 from ferbal.ensemble.estimate import Estimate, estimate
 from ferbal.ensemble.greedy import bagged, greedy, greedy_path
-from ferbal.ensemble.members import FLOOR, Combined, Method, log_probabilities, members_of
+from ferbal.ensemble.members import FLOOR, Combined, Method, Unknown, log_probabilities, members_of
 from ferbal.ensemble.mixtures import average, average_logits, weighted
 from ferbal.ensemble.stacks import stack, stack_boosted, stack_plain
+from ferbal.errors import UsageError, nearest
 
 __all__ = [
+    "CORRECTIONS",
     "FLOOR",
     "METHODS",
     "Combined",
@@ -29,6 +33,7 @@ __all__ = [
     "Growth",
     "Method",
     "Suspicion",
+    "Unknown",
     "average",
     "average_logits",
     "bagged",
@@ -39,6 +44,7 @@ __all__ = [
     "growth",
     "log_probabilities",
     "members_of",
+    "named",
     "offsets",
     "refuse_leaks",
     "stack",
@@ -60,4 +66,22 @@ METHODS: dict[str, Method] = {
     "stack": stack,
     "stack_boosted": stack_boosted,
 }
-"""The methods that a study may name."""
+"""The methods that a study may name, alone or with corrections: `greedy`, `average + offsets`."""
+
+CORRECTIONS: dict[str, Callable[[Method], Method]] = {"temperature": tempered, "offsets": with_offsets}
+
+
+def named(text: str) -> Method:
+    """The method of a name, `stack` or `greedy + offsets + temperature` say. Raises UsageError for an unknown one."""
+    name, *corrections = (part.strip() for part in text.split("+"))
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}{nearest(name, METHODS)}; known are {', '.join(METHODS)}")
+    method = METHODS[name]
+    for correction in corrections:
+        if correction not in CORRECTIONS:
+            known = ", ".join(CORRECTIONS)
+            raise UsageError(
+                f"{text!r}: no correction {correction!r}{nearest(correction, CORRECTIONS)}; known: {known}"
+            )
+        method = CORRECTIONS[correction](method)
+    return method

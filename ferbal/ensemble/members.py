@@ -13,6 +13,7 @@ from ferbal import metrics
 
 FLOOR = 1e-6  # of a probability: a class that a member left out, or is sure against, must not veto the others
 
+Unknown = Literal["floor", "fill"]
 Members = Float[np.ndarray, "m n k"]
 LogProbabilities = Float[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"]
@@ -44,7 +45,7 @@ def floored(shares: Float[np.ndarray, "n k"]) -> LogProbabilities:
     return np.log(shares / shares.sum(1, keepdims=True))
 
 
-def members_of(logits: Sequence[Float[np.ndarray, "n k"]], unknown: Literal["floor", "fill"] = "floor") -> Members:
+def members_of(logits: Sequence[Float[np.ndarray, "n k"]], unknown: Unknown = "floor") -> Members:
     """Log-probabilities of all members from their logits, -inf where a member does not know a class.
 
     unknown: what a member says of a class it does not know. "floor": next to nothing, so that every such member

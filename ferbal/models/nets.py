@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.models import register_model
+from timm.models import load_pretrained, register_model
 from torch import Tensor, nn
 
 LAYERS = 7  # of a pair of convolutions, each with its norm and ReLU, and the pooling
@@ -75,7 +75,12 @@ def facevgg_small(pretrained: bool = False, **settings: Any) -> FaceVGG:
 
 
 def _face_vgg(widths: Sequence[int], pretrained: bool, settings: dict[str, Any]) -> FaceVGG:
-    if pretrained:
-        raise RuntimeError("facevgg has no published weights")
     wanted = ("num_classes", "in_chans", "drop_rate")
-    return FaceVGG(widths, **{key: settings[key] for key in wanted if key in settings})
+    net = FaceVGG(widths, **{key: settings[key] for key in wanted if key in settings})
+    if pretrained:
+        given = settings.get("pretrained_cfg") or {}
+        described = given if isinstance(given, dict) else given.to_dict()
+        if described.get("source") not in ("local-dir", "hf-hub"):  # a folder that somebody exported
+            raise RuntimeError("facevgg has no published weights")
+        load_pretrained(net, described, num_classes=net.num_classes, in_chans=settings.get("in_chans", 1))
+    return net

@@ -11,7 +11,6 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from ferbal import bootstrap, ensemble, metrics
-from ferbal.ensemble.members import floored
 from ferbal.report import curves, verdicts
 from ferbal.report.tables import frame
 
@@ -166,7 +165,7 @@ class Scored:
         arms = [who for who in self._said if who.kind == "arm"]
         if len(arms) < 2:
             return
-        blend = np.stack([ensemble.log_probabilities(self._said[who].blend) for who in arms])
+        blend = ensemble.members_of([self._said[who].blend for who in arms], unknown="fill")
         path = ensemble.greedy_path(blend, self.truth.blend)
         taken = path.taken[: path.best]
         orders = min(20, max(5, 2000 // len(arms)))
@@ -196,7 +195,9 @@ class Scored:
             yield {"first": models[i], "second": models[j], **values}
 
     def _members(self, arms: Sequence[Who]) -> Float[np.ndarray, "m n k"]:
-        return np.stack([floored(self._said[who].test) for who in arms])
+        with np.errstate(divide="ignore"):  # a class that a run does not know has probability 0
+            logits = [np.log(self._said[who].test) for who in arms]
+        return ensemble.members_of(logits, unknown="fill")
 
 
 def _of_matrix(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> Rows:

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python tests/benchmarks/report_speed.py [RUNS...]
 
-Each study has so many final runs of 60 epochs, five seeds and ten trials an arm, and three ensembles, on 3,589 rows of
+Each study has so many final runs of 60 epochs, five seeds and ten trials an arm, three ensembles, on 3,589 rows of
 validation and as many of test in seven classes. `page_seconds` is `ferbal study report` from what is on disk, in a
 process of its own. In Chromium, from opening the file: `tables_seconds` until tables can be sorted, and
 `interactive_seconds` until every script has run and the main thread is free. `switch_seconds` is from choosing

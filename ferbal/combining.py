@@ -1,0 +1,66 @@
+"""Runs -> an ensemble on disk, from their saved logits: fitted on blend, checked against select, estimated nested."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ferbal import data, ensemble
+from ferbal.plan import Dataset
+from ferbal.store import RunFolder
+
+REVISION = 2  # raised when the same members would be combined otherwise: older ensembles are made again
+
+
+def current(folder: RunFolder, method: str, names: Sequence[str]) -> bool:
+    """Whether a folder holds what combining these members would make."""
+    about = folder.about
+    return folder.complete and (about["method"], about["members"], about.get("revision")) == (
+        method,
+        list(names),
+        REVISION,
+    )
+
+
+def combine(
+    folder: RunFolder,
+    method: str,
+    names: Sequence[str],
+    logits: Mapping[str, Sequence[Float[np.ndarray, "n k"]]],
+    dataset: Dataset,
+    **about: Any,
+) -> None:
+    """Fit an ensemble and write it. logits: of every member, by split ("val", "test"), in the order of its rows.
+
+    The macro-F1 and the other figures of `scores.json` are nested estimates with their intervals: what the method
+    scores on rows of blend that it was not fitted on. Raises DataError, with nothing written, where a member has
+    seen the labels of blend. Test labels are not read.
+    """
+    val, halves = dataset.val, data.halves(dataset.val)
+    fit = ensemble.named(method)
+    members = {split: ensemble.members_of(each, unknown="fill") for split, each in logits.items()}
+    blend, select = (members["val"][:, rows] for rows in (halves.blend, halves.select))
+    labels = val.labels[halves.blend]
+    ensemble.refuse_leaks(names, blend, select, labels, val.labels[halves.select], dataset.classes)
+    fitted = fit(blend, labels)
+    expected = ensemble.estimate(fit, blend, labels, groups=val.group[halves.blend])
+    folder.discard()
+    folder.save_logits(
+        {split: fitted.apply(each) for split, each in members.items()}, {"val": val.ids, "test": dataset.test.ids}
+    )
+    folder.save_blend(val.ids[halves.blend], labels)
+    folder.finish(
+        {
+            "method": method,
+            "members": list(names),
+            "weights": None if fitted.weights is None else [round(float(weight), 6) for weight in fitted.weights],
+            "unknown": "fill",
+            "digest": dataset.digest,
+            "revision": REVISION,
+            **about,
+        },
+        {"blend": expected.scores, "interval": {name: list(ends) for name, ends in expected.intervals.items()}},
+    )

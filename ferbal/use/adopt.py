@@ -1,0 +1,223 @@
+"""Weights that were not made here, as a run: checked, evaluated once, their logits kept."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ferbal import __version__, data, device, files, metrics, models, train
+from ferbal.augment import View
+from ferbal.correction import Correction
+from ferbal.device import Machine
+from ferbal.errors import DataError, UsageError, nearest
+from ferbal.models.build import build
+from ferbal.plan import Dataset, Head, Training
+from ferbal.run import made_for, over_all
+from ferbal.store import RunFolder
+from ferbal.use.model import with_channels
+from ferbal.use.saved import filled, read_weights
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+PICKLES = (b"PK\x03\x04", b"\x80")  # torch's zip files, and what came before them
+MUCH = 0.05  # of accuracy that another order of the classes must gain to be taken for the true one
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """How weights are to be read. classes: the order of their logits. size: side of the images the net takes.
+
+    mean, std: of the pixels, 0..1, one number or one for each channel; None takes the data set's.
+    """
+
+    backbone: str
+    classes: tuple[str, ...]
+    size: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict[str, Any]:
+    """Read weights, evaluate them on validation and test, and write a run folder, whole or not at all.
+
+    The labels of the blend half of validation tell whether the classes stand in the order given. Returns what
+    run.json says. Raises UsageError or DataError that says what is wrong with the file.
+    """
+    if folder.path.exists():
+        raise UsageError(f"{folder.path} exists already; give another name with --as")
+    models.check(how.backbone)
+    becomes = _places(how.classes, dataset)
+    weights = read(file)
+    channels = next((int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim == 4), 3)
+    training = Training(image_size=how.size)
+    network = build(how.backbone, training, classes=len(how.classes), channels=channels, seed=0)
+    filled(network, weights, file, how.backbone)
+    mean, std = (_numbers(given, own) for given, own in ((how.mean, dataset.mean), (how.std, dataset.std)))
+    machine = Machine(device.pick())
+    view = View(how.size, mean, std)
+    logits = {}
+    for name in ("val", "test"):
+        images = with_channels(np.asarray(getattr(dataset, name).images), channels)
+        logits[name] = over_all(train.predict(network.to(machine.device), images, view, machine), becomes)
+    halves = data.halves(dataset.val)
+    _check_order(logits["val"][halves.blend], dataset.val.labels[halves.blend], dataset, how.classes, file)
+    about = {
+        "adopted": file.name,
+        "recipe": "plain",
+        "label": folder.path.name,
+        "backbone": how.backbone,
+        "channels": channels,
+        "training": asdict(training),
+        "twins": "drop",
+        "digest": dataset.digest,
+        "classes": list(how.classes),
+        "becomes": becomes.tolist(),
+        "head": asdict(Head()),
+        "notes": ["weights from elsewhere: what they were trained and selected on is not known"],
+        "precision": "fp32",
+        "device": str(machine.device),
+        "mean": list(mean) if isinstance(mean, tuple) else mean,
+        "std": list(std) if isinstance(std, tuple) else std,
+        "data": made_for(dataset),
+        "correction": Correction.none(len(how.classes)).as_json(),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "ferbal": __version__,
+    }
+    scores = {
+        half: metrics.summary(
+            metrics.confusion(dataset.val.labels[rows], logits["val"][rows].argmax(1), len(dataset.classes))
+        )
+        for half, rows in (("select", halves.select), ("blend", halves.blend))
+    }
+    draft = RunFolder(folder.path.with_name(f".{folder.path.name}.partial"))
+    try:
+        draft.save_weights(weights)
+        draft.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
+        files.write_json(draft.path / "ledger.json", LEDGER)
+        draft.finish(about, scores)
+        draft.path.rename(folder.path)
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+    return about | {"scores": scores}
+
+
+LEDGER = [
+    {"what": "weights", "fitted_on": "not known", "selected_on": "not known"},
+    {"what": "order of the classes", "fitted_on": "nothing", "selected_on": "blend half of validation (checked)"},
+]
+
+
+def read(file: Path) -> dict[str, Tensor]:
+    """The state dict in a .safetensors file, or in a .pth that holds nothing but tensors: no code in it is run."""
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such file")
+    with file.open("rb") as opened:
+        begins = opened.read(9)
+    # safetensors begins with the length of its header in eight bytes, of which the first may be any
+    pickled = begins.startswith(PICKLES) and begins[8:] != b"{"
+    if file.suffix == ".safetensors":
+        if pickled:
+            raise DataError(
+                f"{file}: a pickle under the name of safetensors; rename it to .pth if you trust where it is from"
+            )
+        return _bare(read_weights(file), file)
+    if file.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
+        raise UsageError(f"{file}: weights are .safetensors files, or .pth, .pt, .bin or .ckpt as torch saves them")
+    if not pickled:
+        raise DataError(f"{file}: not as torch saves weights, or damaged; is it safetensors under another name?")
+    return _bare(_unpickled(file), file)
+
+
+def _unpickled(file: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle protocol that torch does not write
+            return torch.load(file, weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise DataError(
+            f"{file}: refused unopened, for it holds more than tensors and could run code. Save only "
+            "model.state_dict(), best with safetensors"
+        ) from None
+    except Exception as error:  # torch raises as many kinds as there are ways to be damaged
+        raise DataError(f"{file}: damaged or cut short ({_line(error)}); get the file again") from None
+
+
+def _bare(saved: Any, file: Path) -> dict[str, Tensor]:
+    """The state dict itself, out of what trainers wrap it in, its names without their prefix."""
+    for key in WRAPPERS:
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+    tensors = saved if isinstance(saved, Mapping) else {}
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise DataError(f"{file}: no state dict in it, which is a tensor for each name; save model.state_dict()")
+    named = {str(name): value.contiguous() for name, value in tensors.items()}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in named)), ""):
+        named = {name.removeprefix(prefix): value for name, value in named.items()}
+    return named
+
+
+def _places(classes: tuple[str, ...], dataset: Dataset) -> Int[np.ndarray, " k0"]:
+    """For each class of the data set its place among the logits, -1 where the weights do not know it."""
+    for name in classes:
+        if name not in dataset.classes:
+            raise DataError(
+                f"no class {name!r} in {dataset.name}{nearest(name, dataset.classes)}; it has "
+                f"{', '.join(dataset.classes)}"
+            )
+        if classes.count(name) > 1:
+            raise UsageError(f"--classes names {name!r} twice")
+    return np.array([classes.index(name) if name in classes else -1 for name in dataset.classes])
+
+
+def _check_order(
+    said: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    dataset: Dataset,
+    classes: tuple[str, ...],
+    file: Path,
+) -> None:
+    """Refuse weights that say nothing of these classes, or would say much more of them in another order."""
+    from scipy.optimize import linear_sum_assignment
+
+    if not np.isfinite(said[:, np.isin(dataset.classes, classes)]).all():
+        raise DataError(f"{file}: the weights give logits that are no numbers; get the file again")
+    matrix = metrics.confusion(labels, said.argmax(1), len(dataset.classes))
+    known = np.flatnonzero(np.isin(dataset.classes, classes))
+    matrix = matrix[np.ix_(known, known)]
+    true, told = linear_sum_assignment(matrix, maximize=True)
+    accuracy, best = metrics.accuracy(matrix), float(matrix[true, told].sum() / matrix.sum())
+    noise = 3 * np.sqrt(best * (1 - best) / matrix.sum())
+    if best > accuracy + max(MUCH, noise):
+        says = {dataset.classes[known[k]]: dataset.classes[known[t]] for t, k in zip(true, told, strict=True)}
+        order = ",".join(says[name] for name in classes)
+        raise DataError(
+            f"{file}: the classes stand in another order: as given, {accuracy:.1%} of {matrix.sum():,} validation "
+            f"rows are right, and {best:.1%} with --classes {order}"
+        )
+    if metrics.balanced_accuracy(matrix) <= 1 / len(classes):
+        raise DataError(
+            f"{file}: no better than chance on {dataset.name} (balanced accuracy "
+            f"{metrics.balanced_accuracy(matrix):.1%} of {len(classes)} classes): the size, the mean, the order of "
+            "the classes or the data set is not what the weights were trained with"
+        )
+
+
+def _numbers(given: tuple[float, ...] | None, own: float) -> float | tuple[float, ...]:
+    return own if given is None else given[0] if len(given) == 1 else given
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -1,0 +1,123 @@
+"""A trained model, ready to be asked: pictures in, logits and classes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from torch import nn
+
+from ferbal import ensemble, metrics, train
+from ferbal.augment import View
+from ferbal.correction import Correction
+from ferbal.device import Machine
+from ferbal.errors import DataError
+from ferbal.run import over_all
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LUMA = (19595, 38470, 7471)  # of red, green and blue in gray, in 65536ths: what Pillow and ITU-R 601-2 use
+
+
+@dataclass(frozen=True, eq=False)
+class Net:
+    """One trained network, and all that stands between a picture and its logits.
+
+    channels: of the pictures the network takes. becomes: the network's class for each class of the model, -1 for
+    one that it does not know.
+    """
+
+    backbone: str
+    network: nn.Module
+    view: View
+    machine: Machine
+    channels: int
+    becomes: Int[np.ndarray, " k0"]
+    correction: Correction
+
+    def logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k0"]:
+        """Corrected logits over the model's classes: -inf for those the network does not know."""
+        if not len(images):
+            return np.zeros((0, len(self.becomes)))
+        said = train.predict(self.network, with_channels(images, self.channels), self.view, self.machine)
+        return over_all(self.correction(said), self.becomes)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Several networks. weights: those of a convex mixture of their probabilities, or None if `apply` is not one.
+
+    unknown: what counts as said of a class that a network does not know, as in `ensemble.members_of`.
+    """
+
+    members: tuple[Net, ...]
+    apply: Callable[[Float[np.ndarray, "m n k"]], Float[np.ndarray, "n k"]]
+    weights: Float[np.ndarray, " m"] | None
+    unknown: ensemble.Unknown = "floor"
+
+    def logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k"]:
+        """Log-probabilities."""
+        return self.apply(ensemble.members_of([net.logits(images) for net in self.members], self.unknown))
+
+
+def convex(weights: Float[np.ndarray, " m"]) -> Callable[[Float[np.ndarray, "m n k"]], Float[np.ndarray, "n k"]]:
+    """The mixture of probabilities with these weights, from and to log-probabilities."""
+    return lambda members: np.log(np.einsum("m,mnk->nk", weights, np.exp(members)))
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A run, an ensemble, weights from elsewhere or an exported folder.
+
+    shape: channels, height and width of the pictures it was made for; others are brought to it. path: where it was
+    loaded from. about: what its folder says of it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    body: Net | Mixture
+    path: Path | None
+    about: dict[str, Any]
+
+    def logits(self, images: UInt8[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:
+        """Corrected logits of images [N,C,H,W] or [N,H,W], gray or in colour; -inf for a class it does not know."""
+        return self.body.logits(images[:, None] if images.ndim == 3 else images)
+
+    def probabilities(self, images: UInt8[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:
+        """Probability of each class, each row summing to 1."""
+        return metrics.softmax(self.logits(images))
+
+    def predict(self, images: UInt8[np.ndarray, "n *c h w"]) -> pd.DataFrame:
+        """A row for each image: its `class`, the `probability` of that, and a column for each class."""
+        return as_frame(self.probabilities(images), self.classes)
+
+    @property
+    def nets(self) -> tuple[Net, ...]:
+        """The networks that it is made of."""
+        return (self.body,) if isinstance(self.body, Net) else self.body.members
+
+
+def as_frame(probabilities: Float[np.ndarray, "n k"], classes: tuple[str, ...]) -> pd.DataFrame:
+    """Probabilities as a table: `class`, `probability`, then each class by its name."""
+    import pandas as pd
+
+    best = pd.DataFrame({"class": np.array(classes)[probabilities.argmax(1)], "probability": probabilities.max(1)})
+    return pd.concat([best, pd.DataFrame(probabilities, columns=list(classes))], axis=1)
+
+
+def with_channels(images: UInt8[np.ndarray, "n c h w"], channels: int) -> UInt8[np.ndarray, "n {channels} h w"]:
+    """The images with so many channels: gray repeated three times, colour made gray by its brightness."""
+    if images.shape[1] == channels:
+        return images
+    if images.shape[1] == 1:
+        return np.repeat(images, channels, axis=1)
+    if images.shape[1] == 3 and channels == 1:
+        red, green, blue = (images[:, band].astype(np.uint32) * share for band, share in enumerate(LUMA))
+        return ((red + green + blue + 0x8000) >> 16).astype(np.uint8)[:, None]
+    raise DataError(f"images of {images.shape[1]} channels for a model that takes {channels}; gray has 1, colour 3")

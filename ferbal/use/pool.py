@@ -1,0 +1,170 @@
+"""An ensemble of runs of any studies on one data set, from their saved logits. No model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ferbal import combining, data, ensemble, files, metrics
+from ferbal.errors import DataError, UsageError
+from ferbal.plan import Dataset
+from ferbal.store import RunFolder, slug
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """An ensemble on disk. weights: of each member, in the order given; None where the method has none.
+
+    blend: macro-F1 on rows of blend that it was not fitted on, a nested estimate, and its interval; members: that of
+    each member on all of blend. data: what the data set is called.
+    """
+
+    path: Path
+    method: str
+    names: tuple[str, ...]
+    weights: tuple[float, ...] | None
+    blend: float
+    interval: tuple[float, ...]
+    members: tuple[float, ...]
+    data: str
+
+
+def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str = "") -> Pooled:
+    """Combine runs, fitting on the blend half of validation, and write `ensembles/<name>`.
+
+    Raises UsageError or DataError, with nothing written, where the runs are not of one data set and one division
+    of it. Test labels are not read.
+    """
+    ensemble.named(method)
+    name = name or slug(method)
+    if slug(name) != name:
+        raise UsageError(f"--name {name!r}: lower-case letters, digits and dashes; {slug(name)!r} would do")
+    if len(runs) < 2:
+        raise UsageError("an ensemble has two members or more; name the folders of several runs")
+    if twice := {str(run) for run in runs if sum(run.resolve() == other.resolve() for other in runs) > 1}:
+        raise UsageError(f"{min(twice)} is named twice")
+    folders = [_finished(run) for run in runs]
+    dataset = _one_data_set(folders, root)
+    folder = RunFolder(root / "ensembles" / name)
+    names = [_named(run, root) for run in runs]
+    splits = {"val": dataset.val, "test": dataset.test}
+    logits = {part: [_logits(run, part, rows.ids, dataset) for run in folders] for part, rows in splits.items()}
+    if folder.complete and (folder.about["members"], folder.about["method"]) != (names, method):
+        raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
+    if not combining.current(folder, method, names):
+        combining.combine(folder, method, names, logits, dataset, data=dataset.name)
+        files.write_json(folder.path / "ledger.json", _ledger(name, method, folders))
+    blend = data.halves(dataset.val).blend
+    weights = folder.about["weights"]
+    return Pooled(
+        folder.path,
+        method,
+        tuple(names),
+        None if weights is None else tuple(weights),
+        folder.scores["blend"]["macro_f1"],
+        tuple(folder.scores["interval"]["macro_f1"]),
+        tuple(_macro_f1(one[blend], dataset.val.labels[blend], dataset) for one in logits["val"]),
+        dataset.name,
+    )
+
+
+def _finished(run: Path) -> RunFolder:
+    folder = RunFolder(run)
+    about = folder.about
+    if not about.get("digest") or "members" in about or not folder.complete or not (run / "logits.npz").exists():
+        what = (
+            "an ensemble" if "members" in about else "no finished run" if run.exists() else "there is no such folder"
+        )
+        raise DataError(f"{run}: {what}; name folders under studies/NAME/runs/, or adopted weights under models/")
+    return folder
+
+
+def _one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
+    """The data set that all runs were made on, divided as for all of them."""
+    # adopted weights have seen no half of this validation split: they fit any division of it
+    own = [folder for folder in folders if not folder.about.get("adopted")]
+    first = (own or folders)[0]
+    for other in folders:
+        what = ""
+        if other.about["digest"] != first.about["digest"]:
+            what, told = "another data set", _data
+        elif not other.about.get("adopted") and _near(other.about) != _near(first.about):
+            what, told = "another division of validation", _division
+        if what:
+            raise DataError(
+                f"{other.path.name} knows {what} ({told(other.about)}) than {first.path.name} ({told(first.about)}): "
+                "what one was fitted on may have selected the other, and rows cannot be matched. Combine runs of one "
+                "and the same"
+            )
+    digest = first.about["digest"]
+    known = [name for name in _stored(root) if data.describe(name, root)["digest"] == digest]
+    if not known:
+        raise DataError(
+            f"the data set of {first.path.name} ({_data(first.about)}) is not under {root / 'data'}; "
+            "its labels of validation are needed. Import it again, or name its place with --root"
+        )
+    twins: data.Twins = first.about["twins"]
+    return data.open(known[0], root, twins=twins)
+
+
+def _near(about: dict[str, Any]) -> bool:
+    """Whether near twins are kept together in one half of validation, which divides it otherwise."""
+    return bool(about["twins"] == "near")
+
+
+def _division(about: dict[str, Any]) -> str:
+    return f"{'near' if _near(about) else 'exact'} twins kept together"
+
+
+def _data(about: dict[str, Any]) -> str:
+    return f"{about.get('data', {}).get('name', 'digest')} {about['digest'][:8]}"
+
+
+def _stored(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in (root / "data").glob("*/dataset.json"))
+
+
+def _logits(run: RunFolder, part: str, ids: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """A member's logits of these rows, matched by their ids."""
+    there = set(run.rows(part).tolist())
+    if lacking := [name for name in ids.tolist() if name not in there]:
+        raise DataError(
+            f"{run.path}: it says nothing of {len(lacking):,} of {len(ids):,} {part} rows of {dataset.name} "
+            f"({lacking[0]}, say): its split is another one"
+        )
+    logits = run.logits(part, ids)
+    if logits.shape[1] != len(dataset.classes):
+        raise DataError(
+            f"{run.path}: logits of {logits.shape[1]} classes, but {dataset.name} has {len(dataset.classes)}: "
+            f"{', '.join(dataset.classes)}"
+        )
+    return logits
+
+
+def _macro_f1(said: np.ndarray, labels: np.ndarray, dataset: Dataset) -> float:
+    return metrics.macro_f1(metrics.confusion(labels, said.argmax(1), len(dataset.classes)))
+
+
+def _named(run: Path, root: Path) -> str:
+    """Its way from the root, so that the whole can be moved; the full one if it lies elsewhere."""
+    place = run.resolve()
+    return place.relative_to(root.resolve()).as_posix() if place.is_relative_to(root.resolve()) else str(place)
+
+
+def _ledger(name: str, method: str, folders: Sequence[RunFolder]) -> list[dict[str, str]]:
+    """Who has seen which split, as a study's ledger says it."""
+    fits = "nothing" if method == "average" else "blend half of validation"
+    adopted = any(folder.about.get("adopted") for folder in folders)
+    selected = "select half of validation" + (", adopted ones unknown" if adopted else "")
+    return [
+        {
+            "what": "weights of every member",
+            "fitted_on": "train" if not adopted else "train, adopted ones unknown",
+            "selected_on": selected,
+        },
+        {"what": f"ensemble {name} ({method})", "fitted_on": fits, "selected_on": "nothing"},
+    ]

@@ -1,0 +1,213 @@
+"""Folders -> models: `load` knows runs, ensembles, adopted weights and exported hub folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ferbal import data, device, ensemble, files, train
+from ferbal.augment import View
+from ferbal.correction import Correction
+from ferbal.device import Machine
+from ferbal.errors import DataError, UsageError
+from ferbal.models import heads
+from ferbal.models.build import build
+from ferbal.plan import Arm, Dataset, Head, Training
+from ferbal.run import corrections, made_for, plan_for
+from ferbal.store import RunFolder
+from ferbal.use.model import Mixture, Model, Net, convex
+
+KINDS = (
+    "a run (studies/NAME/runs/RUN), an ensemble (studies/NAME/ensembles/METHOD, ensembles/NAME), adopted weights "
+    "(models/NAME) or an exported hub folder"
+)
+
+
+def load(path: str | Path) -> Model:
+    """The model in a folder: a run, an ensemble, adopted weights or an exported hub folder.
+
+    Raises DataError where there is none, or what is there is damaged.
+    """
+    path = Path(path)
+    folder = RunFolder(path)
+    if path.is_file():
+        raise UsageError(f"{path} is a file; a model is {KINDS}. `ferbal adopt {path}` makes one of weights")
+    if (path / "config.json").exists():
+        return _from_hub(path)
+    if "members" in folder.about and folder.complete:
+        return _ensemble(folder)
+    if "backbone" in folder.about and folder.complete and (path / "weights.safetensors").exists():
+        return _run(folder)
+    if "backbone" in folder.about:
+        why = "its weights were not kept" if folder.complete else "it is not finished"
+        raise DataError(
+            f"{path}: there is no model in this run, for {why}; take a final run under studies/NAME/runs/"
+        )
+    what = "no model is in it" if path.exists() else "there is no such folder"
+    raise DataError(f"{path}: {what}; name {KINDS}")
+
+
+def members_of(folder: RunFolder) -> list[RunFolder]:
+    """The runs that an ensemble is made of: a study's named by their folders, others by their way from the root."""
+    found = []
+    for name in folder.about["members"]:
+        places = [folder.path.parents[1] / "runs" / name, folder.path.parents[1] / name]
+        place = next((place for place in places if (place / "run.json").exists()), None)
+        if place is None:
+            raise DataError(f"{folder.path}: its member {name} is gone; make the ensemble again")
+        found.append(RunFolder(place))
+    return found
+
+
+def data_set_of(folder: Path, digest: str, twins: data.Twins = "drop") -> Dataset | None:
+    """The data set with this digest under the root that a folder lies in, if it is there."""
+    for root in folder.resolve().parents:
+        for described in sorted((root / "data").glob("*/dataset.json")):
+            if files.read_json(described).get("digest") == digest:
+                return data.open(described.parent.name, root, twins=twins)
+    return None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a .safetensors file. Raises DataError if it is torn."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: damaged or cut short ({error}); get the file again") from None
+
+
+def filled(network: nn.Module, weights: dict[str, Tensor], path: Path, backbone: str) -> nn.Module:
+    """The network with these weights, all of them. Raises DataError where they belong to another one."""
+    own = network.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    other = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if missing or extra or other:
+        signs = [
+            f"{len(names)} {what}, {names[0]} say"
+            for names, what in ((missing, "missing"), (extra, "unknown"))
+            if names
+        ]
+        signs += [
+            f"{name} is {list(weights[name].shape)} where {backbone} has {list(own[name].shape)}"
+            for name in sorted(other)[:1]
+        ]
+        raise DataError(
+            f"{path}: these are not the weights of a {backbone}: {'; '.join(signs)}. Name the right backbone"
+        )
+    network.load_state_dict(weights)
+    return network
+
+
+def _run(folder: RunFolder) -> Model:
+    about = folder.about
+    network, view, machine = _network(folder, about)
+    if "correction" not in about:
+        about = about | _worked_out(folder, about, network, view, machine)
+    if about["correction"] is None:
+        raise DataError(
+            f"{folder.path}: a strategy of {about['recipe']!r} corrects logits in a way that numbers cannot keep; "
+            "its saved logits can be combined and reported, but new pictures cannot be predicted"
+        )
+    net = Net(
+        about["backbone"],
+        network,
+        view,
+        machine,
+        about.get("channels", about["data"]["shape"][0]),
+        np.array(about["becomes"]),
+        Correction.from_json(about["correction"]),
+    )
+    made = about["data"]
+    channels, height, width = made["shape"]
+    return Model(folder.path.name, tuple(made["classes"]), (channels, height, width), net, folder.path, about)
+
+
+def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View, Machine]:
+    training = Training(**(about["training"] | {"pretrained": False}))
+    weights = read_weights(folder.path / "weights.safetensors")
+    network = build(
+        about["backbone"],
+        training,
+        classes=len(about["classes"]),
+        channels=about.get("channels") or _channels(weights),
+        seed=0,
+        head=Head(**about["head"]),
+    )
+    place = device.pick()
+    # another device than the run's may lack its number format, or be slow in it
+    machine = Machine(place, about["precision"] if about.get("device") == str(place) else "fp32")
+    filled(network, weights, folder.path / "weights.safetensors", about["backbone"])
+    mean, std = (tuple(about[name]) if isinstance(about[name], list) else about[name] for name in ("mean", "std"))
+    return network.to(machine.device), View(training.image_size, mean, std), machine
+
+
+def _channels(weights: dict[str, Tensor]) -> int:
+    """Channels that the first convolution takes."""
+    return next(int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim == 4)
+
+
+def _worked_out(
+    folder: RunFolder, about: dict[str, Any], network: nn.Module, view: View, machine: Machine
+) -> dict[str, Any]:
+    """What a run made before corrections were kept would say of them: fitted again, on the same rows as then."""
+    dataset = data_set_of(folder.path, about["digest"], about["twins"])
+    if dataset is None:
+        raise DataError(
+            f"{folder.path}: an older ferbal made this run and did not keep how its logits are corrected; that can "
+            "be worked out beside the data set it was trained on, which is not under data/"
+        )
+    arm = Arm(about["label"], about["recipe"], about["backbone"])
+    training = Training(**about["training"])
+    plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
+    if plan.adjust is None and not plan.fits:
+        return {"correction": Correction.none(len(plan.classes)).as_json(), "data": made_for(dataset)}
+    said = train.predict(network, dataset.val.images, view, machine)
+    adjust, _ = corrections(plan, said, dataset.val, data.halves(dataset.val).blend, heads.trained(network))
+    found = Correction.of(adjust, said)
+    return {"correction": None if found is None else found.as_json(), "data": made_for(dataset)}
+
+
+def _ensemble(folder: RunFolder) -> Model:
+    about, runs = folder.about, members_of(folder)
+    models = [_run(run) for run in runs]
+    rows = folder.rows("val")
+    unknown = about.get("unknown", "floor")
+    log = ensemble.members_of([run.logits("val", rows) for run in runs], unknown)
+    told = folder.logits("val", rows)
+    weights = None if about["weights"] is None else np.array(about["weights"])
+    apply, blend = None, folder.blend()
+    if blend is not None:  # fitted again rather than read: whatever the method is, this is what it made
+        place = {name: row for row, name in enumerate(rows.tolist())}
+        at = np.array([place[name] for name in blend[0].tolist()])
+        fitted = ensemble.named(about["method"])(log[:, at], blend[1])
+        apply, weights = fitted.apply, fitted.weights
+    nets = [model.nets[0] for model in models]
+    if weights is not None and _agree(convex(weights)(log), told):
+        if all((net.becomes >= 0).all() for net in nets):  # what counts for nothing need not be asked
+            used = np.flatnonzero(weights)
+            nets, weights = [nets[member] for member in used], weights[used]
+        body = Mixture(tuple(nets), convex(weights), weights, unknown)
+    elif apply is not None and _agree(apply(log), told):
+        body = Mixture(tuple(nets), apply, None, unknown)
+    else:
+        raise DataError(f"{folder.path}: its members no longer say what it was made from; make the ensemble again")
+    about |= {"data": models[0].about["data"]}
+    return Model(folder.path.name, models[0].classes, models[0].shape, body, folder.path, about)
+
+
+def _agree(one: Float[np.ndarray, "n k"], other: Float[np.ndarray, "n k"]) -> bool:
+    """Whether two ways to the same log-probabilities agree, as far as float32 and rounded weights can."""
+    return bool(np.allclose(np.exp(one), np.exp(other), atol=1e-4))
+
+
+def _from_hub(path: Path) -> Model:
+    from ferbal.use.hub import read
+
+    return read(path)

@@ -1,0 +1,196 @@
+"""How good a model is on a split: figures with bootstrap intervals, class by class, and where it errs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from ferbal import data, metrics
+from ferbal.errors import DataError, UsageError, nearest
+from ferbal.plan import Dataset, Split
+
+Tta = Literal["", "flip", "tencrop"]
+RESAMPLES = 1000
+LEVEL = 0.95
+CROP = 11 / 12  # of the side, in each of ten crops: 44 of FER2013's 48 px
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A value, and the interval that 95 % of the resamples fall into. NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a model is worth on some rows. matrix: rows are true classes. per_class: precision, recall and F1."""
+
+    classes: tuple[str, ...]
+    rows: int
+    overall: dict[str, Figure]
+    per_class: dict[str, dict[str, Figure]]
+    matrix: Int[np.ndarray, "k k"]
+
+
+def score(
+    probabilities: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    classes: tuple[str, ...],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Scores:
+    """Figures of these rows. The intervals are percentiles over resamples of the rows within each true class."""
+    if not len(labels):
+        raise DataError("there are no rows to score")
+    said = probabilities.argmax(1)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    among_two = (order[:, :2] == labels[:, None]).any(1)
+    matrix = metrics.confusion(labels, said, len(classes))
+    point = _figures(probabilities, labels, said, among_two, matrix)
+    drawn = [
+        _figures(probabilities[rows], labels[rows], said[rows], among_two[rows], None)
+        for rows in _resampled(labels, resamples, seed)
+    ]
+    overall = {name: _figure(point[0][name], [figures[name] for figures, _ in drawn]) for name in point[0]}
+    per_class = {
+        label: {
+            name: _figure(float(point[1][name][k]), [float(each[name][k]) for _, each in drawn]) for name in point[1]
+        }
+        for k, label in enumerate(classes)
+    }
+    return Scores(classes, len(labels), overall, per_class, matrix)
+
+
+def matched(
+    logits: Float[np.ndarray, "n k"], classes: tuple[str, ...], wanted: tuple[str, ...]
+) -> Float[np.ndarray, "n k2"]:
+    """Logits over the classes of a data set, by name: -inf for those the model does not know, its others left out."""
+    common = [name for name in wanted if name in classes]
+    if len(common) < 2:
+        raise DataError(
+            f"the model's classes are {', '.join(classes)} and the data set's {', '.join(wanted)}: two or more must "
+            "have the same name. `ferbal data import --classes` names them"
+        )
+    wide = np.full((len(logits), len(wanted)), -np.inf)
+    for place, name in enumerate(wanted):
+        if name in common:
+            wide[:, place] = logits[:, classes.index(name)]
+    if not np.isfinite(wide).any(1).all():
+        raise DataError("the model knows none of the classes of the data set; it had left them out")
+    return wide
+
+
+def views(images: UInt8[np.ndarray, "n c h w"], tta: Tta) -> Iterator[UInt8[np.ndarray, "n c h2 w2"]]:
+    """The images as they are, with their mirror images, or as ten crops: corners and middle, each also mirrored."""
+    height, width = images.shape[2:]
+    tall, wide = (max(round(CROP * side), 1) for side in (height, width))
+    corners = [(0, 0)]
+    if tta == "tencrop":
+        corners = [(0, 0), (0, width - wide), (height - tall, 0), (height - tall, width - wide)]
+        corners.append(((height - tall) // 2, (width - wide) // 2))
+    else:
+        tall, wide = height, width
+    for top, left in corners:
+        part = np.ascontiguousarray(images[:, :, top : top + tall, left : left + wide])
+        yield part
+        if tta:
+            yield np.ascontiguousarray(part[..., ::-1])
+
+
+def averaged(
+    ask: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n k"]],
+    images: UInt8[np.ndarray, "n c h w"],
+    tta: Tta,
+) -> Float[np.ndarray, "n k"]:
+    """Logits, or the mean of the log-probabilities of all views of each image."""
+    if not tta:
+        return ask(np.asarray(images))
+    with np.errstate(divide="ignore"):  # a class that the model does not know stays at -inf
+        said = [np.log(metrics.softmax(ask(view))) for view in views(np.asarray(images), tta)]
+    return np.mean(said, axis=0)
+
+
+def part(dataset: Dataset, name: str) -> Split:
+    """A split by its name."""
+    known = ("train", "val", "test")
+    if name not in known:
+        raise UsageError(f"no split {name!r}{nearest(name, known)}; known are {', '.join(known)}")
+    split: Split = getattr(dataset, name)
+    return split
+
+
+def official_and_without_twins(
+    probabilities: Float[np.ndarray, "n k"], dataset: Dataset, split: str, *, resamples: int, seed: int
+) -> dict[str, Scores]:
+    """The scores on a split as it is, and on its rows whose picture is in no other split, where that is fewer."""
+    labels = part(dataset, split).labels
+    found = {"all rows": score(probabilities, labels, dataset.classes, resamples=resamples, seed=seed)}
+    if split == "test" and len(alone := data.without_twin(dataset)) < len(labels):
+        found["without twins"] = score(
+            probabilities[alone], labels[alone], dataset.classes, resamples=resamples, seed=seed
+        )
+    return found
+
+
+def as_json(scores: Scores) -> dict[str, Any]:
+    """For `--json`: None where a figure is not defined."""
+
+    def told(figure: Figure) -> dict[str, float | None]:
+        return {
+            name: None if np.isnan(value) else round(value, 6)
+            for name, value in (("value", figure.value), ("low", figure.low), ("high", figure.high))
+        }
+
+    return {
+        "rows": scores.rows,
+        **{name: told(figure) for name, figure in scores.overall.items()},
+        "per_class": {
+            label: {"rows": int(scores.matrix[k].sum())} | {name: told(figure) for name, figure in figures.items()}
+            for k, (label, figures) in enumerate(scores.per_class.items())
+        },
+        "confusion": scores.matrix.tolist(),
+    }
+
+
+def _figures(
+    probabilities: Float[np.ndarray, "n k"],
+    labels: Int[np.ndarray, " n"],
+    said: Int[np.ndarray, " n"],
+    among_two: np.ndarray,
+    matrix: Int[np.ndarray, "k k"] | None,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    if matrix is None:
+        matrix = metrics.confusion(labels, said, probabilities.shape[1])
+    overall = metrics.summary(matrix) | {
+        "top2": float(among_two.mean()),
+        "ece": metrics.expected_calibration_error(probabilities, labels),
+    }
+    return overall, {
+        "precision": metrics.precision(matrix),
+        "recall": metrics.recall(matrix),
+        "f1": metrics.f1(matrix),
+    }
+
+
+def _resampled(labels: Int[np.ndarray, " n"], times: int, seed: int) -> Iterator[Int[np.ndarray, " n"]]:
+    """Rows drawn with replacement, as many of each class as there are."""
+    draw = np.random.default_rng(seed)
+    of_class = [rows for k in np.unique(labels) if len(rows := np.flatnonzero(labels == k))]
+    for _ in range(times):
+        yield np.concatenate([rows[draw.integers(0, len(rows), len(rows))] for rows in of_class])
+
+
+def _figure(value: float, drawn: list[float]) -> Figure:
+    seen = np.array(drawn)[~np.isnan(drawn)]
+    if not len(seen):
+        return Figure(value, float("nan"), float("nan"))
+    low, high = np.quantile(seen, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Figure(value, float(low), float(high))

@@ -1,0 +1,37 @@
+"""Corrections as numbers: what is affine is kept, what is not is owned up to."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from ferbal.correction import Correction
+
+LOGITS = np.random.default_rng(0).normal(size=(20, 3)) * 5
+
+
+def test_what_scales_and_shifts_each_class_is_found_and_kept_in_json() -> None:
+    scale, shift = np.array([0.5, 1, 2]), np.array([0.1, -3, 0])
+    found = Correction.of(lambda logits: (logits - 1) * scale + shift + scale, LOGITS)
+    assert found is not None
+    kept = Correction.from_json(json.loads(json.dumps(found.as_json())))
+    assert np.allclose(kept.scale, scale)
+    assert np.allclose(kept(LOGITS), LOGITS * scale + shift)
+    assert not kept.changes_nothing
+    assert Correction.none(3).changes_nothing
+
+
+@pytest.mark.parametrize(
+    "adjust",
+    [
+        lambda logits: np.tanh(logits),
+        lambda logits: logits - logits.max(1, keepdims=True),
+        lambda logits: logits[:, ::-1],
+        lambda logits: logits * np.inf,
+    ],
+)
+def test_what_is_of_another_kind_is_not_taken_for_it(adjust: object) -> None:
+    with np.errstate(invalid="ignore"):
+        assert Correction.of(adjust, LOGITS) is None  # type: ignore[arg-type]

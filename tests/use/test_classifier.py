@@ -1,0 +1,128 @@
+"""`ferbal.Classifier` keeps the contract of scikit-learn, and trains where its users would put it."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import table
+from imblearn.over_sampling import RandomOverSampler
+from imblearn.pipeline import make_pipeline as resampling_pipeline
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from ferbal import Classifier
+from ferbal.errors import UsageError
+
+SMALL: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "augment": "none"}
+NAMES = np.array(["left", "right", "rare"])
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[np.ndarray, np.ndarray]:
+    made = table({"train": 160})
+    assert isinstance(made.images, np.ndarray)
+    return made.images, NAMES[made.label]
+
+
+@parametrize_with_checks([Classifier(epochs=5, batch_size=16, lr=2e-2, patience=5, augment="none")])
+def test_it_keeps_the_contract_of_scikit_learn(estimator: Any, check: Callable[[Any], None]) -> None:
+    """All checks that scikit-learn has for classifiers; none is left out."""
+    check(estimator)
+
+
+def test_it_learns_from_images_in_every_shape(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    whole = Classifier(**SMALL).fit(X, y)
+    assert whole.score(X, y) > 0.9
+    assert whole.classes_.tolist() == ["left", "rare", "right"]
+    assert np.allclose(whole.predict_proba(X).sum(1), 1)
+    for other in (X[:, 0], X.reshape(len(X), -1)):
+        again = Classifier(**SMALL).fit(other, y)
+        assert np.array_equal(again.predict_proba(other), whole.predict_proba(X))
+    colour = np.repeat(X, 3, axis=1)
+    flat = Classifier(image_shape=(3, 16, 16), **SMALL).fit(colour.reshape(len(X), -1), y)
+    assert np.array_equal(
+        flat.predict(colour.reshape(len(X), -1)), Classifier(**SMALL).fit(colour, y).predict(colour)
+    )
+    with pytest.raises(ValueError, match=r"image_shape \(4, 4\) does not have the 256 pixels"):
+        Classifier(image_shape=(4, 4), **SMALL).fit(X.reshape(len(X), -1), y)
+
+
+def test_it_trains_in_a_resampling_pipeline_with_cross_validation(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    pipeline = resampling_pipeline(RandomOverSampler(random_state=0), Classifier(**SMALL))
+    scores = cross_val_score(pipeline, X.reshape(len(X), -1), y, cv=2, scoring="f1_macro", error_score="raise")
+    assert scores.shape == (2,)
+    assert scores.min() > 0.6
+
+
+def test_it_trains_in_a_plain_pipeline_and_a_grid(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    flat = X.reshape(len(X), -1)
+    grid = GridSearchCV(
+        make_pipeline(MinMaxScaler(), Classifier(**SMALL)),
+        {"classifier__strategy": ["plain", "focal(gamma=2)"]},
+        cv=2,
+        error_score="raise",
+    ).fit(flat, y)
+    assert set(grid.cv_results_["param_classifier__strategy"]) == {"plain", "focal(gamma=2)"}
+    assert grid.score(flat, y) > 0.6
+
+
+def test_the_strategy_is_carried_out(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    dropped = Classifier(strategy='drop("rare") | logit_adjust(tau=None)', **SMALL).fit(X, y)
+    assert (dropped.predict_proba(X)[:, 1] == 0).all()
+    assert any(note.startswith("logit_adjust: tau ") for note in dropped.notes_)
+    assert dropped.n_epochs_ == len(dropped.history_) == 6
+    with pytest.raises(UsageError, match="no class 'rar' among left, rare, right"):
+        Classifier(strategy='drop("rar")', **SMALL).fit(X, y)
+    with pytest.raises(UsageError, match="unknown backbone 'facevg'"):
+        Classifier(backbone="facevg", **SMALL).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"augment": "stronk"}, "augment"),
+        ({"ema": 1.0}, "ema"),
+        ({"lr": 0}, "lr must be above 0"),
+        ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"validation": 1.0}, "validation is a share"),
+    ],
+)
+def test_wrong_settings_are_named_when_it_is_fitted(
+    images: tuple[np.ndarray, np.ndarray], wrong: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Classifier(**(SMALL | wrong)).fit(*images)
+
+
+def test_equal_images_are_held_out_together() -> None:
+    """A resampler's copies on both sides of the split would have the training judged on what it learnt."""
+    from ferbal.use.classifier import _dataset
+
+    images = np.repeat(np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8)).astype(np.uint8), 5, axis=0)
+    made = _dataset(images, np.repeat(np.arange(12) % 2, 5), ("a", "b"), 0.25)
+    assert len(made.val) > 0
+    assert not set(made.val.group) & set(made.train.group)
+
+
+def test_it_can_be_cloned_kept_and_asked_only_when_fitted(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    one = Classifier(**(SMALL | {"epochs": 1}))
+    with pytest.raises(NotFittedError):
+        one.predict(X)
+    fitted = clone(one).fit(X, y)
+    assert not hasattr(one, "net_")
+    kept = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(kept.predict_proba(X), fitted.predict_proba(X))

@@ -1,0 +1,193 @@
+"""`ferbal ensemble`, `adopt`, `evaluate`, `predict`, `export`: what they print, where, and with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Said
+from made_runs import Trained
+from PIL import Image
+
+from ferbal import data, metrics
+from ferbal.store import RunFolder
+
+RUN, OTHER = "studies/tiny/runs/plain", "studies/tiny/runs/dropped"
+
+
+Say = Callable[..., Said]
+
+
+@pytest.fixture
+def say(
+    base: Path,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command_line: Say,
+) -> Say:
+    """Run the command line in this process, in a root with two runs and pictures of the test split."""
+    (tmp_path / "data").symlink_to(base / "data")
+    for run in (RUN, OTHER):
+        shutil.copytree(trained(Path(run).name).path, tmp_path / run)
+    (tmp_path / "photos").mkdir()
+    for row, image in enumerate(data.open("tiny", base).test.images[:3]):
+        Image.fromarray(image[0]).save(tmp_path / "photos" / f"{row}.png")
+    monkeypatch.chdir(tmp_path)
+    return command_line
+
+
+def test_an_ensemble_is_made_and_evaluated(say: Say, tmp_path: Path) -> None:
+    made = say("ensemble", RUN, OTHER, "--method", "average", "--json")
+    assert made.code == 0, made.err
+    told = json.loads(made.out)
+    assert [member["run"] for member in told["members"]] == [RUN, OTHER]
+    assert [member["weight"] for member in told["members"]] == [0.5, 0.5]
+    assert (
+        "Next: ferbal evaluate ensembles/average --data tiny"
+        in say("ensemble", RUN, OTHER, "--method", "average").out
+    )
+    found = say("evaluate", "ensembles/average", "--data", "tiny", "--json", "--resamples", 20)
+    assert found.code == 0, found.err
+    dataset = data.open("tiny", tmp_path)
+    said = RunFolder(tmp_path / "ensembles" / "average").logits("test", dataset.test.ids).argmax(1)
+    matrix = metrics.confusion(dataset.test.labels, said, 3)
+    assert json.loads(found.out)["all rows"]["macro_f1"]["value"] == pytest.approx(metrics.macro_f1(matrix), abs=1e-6)
+    assert json.loads(found.out)["all rows"]["confusion"] == matrix.tolist()
+
+
+def test_kept_logits_and_the_model_itself_score_alike(say: Say) -> None:
+    kept = json.loads(say("evaluate", RUN, "--data", "tiny", "--json").out)
+    shutil.move(f"{RUN}/logits.npz", f"{RUN}/away.npz")
+    asked = json.loads(say("evaluate", RUN, "--data", "tiny", "--json").out)
+    assert asked == kept
+    for tta in ("flip", "tencrop"):
+        told = say("evaluate", RUN, "--data", "tiny", "--tta", tta, "--resamples", 5)
+        assert told.code == 0, told.err
+        assert f"tiny, test, {tta}" in told.out
+    assert "Half of these rows selected the model" in say("evaluate", RUN, "--data", "tiny", "--split", "val").out
+
+
+def test_pictures_are_predicted_in_three_forms(say: Say) -> None:
+    text = say("predict", RUN, "photos", "--top", 2)
+    assert (text.code, text.err) == (0, "")
+    assert [line.split()[0] for line in text.out.splitlines()] == [f"photos/{row}.png" for row in range(3)]
+    told = json.loads(say("predict", RUN, "photos", "--json").out)
+    table = say("predict", RUN, "photos", "--csv").out.splitlines()
+    assert table[0] == "image,class,probability,left,right,rare"
+    for row, entry in enumerate(told):
+        name, label, share, *shares = table[1 + row].split(",")
+        assert (name, label) == (entry["image"], entry["class"])
+        assert float(share) == pytest.approx(entry["probability"], abs=1e-5)
+        assert float(share) == max(map(float, shares))
+        assert entry["top"][0]["class"] == entry["class"]
+        assert len(entry["top"]) == 3
+
+
+def test_what_cannot_be_read_is_named_and_skipped_with_code_4(say: Say, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "bad.png").write_bytes(b"bad")
+    told = say("predict", RUN, "photos")
+    assert told.code == 4
+    assert told.err == "photos/bad.png: is no image of a kind that is known, or is damaged\n"
+    assert len(told.out.splitlines()) == 3
+    refused = say("predict", RUN, "photos", "--submission", "out.csv")
+    assert refused.code == 2
+    assert "out.csv was not written" in refused.err
+    assert not (tmp_path / "out.csv").exists()
+    (tmp_path / "none").mkdir()
+    assert say("predict", RUN, "none").code == 3
+    assert say("predict", RUN, "photos/bad.png").code == 3
+
+
+def test_a_submission_has_one_number_a_picture(say: Say, tmp_path: Path) -> None:
+    told = say("predict", RUN, "photos", "--submission", "out.csv")
+    assert (told.code, told.out, told.err) == (0, "", "out.csv: 3 labels\n")
+    expected = [entry["class"] for entry in json.loads(say("predict", RUN, "photos", "--json").out)]
+    numbers = (tmp_path / "out.csv").read_text().split()
+    assert numbers == ["emotion", *(str(("left", "right", "rare").index(name)) for name in expected)]
+
+
+def test_standard_input_is_read(say: Say, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def piped(content: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    piped(b"photos/1.png\nphotos/0.png\n")
+    names = [entry["image"] for entry in json.loads(say("predict", RUN, "-", "--json").out)]
+    assert names == ["photos/1.png", "photos/0.png"]
+    expected = json.loads(say("predict", RUN, "photos/1.png", "--json").out)
+    piped((tmp_path / "photos" / "1.png").read_bytes())
+    assert json.loads(say("predict", RUN, "-", "--json").out)[0]["top"] == expected[0]["top"]
+
+
+def test_rows_without_labels_are_submitted_in_the_order_of_their_source(say: Say, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    pixels = [" ".join(map(str, draw.integers(0, 256, 2304))) for _ in range(60)]
+    challenge = tmp_path / "challenge"
+    challenge.mkdir()
+    train = [f"{row % 7},{pixels[row]}" for row in range(50)]
+    (challenge / "train.csv").write_text("\n".join(["emotion,pixels", *train]))
+    (challenge / "test.csv").write_text("\n".join(["pixels", *pixels[50:]]))
+    (tmp_path / "data").unlink()
+    assert say("data", "import", "challenge", "--as", "challenge").code == 0
+    told = say("predict", RUN, "--data", "challenge", "--submission", "out.csv", "--json")
+    assert told.code == 0, told.err
+    from ferbal.use import saved
+
+    images = np.array([list(map(int, one.split())) for one in pixels[50:]]).reshape(-1, 1, 48, 48).astype(np.uint8)
+    expected = saved.load(tmp_path / RUN).predict(images)["class"].tolist()
+    assert [entry["class"] for entry in json.loads(told.out)] == expected
+    assert len((tmp_path / "out.csv").read_text().split()) == 11
+
+
+def test_models_are_exported_and_asked_again(say: Say, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    told = say("export", OTHER, "--to", "onnx", "--json")
+    assert told.code == 0, told.err
+    about = json.loads(told.out)
+    assert (about["images"], about["agreeing"], about["checked_on"]) == (48, 48, "the test split of tiny")
+    assert about["max_difference"] < 1e-4
+    assert (tmp_path / "exports" / "dropped.onnx").stat().st_size == about["bytes"]
+    hub = say("export", OTHER, "--to", "hub", "--out", "mine")
+    assert hub.code == 0, hub.err
+    assert "timm.create_model('local-dir:mine', pretrained=True)" in hub.out
+    assert "| rare |" in (tmp_path / "mine" / "README.md").read_text()
+    before, after = (json.loads(say("predict", path, "photos", "--json").out) for path in (OTHER, "mine"))
+    assert [entry["class"] for entry in before] == [entry["class"] for entry in after]
+
+
+def test_weights_of_others_are_adopted(say: Say, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / RUN / "weights.safetensors", tmp_path / "theirs.safetensors")
+    given = ("adopt", "theirs.safetensors", "--backbone", "facevgg_small", "--data", "tiny")
+    wrong = say(*given, "--classes", "left,right,odd")
+    assert (wrong.code, wrong.out) == (3, "")
+    assert not (tmp_path / "models").exists()
+    assert say(*given, "--classes", "left,right,rare", "--mean", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("ensemble", RUN), 2, "two members or more"),
+        (("ensemble", RUN, "nowhere"), 3, "nowhere: there is no such folder"),
+        (("evaluate", RUN, "--data", "tinny"), 3, "did you mean 'tiny'?"),
+        (("evaluate", RUN, "--data", "tiny", "--split", "tst"), 2, "did you mean 'test'?"),
+        (("evaluate", RUN, "--data", "tiny", "--tta", "rotate"), 2, "--tta 'rotate': known are flip and tencrop"),
+        (("predict", RUN), 2, "name pictures, or a data set with --data"),
+        (("predict", RUN, "photos", "--json", "--csv"), 2, "--json or --csv, not both"),
+        (("predict", RUN, "--data", "tiny"), 3, "tiny has no rows without labels"),
+        (("predict", "nowhere", "photos"), 3, "nowhere: there is no such folder; name a run"),
+        (("export", RUN, "--to", "onxx"), 2, "--to 'onxx': known are onnx and hub"),
+        (("export", RUN, "--to", "onnx", "--input", "int"), 2, "--input 'int': known are uint8 and float"),
+    ],
+)
+def test_mistakes_are_one_message(say: Say, arguments: tuple[str, ...], code: int, said: str) -> None:
+    answer = say(*arguments)
+    assert (answer.code, answer.out) == (code, "")
+    assert said in answer.err
+    assert "Traceback" not in answer.err

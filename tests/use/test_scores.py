@@ -1,0 +1,119 @@
+"""Figures agree with scikit-learn and imbalanced-learn; intervals cover what they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from imblearn.metrics import geometric_mean_score
+from sklearn import metrics as theirs
+
+from ferbal import data
+from ferbal.errors import DataError, UsageError
+from ferbal.use import scores
+
+CLASSES = ("a", "b", "c", "d")
+
+
+def made_up(rows: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(seed)
+    labels = draw.choice(4, rows, p=[0.5, 0.3, 0.15, 0.05])
+    logits = draw.normal(size=(rows, 4)) + 1.5 * np.eye(4)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True), labels
+
+
+def test_figures_are_those_of_scikit_learn_and_imbalanced_learn() -> None:
+    probabilities, labels = made_up()
+    said = probabilities.argmax(1)
+    found = scores.score(probabilities, labels, CLASSES, resamples=2)
+    expected = {
+        "accuracy": theirs.accuracy_score(labels, said),
+        "balanced_accuracy": theirs.balanced_accuracy_score(labels, said),
+        "macro_f1": theirs.f1_score(labels, said, average="macro"),
+        "gmean": geometric_mean_score(labels, said, average="multiclass"),
+        "top2": theirs.top_k_accuracy_score(labels, probabilities, k=2),
+    }
+    assert {name: found.overall[name].value for name in expected} == pytest.approx(expected)
+    assert np.array_equal(found.matrix, theirs.confusion_matrix(labels, said))
+    for name, values in zip(
+        ("precision", "recall", "f1"), theirs.precision_recall_fscore_support(labels, said)[:3], strict=True
+    ):
+        assert [found.per_class[label][name].value for label in CLASSES] == pytest.approx(values)
+
+
+def test_calibration_error_is_worked_by_hand() -> None:
+    # confidence 0.9 right, 0.9 wrong, 0.6 right: |1.8 - 1| and |0.6 - 1| over 3 rows
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    found = scores.score(probabilities, np.array([0, 1, 1]), ("a", "b"), resamples=1)
+    assert found.overall["ece"].value == pytest.approx((0.8 + 0.4) / 3)
+
+
+def test_intervals_hold_the_value_shrink_with_rows_and_follow_from_the_seed() -> None:
+    few, many = (scores.score(*made_up(rows), CLASSES, resamples=200) for rows in (200, 3200))
+    for found in (few, many):
+        assert all(one.low <= one.value <= one.high for name, one in found.overall.items() if name != "ece")
+    widths = [one.overall["accuracy"].high - one.overall["accuracy"].low for one in (few, many)]
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
+    again, other = (scores.score(*made_up(200), CLASSES, resamples=200, seed=seed) for seed in (0, 1))
+    assert again.overall == few.overall
+    assert other.overall != few.overall
+
+
+def test_rows_are_drawn_within_their_class() -> None:
+    """With all of one class right and all of the other wrong, no resample can change the recalls."""
+    labels = np.repeat([0, 1], [90, 10])
+    probabilities = np.tile([0.8, 0.2], (100, 1))
+    found = scores.score(probabilities, labels, ("a", "b"), resamples=50)
+    assert (found.overall["accuracy"].low, found.overall["accuracy"].high) == (0.9, 0.9)
+    assert found.per_class["b"]["recall"] == scores.Figure(0, 0, 0)
+
+
+def test_classes_are_matched_by_name() -> None:
+    logits = np.log(np.array([[0.2, 0.3, 0.5]]))
+    wide = scores.matched(logits, ("x", "b", "a"), ("a", "b", "c"))
+    assert wide.tolist() == [[np.log(0.5), np.log(0.3), -np.inf]]
+    with pytest.raises(DataError, match="the model's classes are x, b, a and the data set's a, y"):
+        scores.matched(logits, ("x", "b", "a"), ("a", "y"))
+
+
+def test_views_are_the_image_its_mirror_and_ten_crops() -> None:
+    images = np.arange(2 * 24 * 24, dtype=np.int64).reshape(2, 1, 24, 24).astype(np.uint8)
+    assert [view.shape for view in scores.views(images, "")] == [images.shape]
+    plain, mirror = scores.views(images, "flip")
+    assert np.array_equal(plain, images)
+    assert np.array_equal(mirror, images[..., ::-1])
+    crops = list(scores.views(images, "tencrop"))
+    assert {crop.shape for crop in crops} == {(2, 1, 22, 22)}
+    assert np.array_equal(crops[0], images[:, :, :22, :22])
+    assert np.array_equal(crops[6], images[:, :, 2:, 2:])
+    assert np.array_equal(crops[8], images[:, :, 1:23, 1:23])
+    assert all(np.array_equal(crops[k + 1], crops[k][..., ::-1]) for k in range(0, 10, 2))
+
+
+def test_variants_are_averaged_as_log_probabilities() -> None:
+    images = np.stack([np.zeros((1, 2, 2)), np.eye(2)[None] * 9]).astype(np.uint8)
+
+    def ask(some: np.ndarray) -> np.ndarray:
+        first = some[:, 0, 0, 0].astype(float)
+        return np.stack([first, np.ones(len(some)), np.full(len(some), -np.inf)], axis=1)
+
+    said = scores.averaged(ask, images, "flip")
+    upright, mirrored = np.array([9.0, 1.0]), np.array([0.0, 1.0])
+    expected = np.mean([z - np.log(np.exp(z).sum()) for z in (upright, mirrored)], axis=0)
+    assert np.allclose(said[1, :2], expected)
+    assert np.isneginf(said[:, 2]).all()
+    assert np.array_equal(scores.averaged(ask, images, ""), ask(images))
+
+
+def test_rows_with_a_twin_are_left_out_of_a_second_count(base: object) -> None:
+    from dataclasses import replace
+
+    dataset = data.open("tiny", base)  # type: ignore[arg-type]
+    group = dataset.test.group.copy()
+    group[:5] = dataset.train.group[0]
+    leaky = replace(dataset, test=replace(dataset.test, group=group))
+    probabilities = np.full((48, 3), 1 / 3)
+    found = scores.official_and_without_twins(probabilities, leaky, "test", resamples=1, seed=0)
+    assert {name: one.rows for name, one in found.items()} == {"all rows": 48, "without twins": 43}
+    assert list(scores.official_and_without_twins(probabilities, dataset, "val", resamples=1, seed=0)) == ["all rows"]
+    with pytest.raises(UsageError, match=r"no split 'tst' \(did you mean 'test'\?\)"):
+        scores.part(dataset, "tst")
