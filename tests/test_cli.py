@@ -184,7 +184,7 @@ def test_run_status_and_report_agree(root: Path, say: Callable[..., Said]) -> No
     assert json.loads(again.out)["models"] == models
     made_by, header, *rows = table.read_text().splitlines()
     assert made_by == "# ferbal study run studies/tiny.yaml --set 'final.seeds=1'"
-    assert header.startswith("model,strategy,backbone,seeds,macro_f1,macro_f1_sd")
+    assert header.startswith("model,strategy,backbone,seeds,macro_f1,macro_f1_low,macro_f1_high")
     assert header.endswith("f1 left,f1 right,f1 rare")
     assert len(rows) == 4
     assert (root / "reports" / "tiny.html").exists()

@@ -105,9 +105,9 @@ def test_the_dashboard_shows_the_arms_their_plans_and_the_figures_of_a_trial(sea
         page.get_by_text("figures.html").wait_for()
         assert "deferred(weighted(beta=0.9), after=0.5)" in page.inner_text("body")
         figures = page.frame_locator("iframe[title=figures]")
-        figures.locator("html[data-drawn]").wait_for()
+        figures.locator("html[data-drawn='2']").wait_for()
         assert figures.locator(".heatmap-label").count() == 9
-        assert figures.locator(".scatterlayer .trace").count() == 2
+        assert figures.locator(".scatterlayer .js-line").count() == 2
 
         page.get_by_label("show artifact table").click()
         page.get_by_role("columnheader", name="macro_f1").wait_for()
