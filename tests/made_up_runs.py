@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import optuna
 
-from ferbal import search
 from ferbal.data.table import Table
 from ferbal.plan import Dataset
 from ferbal.store import RunFolder
@@ -25,13 +24,21 @@ def faces(rows: dict[str, np.ndarray], classes: tuple[str, ...], size: int = 48)
 def fill(study: Study, epochs: int = 10, trials: int = 0) -> int:
     """Write every trial and final run of a study as if it had been trained; later arms are better. How many runs."""
     draw, written = np.random.default_rng(0), 0
+    study.folder.path.mkdir(parents=True, exist_ok=True)
     for place, (arm, _) in enumerate(study.plans):
         if trials:
             _search(study, place, trials, epochs, draw)
         for seed, run in study.finals(arm).items():
             point = study.search(arm).chosen()
             assert point is not None
-            _run(run, study.job(arm, point, seed).settings, study.dataset, 0.6 + 0.02 * place, epochs, draw)
+            _run(
+                run,
+                study.job(arm, point, seed).settings,
+                study.dataset,
+                0.6 + 0.2 * place / len(study.plans),
+                epochs,
+                draw,
+            )
             written += 1
     return written
 
@@ -92,7 +99,4 @@ def _search(study: Study, place: int, trials: int, epochs: int, draw: np.random.
         tried.append(
             optuna.trial.create_trial(params=params, distributions=ranges, value=float(value), user_attrs=told)
         )
-    search_of = study.search(study.plans[place][0])
-    optuna.load_study(study_name=search_of.study().study_name, storage=search.storage(search_of.database)).add_trials(
-        tried
-    )
+    study.search(study.plans[place][0]).study().add_trials(tried)

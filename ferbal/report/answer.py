@@ -38,6 +38,11 @@ def answer(tables: Tables) -> str:
     if arms.empty:
         return "No run has been scored yet."
     backbones = list(dict.fromkeys(arms["backbone"]))
+    whole = _whole(tables)
+    if len(backbones) > 1 and len(whole) and whole["seeds"].max() < SEEDS_NEEDED:
+        verdict = _too_few(_records(whole), {model: model for model in models["model"]})
+        rest = [*verdict.rest, *_without_a_score(tables, models)]
+        return f"On {tables.about['dataset']} {verdict.finding}. {_capital('; '.join(rest))}."
     verdicts = [_verdict(tables, backbone, arms) for backbone in backbones[:BACKBONES_TOLD]]
     findings = [
         f"with {name}, {verdict.finding}" for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
@@ -80,11 +85,11 @@ def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
     names = _names(tables)
     if rows.empty:
         return _nothing_to_compare(tables, own, names)
-    found: list[Row] = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    found = _records(rows)
     plain = names[found[0]["baseline"]]
     few = [row for row in found if row["seeds"] < SEEDS_NEEDED]
     if len(few) == len(found):
-        return _too_few(few, plain, names)
+        return _too_few(few, names)
     enough = [row for row in found if row["seeds"] >= SEEDS_NEEDED]
     gains = [row for row in enough if row["significant"] and row["mean"] > 0]
     losses = [row for row in enough[::-1] if row["significant"] and row["mean"] < 0]
@@ -126,8 +131,9 @@ def _nothing_to_compare(tables: Tables, own: pd.DataFrame, names: dict[str, str]
     return Verdict(told, (f"the highest mean is that of {names[best['model']]}, {score}",))
 
 
-def _too_few(rows: list[Row], plain: str, names: dict[str, str]) -> Verdict:
+def _too_few(rows: list[Row], names: dict[str, str]) -> Verdict:
     top = max(rows, key=lambda row: abs(row["mean"]) if pd.notna(row["mean"]) else -1.0)
+    plain = names[top["baseline"]]
     are = "is" if top["seeds"] == 1 else "are"
     finding = f"{counted(int(top['seeds']), 'seed')} in common {are} too few to call any difference significant"
     name = names[top["model"]]
@@ -173,6 +179,10 @@ def _without_a_score(tables: Tables, models: pd.DataFrame) -> Iterator[str]:
     gone = [name for name in dict.fromkeys(tables.failed["model"]) if name not in scored]
     if gone:
         yield f"failed, and compared with nothing: {listed(gone)}"
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
 
 def _whole(tables: Tables) -> pd.DataFrame:

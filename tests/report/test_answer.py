@@ -111,6 +111,18 @@ def test_too_few_seeds_say_how_many_would_settle_it(bare: Bare, needed: float, e
     )
 
 
+def test_too_few_seeds_are_told_once_for_all_backbones(bare: Bare) -> None:
+    rows = [
+        versus("focal", mean, backbone=name, seeds=3, significant=False)
+        for name, mean in (("a", 0.01), ("b", -0.04), ("c", 0.02))
+    ]
+    assert answer(made(bare, rows)) == (
+        "On toy 3 seeds in common are too few to call any difference significant. "
+        "The largest difference seen is that of focal · b over plain · b, -4.0 points with 95 % -4.9 to -3.1, "
+        "which about 6 seeds would settle if they spread as these do."
+    )
+
+
 def test_one_arm_of_too_few_seeds_is_not_counted_with_the_others(bare: Bare) -> None:
     said = answer(made(bare, [versus("mixup"), versus("focal", 0.09, seeds=5, significant=False)]))
     assert "mixup gains 2.1 points" in said
