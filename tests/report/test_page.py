@@ -186,7 +186,9 @@ def test_hostile_names_stay_text(study: Study, show: Callable[..., Opened]) -> N
     assert is_clean(opened)
     page = opened.page
     assert page.locator("img:not([src^='data:image/png;base64,']), svg a, a[href*='x.y']").count() == 0
-    assert page.evaluate("document.documentElement.scrollWidth") == 1280
+    for width in (360, 1280):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
     assert {RIGHT_TO_LEFT, LONG.strip()} <= {
         name.strip() for name in page.locator("#the-data bdi").all_text_contents()
     }

@@ -27,10 +27,10 @@ def confusions(tables: Tables) -> Iterable[Part]:
         at_least=room(len(names)),
         at_most=190 + 75 * len(names),
     )
-    plain = frames.baselines(tables)
-    ensembles = sorted({plain[model] for model in cells["model"] if "·" not in model and model in plain})
-    if ensembles:
-        yield Remark(f"Points from the baseline are, for ensembles, those from {ensembles[0]}.")
+    models, plain = frames.models(tables), frames.baselines(tables)
+    of_ensembles = {plain[model] for model in models.loc[models["kind"] == "ensemble", "model"] if model in plain}
+    for name in of_ensembles:
+        yield Remark(f"For ensembles, points from the baseline are those from {name}.")
 
 
 def curves(tables: Tables) -> Iterable[Part]:
