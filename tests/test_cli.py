@@ -180,7 +180,10 @@ def test_run_status_and_report_agree(root: Path, say: Callable[..., Said]) -> No
     assert "plain · facevgg_small        1/1         1/1" in after.out
     (root / "reports" / "tiny.html").unlink()
     table = root / "reports" / "tiny.csv"
-    again = say("study", "report", "studies/tiny.yaml", "--set", "final.seeds=1", "--json", "--csv", table)
+    away = root / "away"
+    again = say(
+        "study", "report", "studies/tiny.yaml", "--set", "final.seeds=1", "--json", "--csv", table, "--tables", away
+    )
     assert json.loads(again.out)["models"] == models
     made_by, header, *rows = table.read_text().splitlines()
     assert made_by == "# ferbal study run studies/tiny.yaml --set 'final.seeds=1'"
@@ -188,6 +191,17 @@ def test_run_status_and_report_agree(root: Path, say: Callable[..., Said]) -> No
     assert header.endswith("f1 left,f1 right,f1 rare")
     assert len(rows) == 4
     assert (root / "reports" / "tiny.html").exists()
+    assert {"scores.csv", "comparisons.csv", "leaderboard.tex", "differences.md"} <= {p.name for p in away.iterdir()}
+
+
+def test_studies_on_different_data_are_not_put_on_one_page(root: Path, say: Callable[..., Said]) -> None:
+    other = (root / "studies" / "tiny.yaml").read_text().replace("name: tiny", "name: drawn")
+    other = other.replace("source: tiny", "source: demo").replace("weighted: weighted(beta=0.9)", "focal: focal")
+    (root / "studies" / "drawn.yaml").write_text(other)
+    answer = say("study", "report", "studies/tiny.yaml", "studies/drawn.yaml")
+    assert answer.code == 2
+    assert "drawn: its data set demo" in answer.err
+    assert "compare studies on one" in answer.err
 
 
 def test_init_writes_a_study_that_checks(root: Path, say: Callable[..., Said], tiny_root: Path) -> None:

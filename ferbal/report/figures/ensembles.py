@@ -106,13 +106,16 @@ def draw_agreement(rows: pd.DataFrame) -> go.Figure:
             zmin=0,
             zmax=max(float(wide.max().max()), 1e-9) if share else 1,
             texttemplate="%{z:.0%}" if share else "%{z:.2f}",
-            customdata=[[f"{label(one)}<br>and {label(other)}" for other in models] for one in models],
             hovertemplate="%{customdata}<br>" + ("differ on %{z:.1%}" if share else "%{z:.3f}") + "<extra></extra>",
             xgap=1,
             ygap=1,
             showscale=False,
             meta={"measure": measure},
         )
+    # both maps have the same names, which the page hands to each
+    figure.update_layout(
+        meta={"cells": [[f"{label(one)}<br>and {label(other)}" for other in models] for one in models]}
+    )
     name_columns(figure, models)
     name_rows(figure, models)
     figure.update_yaxes(fixedrange=True)
