@@ -127,7 +127,7 @@ def test_the_page_opens_with_name_data_and_answer(study: Study) -> None:
     assert (
         head.index("<h1>faces</h1>")
         < head.index("fer2013, 7 classes")
-        < head.index("On fer2013 with resnet18, 3 seeds")
+        < head.index("On fer2013 3 seeds in common")
     )
     assert '<html lang="en">' in head
     assert "default-src &#39;none&#39;" not in head
