@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,7 +27,8 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         draft.replace(path)
     except BaseException as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FerbalError(
                 f"{path}: no space left on the disk; make some, then run the same command again: it goes on from here"

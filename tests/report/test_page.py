@@ -125,9 +125,7 @@ def test_only_the_two_scripts_of_the_page_may_run(study: Study) -> None:
 def test_the_page_opens_with_name_data_and_answer(study: Study) -> None:
     head = render(study(name="faces")).split("<nav")[0]
     assert (
-        head.index("<h1>faces</h1>")
-        < head.index("fer2013, 7 classes")
-        < head.index("On fer2013 3 seeds in common")
+        head.index("<h1>faces</h1>") < head.index("fer2013, 7 classes") < head.index("On fer2013 3 seeds in common")
     )
     assert '<html lang="en">' in head
     assert "default-src &#39;none&#39;" not in head
