@@ -9,7 +9,7 @@ import pytest
 
 from ferbal import data, run
 from ferbal.plan import Arm, Knobs, Training
-from ferbal.report import tables
+from ferbal.report.scored import Scored, Truth, Who
 from ferbal.store import RunFolder
 from ferbal.strategies import CATALOGUE, features
 
@@ -56,11 +56,13 @@ def test_a_merged_class_is_scored_as_one_and_as_its_first(tiny_root: Path, tmp_p
     list(run.execute(job, dataset, folder, precision="fp32", keep=True))
     logits = folder.logits("test", dataset.test.ids)
     assert np.array_equal(logits[:, 0], logits[:, 2])  # the members share the probability of the whole
-    scored = tables._Scored(dataset)
-    scored.add(folder, model="m", kind="run")
-    found = {
-        (row["over"], row["class"], row["metric"]): row["value"] for row in scored.scores if row["split"] == "test"
-    }
+    blend = data.halves(dataset.val).blend
+    scored = Scored(Truth(dataset.classes, dataset.val.labels[blend], dataset.test.labels))
+    val, about = folder.logits("val", dataset.val.ids), folder.about
+    who = Who("m", "arm", "merged", "facevgg_small", 0, "run")
+    scored.add(who, val[blend], logits, known=about["classes"], becomes=about["becomes"])
+    rows = scored.tables({})["scores"].query("split == 'test'").to_dict("records")
+    found = {(row["over"], row["class"], row["metric"]): row["value"] for row in rows}
     assert found["all", "rare", "f1"] == 0
     said, labels = logits.argmax(1), dataset.test.labels
     both = np.isin(said, [0, 2])

@@ -20,7 +20,7 @@ import torch
 from conftest import STUDY, table
 from torch import Tensor, nn
 
-from ferbal import batches, data, run, study, train
+from ferbal import batches, conduct, data, run, study, train
 from ferbal.augment import View
 from ferbal.device import Machine
 from ferbal.errors import RunError
