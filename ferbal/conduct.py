@@ -146,6 +146,7 @@ def _train(
 ) -> Generator[Event, None, None]:
     """One run, or nothing if it is complete. Ends with RunEnded, also when the run failed."""
     if folder.complete:
+        folder.tidy()  # the process that completed it may have died before it could
         about = folder.about
         score = folder.scores["select"]["macro_f1"]
         yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"])

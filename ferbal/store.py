@@ -96,13 +96,13 @@ class RunFolder:
 
     def fail(self, message: str) -> None:
         files.write_json(self.path / "failed.json", {"message": message})
-        self._forget_progress()
+        self.tidy()
 
     def finish(self, about: dict[str, Any], scores: dict[str, Any]) -> None:
         """Declare the folder complete. Nothing is written to it afterwards."""
         files.write_json(self.path / "run.json", about)
         files.write_json(self.path / "scores.json", scores)
-        self._forget_progress()
+        self.tidy()
 
     def discard(self) -> None:
         """Remove the folder, for a run that nobody will finish. What remains of it never looks complete."""
@@ -192,7 +192,8 @@ class RunFolder:
         """Newest first."""
         return sorted(self.path.glob("epoch-*.ckpt"), reverse=True)
 
-    def _forget_progress(self) -> None:
+    def tidy(self) -> None:
+        """Remove what only a run in progress needs."""
         for path in self._checkpoints():
             path.unlink()
         self.rest()

@@ -29,7 +29,7 @@ ensembles: []
 """
 
 
-WAYS = ("none", "median")
+WAYS = ("none", "best")
 
 
 def searched(root: Path, prune: str, seed: int) -> dict[str, tuple[int, float]]:
