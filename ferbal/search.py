@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     import optuna
 
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
-Pruner = Literal["best", "median", "hyperband", "none"]
+Pruner = Literal["median", "hyperband", "none"]
 Value = float | int | str | bool
-BEST = 40.0  # percent of trials that are not given up: the median keeps too many for short trainings
 PATIENT = 600  # seconds to wait for a database that another process has locked
 
 
@@ -125,7 +124,7 @@ class Budget:
 
     trials: int
     sampler: Sampler = "tpe"
-    pruner: Pruner = "best"
+    pruner: Pruner = "median"
     tie: float = 0.0
     seed: int = 0
 
@@ -304,12 +303,9 @@ class Search:
     def _pruner(self, first_judged: int, epochs: int) -> optuna.pruners.BasePruner:
         import optuna
 
-        warmup = first_judged + 1
         match self.budget.pruner:
-            case "best":
-                return optuna.pruners.PercentilePruner(BEST, n_startup_trials=2, n_warmup_steps=warmup)
             case "median":
-                return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=warmup)
+                return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=first_judged + 1)
             case "hyperband":
                 return optuna.pruners.HyperbandPruner(min_resource=first_judged, max_resource=epochs)
             case "none":

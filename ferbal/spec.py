@@ -60,7 +60,7 @@ def _varied(value: Any) -> Any:
 
 
 def _pruner(value: Any) -> Any:
-    return {True: "best", False: "none"}[value] if isinstance(value, bool) else value
+    return {True: "median", False: "none"}[value] if isinstance(value, bool) else value
 
 
 def _range(low: Any, high: Any, log: bool = False) -> Range:
@@ -105,9 +105,9 @@ class SearchSpec(_Section):
     """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
     sampler: Sampler = "tpe"
     """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
-    prune: Annotated[Pruner, BeforeValidator(_pruner)] = "best"
-    """Which trials are given up early, never before an arm's last stage: those that are not among the best
-    40 % at an epoch (best, or true), those behind the median, those that hyperband drops, or none (false)."""
+    prune: Annotated[Pruner, BeforeValidator(_pruner)] = "median"
+    """Which trials are given up early, never before an arm's last stage: those behind the median (also: true), those
+    that successive halving leaves (hyperband), or none (also: false)."""
     tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
     """Validation macro-F1 scores closer than this count as equal, and the trial of fewer epochs is taken."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -152,7 +152,7 @@ def main(kills: int, seed: int) -> None:
         prepared(broken)
         done += killed(broken, kills - sum(done.values()), draw, longest)
         assert bits(broken) == bits(whole), "the results differ"
-        assert len(bits(whole)) == 4 * 3 + 6 + 2 * 2 + 1, sorted(bits(whole))
+        assert len(bits(whole)) > 4 * 3 + 2 * 2 + 1, sorted(bits(whole))  # and what the search has not given up
         assert trials(broken) == trials(whole), (trials(broken), trials(whole))
         assert left_behind(broken) == [], left_behind(broken)
     print(f"{sum(done.values())} kills: {dict(done)}; weights, logits, scores and trials are those of a quiet study")

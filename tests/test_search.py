@@ -154,7 +154,7 @@ def test_further_settings_are_proposed_in_their_ranges(database: str) -> None:
     assert [trial["further"] for trial in search.trials()] == found
 
 
-@pytest.mark.parametrize("pruner", ["best", "median", "hyperband"])
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
 @pytest.mark.parametrize(("first_judged", "pruned"), [(1, True), (10, False)])
 def test_hopeless_trials_are_pruned_but_never_before_the_last_stage(
     database: str, first_judged: int, pruned: bool, pruner: Pruner

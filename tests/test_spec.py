@@ -186,7 +186,7 @@ def test_what_cannot_vary_is_named(tmp_path: Path, written: str, said: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("written", "pruner"), [("true", "best"), ("false", "none"), ("median", "median"), ("hyperband", "hyperband")]
+    ("written", "pruner"), [("true", "median"), ("false", "none"), ("median", "median"), ("hyperband", "hyperband")]
 )
 def test_pruning_is_yes_no_or_by_name(tmp_path: Path, written: str, pruner: str) -> None:
     assert searched(tmp_path, f"prune: {written}").search.budget.pruner == pruner

@@ -29,7 +29,7 @@ ensembles: []
 """
 
 
-WAYS = ("none", "best")
+WAYS = ("none", "median")
 
 
 def searched(root: Path, prune: str, seed: int) -> dict[str, tuple[int, float]]:
