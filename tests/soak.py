@@ -134,7 +134,7 @@ def _strike(way: str, count: int) -> None:
         rename(old, new)
         due("renamed")
 
-    os.fsync, os.replace = flushing, renaming  # type: ignore[assignment]
+    os.fsync, os.replace = flushing, renaming  # type: ignore[assignment]  # narrower than what they stand in for
 
 
 def main(kills: int, seed: int) -> None:

@@ -34,4 +34,4 @@ def test_what_scales_and_shifts_each_class_is_found_and_kept_in_json() -> None:
 )
 def test_what_is_of_another_kind_is_not_taken_for_it(adjust: object) -> None:
     with np.errstate(invalid="ignore"):
-        assert Correction.of(adjust, LOGITS) is None  # type: ignore[arg-type]
+        assert Correction.of(adjust, LOGITS) is None  # type: ignore[arg-type]  # parametrize gives it no type

@@ -61,7 +61,7 @@ def main(source: str) -> None:
             if type(event).__name__ == "ArmEnded":
                 break
         profile.disable()
-    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # the stubs leave it out
     whole = sum(own for _, _, own, _, _ in stats.values())
     seconds = {
         part: sum(
