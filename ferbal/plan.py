@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Bool, Float, Int, UInt8
 
 from ferbal.errors import UsageError, nearest
@@ -315,10 +315,14 @@ class Training:
     """Epochs of one training at most; early stopping may end it sooner."""
     image_size: Annotated[int, Ge(8)] = 48
     """Side of the square image the net sees, in pixels; other sizes are resized to it."""
-    augment: Literal["none", "flip", "light", "standard", "strong"] = "standard"
-    """How strongly training images are varied."""
+    crop: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of the side that the net sees: the middle in evaluation, moved about by augmentation in training."""
+    augment: Literal["none", "flip", "light", "standard", "strong", "noisy"] = "standard"
+    """How strongly training images are varied; noisy is standard with Gaussian noise instead of erasing."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
+    compile: bool | Literal["auto"] = "auto"
+    """Let torch compile the net: sums in another order, and minutes at the start. auto: on a GPU, where that pays."""
     pretrained: bool = False
     """Start from timm's published weights (downloaded by timm) instead of at random."""
     optimizer: Literal["adamw", "sgd"] = "adamw"

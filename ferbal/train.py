@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -25,13 +26,14 @@ from torch import Tensor, nn
 from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import POLICIES, View
-from ferbal.batches import EVALUATION_BATCH, Features, Images, Pixels, frozen_features, order
+from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads
 from ferbal.plan import Knobs, Plan, Split, Stage, Training
 
 Weights = dict[str, Tensor]
+AVERAGED_EVERY = 4  # steps: weights move little in between, and averaging them takes up to 4 % of a step
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class _State:
     NUMBERS: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
 
     model: nn.Module
+    passed: nn.Module
+    """The model as batches pass it: itself, or compiled."""
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -122,7 +126,11 @@ def fit(
     """
     model = model.to(machine.device)
     state = _State(
-        model, _averaged(model, training), _optimizer(model, plan.stages[0], knobs, training), _scaler(machine)
+        model,
+        machine.prepared(model),
+        _averaged(model, training),
+        _optimizer(model, plan.stages[0], knobs, training),
+        _scaler(machine),
     )
     scope = plan.stages[0].scope
     images = Images(train, plan, view, POLICIES[training.augment], machine)
@@ -141,15 +149,18 @@ def fit(
         elif resume and begins + stage.epochs < resume["epoch"]:
             begins += stage.epochs
             continue
-        batches = (
-            images if stage.resample is None else frozen_features(state.judged, images, stage.resample, plan.seed)
-        )
+        batches: Images | Features = images
+        judge = partial(predict, images=watch.images, view=view, machine=machine)
+        if passes_once(stage, model):
+            batches = frozen(state.judged, images, stage.resample, plan.seed)
+            watched = Rows(watch.images, machine.device)
+            features = features_of(state.judged, watched, np.arange(len(watch)), view, machine)
+            judge = partial(_classified, features=features, machine=machine)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
             loss, lr, seen = _one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             trained = time.perf_counter() - clock
-            logits = predict(state.judged, watch.images, view, machine)
-            matrix = score(plan, logits, watch.labels)
+            matrix = score(plan, judge(state.judged), watch.labels)
             state.epoch += 1
             f1 = metrics.macro_f1(matrix)
             if last:
@@ -186,7 +197,7 @@ def predict(
 ) -> Float[np.ndarray, "n k"]:
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
-    pixels = Pixels(images, machine.device)
+    pixels = Rows(images, machine.device)
     said: list[Tensor] = []
     first, size = 0, EVALUATION_BATCH
     with machine.autocast():
@@ -202,6 +213,25 @@ def predict(
                 continue
             first += size
     return torch.cat(said).cpu().numpy()
+
+
+@torch.no_grad()
+def _classified(model: nn.Module, features: Float[np.ndarray, "n d"], machine: Machine) -> Float[np.ndarray, "n k"]:
+    """Logits from what the classifier is given."""
+    head = heads.classifier(model.eval())
+    with machine.autocast():
+        said: Tensor = head(torch.from_numpy(features).to(machine.device))
+    return said.float().cpu().numpy()
+
+
+def passes_once(stage: Stage, model: nn.Module) -> bool:
+    """Whether a stage trains on features of the frozen backbone, which passes each image once and not once an epoch.
+
+    Such images are not varied. A stage that mixes images needs the images.
+    """
+    if stage.resample is not None:
+        return True
+    return stage.scope in ("head", "scales") and stage.mix is None and heads.apart(model)
 
 
 def _one_epoch(
@@ -220,7 +250,7 @@ def _one_epoch(
     device = machine.device
     order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
     odds = stage.odds_at((epoch_of_stage + 0.5) / stage.epochs)
-    rows = torch.from_numpy(order(batches.labels, odds, np.random.default_rng(order_seed))).to(device)
+    rows = order(batches.labels, odds, np.random.default_rng(order_seed))
     size = knobs.batch_size
     starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
     draw = torch.Generator(device).manual_seed(int(torch_seed))
@@ -228,21 +258,21 @@ def _one_epoch(
     _set_modes(state.model, stage)
     losses, lr = torch.zeros(len(starts), device=device), 0.0
     passed = partial(_passed, state, stage, shifts, batches, machine)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), batches.watching(state.model):
+    watching = nullcontext() if stage.weigh is None else batches.watching(state.model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
         torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
-        for number, first in enumerate(starts):
+        for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
             lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
             for group in state.optimizer.param_groups:
                 group["lr"] = lr
-            inputs, targets = batches.take(rows[first : first + size], draw)
             if stage.mix is not None:
                 inputs, targets = stage.mix(inputs, targets, draw)
             losses[number] = _gradients(state, passed, inputs, targets)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
-            if state.ema is not None:
-                state.ema.update(state.model, step=state.step)
+            if state.ema is not None and state.step % AVERAGED_EVERY == 0:
+                state.ema.update(state.model, step=state.step // AVERAGED_EVERY)
     told = losses.tolist()
     for number, loss in enumerate(told, start=1):
         if not math.isfinite(loss):
@@ -288,7 +318,7 @@ def _passed(
 ) -> Tensor:
     """The mean loss of these rows times their share of the batch, once its gradients have been added."""
     with machine.autocast():
-        logits = batches.answered(state.model, inputs)
+        logits = batches.answered(state.model if stage.weigh is not None else state.passed, inputs)
     loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean() * share
     state.scaler.scale(loss).backward()
     return loss.detach()
@@ -313,7 +343,7 @@ def _optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in learning)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model, opt=training.optimizer, lr=knobs.lr, weight_decay=training.weight_decay, momentum=0.9
+        model, opt=training.optimizer, lr=knobs.lr, weight_decay=training.weight_decay, momentum=0.9, fused=True
     )
     return optimizer
 
@@ -349,7 +379,11 @@ def _begin_anew(head: nn.Module, seed: list[int]) -> None:
 
 
 def _averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:
-    return ModelEmaV3(model, decay=training.ema, use_warmup=True) if training.ema else None
+    """The decay of as many steps as pass between two updates; the warm-up, too, goes by steps and not by updates."""
+    if not training.ema:
+        return None
+    decay = training.ema**AVERAGED_EVERY
+    return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_gamma=AVERAGED_EVERY**0.5)
 
 
 def _scaler(machine: Machine) -> torch.amp.GradScaler:

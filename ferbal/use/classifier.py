@@ -146,7 +146,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         )
         precision = training.precision
         machine = Machine(device.pick(), "fp32" if precision == "auto" else precision)
-        view = View(training.image_size, dataset.mean, dataset.std)
+        view = View(training.image_size, dataset.mean, dataset.std, training.crop)
         batch = min(self.batch_size, max(2, len(plan.samples)))
         epochs = train.fit(
             network,
