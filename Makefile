@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs bench-import bench-losses bench-coverage bench-ensembles bench-pruning bench-overhead \
-	bench-report lock clean
+.PHONY: demo test soak lint docs bench bench-import bench-losses bench-coverage bench-ensembles bench-pruning \
+	bench-overhead bench-report lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -24,6 +24,13 @@ lint: .venv/ready
 
 docs: .venv/ready
 	$(BIN)/python -m ferbal.catalogue > docs/strategies.md
+
+# Speed, against the bare net and against what people use instead: docs/performance.md. About 40 minutes on two cores;
+# nothing else should run. With DATA=fer2013, if it is under data/, the memory of a training too.
+bench: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m bench.loop
+	PYTHONPATH=tests $(BIN)/python -m bench.stages
+	PYTHONPATH=tests $(BIN)/python -m bench.whole $(if $(DATA),--data $(DATA))
 
 # Needs FER2013: CSV=/path/to/fer2013.csv
 bench-import: .venv/ready

@@ -1,6 +1,6 @@
 """ferbal's training loop against the bare step of the same net, and against what people use instead.
 
-    make bench-loop                          # or: python tests/bench/loop.py [--pairs 5] [--backbones resnet18 ...]
+    PYTHONPATH=tests python -m bench.loop [--pairs 5] [--backbones resnet18 ...]
 
 The bare step passes one fixed batch, forward, backward and optimiser, and is the limit. ferbal's loop does all that a
 training does, with the standard augmentation and averaged weights. The notebook reads PIL images through torchvision

@@ -1,0 +1,145 @@
+"""A whole study against the bare steps and forward passes in it, and the memory of a training against the bare loop.
+
+    PYTHONPATH=tests python -m bench.whole [FILE] [--data fer2013]
+
+Runs `ferbal study run` on a study file (the demo's, if none is named) in a folder of its own, and then as many bare
+training steps and forward passes, of the same nets, batches and sizes, as its trials and runs took: imports, search,
+augmentation, checkpoints, ensembles and the report are all that lies between. With a data set, a training of it is
+run too, and its peak memory set against a bare loop that holds the same images. Writes reports/bench/whole-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench.loop import CLASSES, wait
+from bench.pairs import write
+from ruamel.yaml import YAML
+from torch import nn
+
+from ferbal import data, device
+from ferbal.device import Machine
+from ferbal.models.build import build
+from ferbal.plan import Training
+
+TRAINING = """\
+name: memory
+data: {source: %s}
+backbones: [resnet18]
+strategies: {plain: plain}
+training: {epochs: 1, precision: fp32, augment: standard}
+search: {lr: 1e-3, batch_size: 128, patience: 3}
+final: {seeds: 1}
+ensembles: []
+"""
+BARE = """
+import sys; sys.path.insert(0, %r)
+import torch; from pathlib import Path; from bench.loop import bare_step
+from ferbal import data; from ferbal.device import Machine, pick
+held = data.open(%r, Path(%r))
+images = [torch.tensor(part.images) for part in (held.train, held.val, held.test)]
+bare_step("resnet18", 48, Machine(pick()), 40)()
+"""
+
+
+def run(arguments: list[str], folder: Path) -> tuple[float, float]:
+    """Seconds and peak memory, in MiB, of a process."""
+    begin = time.perf_counter()
+    child = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
+    usage: resource.struct_rusage
+    _, status, usage = os.wait4(child.pid, 0)
+    assert status == 0, arguments
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+
+
+def passes(study: Path) -> Counter[tuple[Any, ...]]:
+    """How often each kind of step and each kind of forward pass was made, by all trials and runs."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    for path in [*study.glob("runs/*/run.json"), *study.glob("trials/*/run.json")]:
+        about = json.loads(path.read_text())
+        shape = (about["backbone"], about["training"]["image_size"], about["precision"])
+        batch, rows = about["knobs"]["batch_size"], sum(about["counts"])
+        found["step", *shape, min(batch, rows)] += about["epochs"] * max(rows // batch, 1)
+        found["pass", *shape, 512] += about["epochs"]
+    return found
+
+
+def bare(kinds: Counter[tuple[Any, ...]], watched: int) -> float:
+    """Seconds of so many bare steps and evaluations of `watched` rows, each kind measured on its own."""
+    total = 0.0
+    for (kind, backbone, size, precision, batch), times in kinds.items():
+        rows = batch if kind == "step" else min(watched, batch)
+        each = seconds_of(kind == "step", backbone, size, Machine(device.pick(), precision), rows)
+        total += each * times * (1 if kind == "step" else watched / rows)
+    return total
+
+
+def seconds_of(step: bool, backbone: str, size: int, machine: Machine, rows: int, repeats: int = 40) -> float:
+    """Of a bare training step on so many rows, or of a forward pass."""
+    model = build(backbone, Training(image_size=size), classes=CLASSES, channels=1, seed=0).to(machine.device)
+    images = torch.randn(rows, 1, size, size, device=machine.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (rows,), device=machine.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    model.train(step)
+
+    def once() -> None:
+        with machine.autocast(), torch.set_grad_enabled(step):
+            logits = model(images)
+        if step:
+            nn.functional.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(3):
+        once()
+    wait(machine)
+    begin = time.perf_counter()
+    for _ in range(repeats):
+        once()
+    wait(machine)
+    return (time.perf_counter() - begin) / repeats
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, default=Path(__file__).parents[2] / "studies" / "demo.yaml")
+    parser.add_argument("--data", help="a data set under data/ of the current directory")
+    how = parser.parse_args()
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        if Path("data").is_dir():
+            (root / "data").symlink_to(Path("data").resolve())
+        (root / "studies").mkdir()
+        name = YAML(typ="safe", pure=True).load(how.file.read_text())["name"]
+        (root / "studies" / how.file.name).write_text(how.file.read_text())
+        source = YAML(typ="safe", pure=True).load(how.file.read_text())["data"]["source"]
+        watched = len(data.halves(data.open(source, root).val).select)
+        seconds, _ = run(["-m", "ferbal", "study", "run", f"studies/{how.file.name}"], root)
+        limit = bare(passes(root / "studies" / name), watched)
+        found["study"] = {"file": how.file.name, "seconds": round(seconds, 1), "bare_s": round(limit, 1)}
+        found["study"]["ratio"] = round(seconds / limit, 3)
+        print(f"{how.file.name}: {seconds:.1f} s, bare {limit:.1f} s, ratio {seconds / limit:.3f}   aim 1.10")
+        if how.data:
+            (root / "memory.yaml").write_text(TRAINING % how.data)
+            _, ours = run(["-m", "ferbal", "study", "run", "memory.yaml"], root)
+            _, theirs = run(["-c", BARE % (str(Path(__file__).parents[1]), how.data, str(root))], root)
+            found["memory"] = {"data": how.data, "ferbal_mib": round(ours), "bare_mib": round(theirs)}
+            found["memory"]["ratio"] = round(ours / theirs, 3)
+            print(f"peak memory: {ours:.0f} MiB, bare {theirs:.0f} MiB, ratio {ours / theirs:.3f}   aim 1.2")
+    write("whole", found)
+
+
+if __name__ == "__main__":
+    main()
