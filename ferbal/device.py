@@ -34,7 +34,7 @@ class Machine:
         return torch.autocast(self.device.type, dtype=DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     def prepared(self, model: nn.Module) -> nn.Module:
-        """The model, compiled if that is wished: with the same parameters, and sums in another order."""
+        """The model, compiled if that is wished: with the same parameters; sums and dropout differ."""
         if not self.compiled:
             return model
         graphs = self.device.type == "cuda"  # recorded once: a small net spends its time waiting for launches

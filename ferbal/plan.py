@@ -322,7 +322,7 @@ class Training:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
     compile: bool | Literal["auto"] = "auto"
-    """Let torch compile the net: sums in another order, and minutes at the start. auto: on a GPU, where that pays."""
+    """Let torch compile the net: sums and dropout differ, minutes at the start. auto: on a GPU, where that pays."""
     pretrained: bool = False
     """Start from timm's published weights (downloaded by timm) instead of at random."""
     optimizer: Literal["adamw", "sgd"] = "adamw"

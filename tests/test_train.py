@@ -36,6 +36,7 @@ def run(dataset: Dataset) -> Callable[..., tuple[list[train.Epoch], train.Weight
         training: Training = TRAINING,
         knobs: Knobs = KNOBS,
         seed: int = 0,
+        backbone: str = "facevgg_small",
         change: Callable[[Plan], Plan] = lambda plan: plan,
         **options: Any,
     ) -> tuple[list[train.Epoch], train.Weights]:
@@ -47,7 +48,7 @@ def run(dataset: Dataset) -> Callable[..., tuple[list[train.Epoch], train.Weight
             allow_double_correction=True,
         )
         plan = change(recipe.parse(text)(plan))
-        model = build("facevgg_small", training, classes=len(plan.classes), channels=1, seed=seed, head=plan.head)
+        model = build(backbone, training, classes=len(plan.classes), channels=1, seed=seed, head=plan.head)
         view = View(16, dataset.mean, dataset.std)
         fit = train.fit(
             model,
@@ -57,8 +58,7 @@ def run(dataset: Dataset) -> Callable[..., tuple[list[train.Epoch], train.Weight
             train=dataset.train,
             watch=dataset.val,
             view=view,
-            machine=CPU,
-            **options,
+            **({"machine": CPU} | options),
         )
         epochs = []
         while True:
@@ -266,3 +266,16 @@ def test_rows_that_do_not_fit_are_fetched_in_the_same_order(monkeypatch: pytest.
     assert all(torch.equal(one, other) for one, other in zip(fetched.batches(order, starts), resident, strict=True))
     assert [len(batch) for batch in resident] == [8, 8, 8, 8, 3]
     assert list(fetched.batches(order, range(0, 0, 8))) == []
+
+
+@pytest.mark.slow
+def test_a_compiled_net_learns_the_same_within_rounding(run: Callable[..., Any]) -> None:
+    short, backbone = (
+        replace(TRAINING, epochs=2),
+        "test_resnet",
+    )  # timm's own: shapes of ferbal's are checked in tests
+    epochs, plain = run(training=short, backbone=backbone)
+    machine = Machine(torch.device("cpu"), compiled=True)
+    compiled_epochs, compiled = run(training=short, backbone=backbone, machine=machine)
+    assert [e.row.loss for e in compiled_epochs] == pytest.approx([e.row.loss for e in epochs], abs=1e-3)
+    assert all(torch.allclose(compiled[name], plain[name], atol=2e-3) for name in plain if "num_batches" not in name)

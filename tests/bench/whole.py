@@ -5,7 +5,9 @@
 Runs `ferbal study run` on a study file (the demo's, if none is named) in a folder of its own, and then as many bare
 training steps and forward passes, of the same nets, batches and sizes, as its trials and runs took: imports, search,
 augmentation, checkpoints, ensembles and the report are all that lies between. With a data set, a training of it is
-run too, and its peak memory set against a bare loop that holds the same images. Writes reports/bench/whole-<device>.json.
+run too, and its peak memory set against a bare loop that holds the same images.
+
+Writes reports/bench/whole-<device>.json.
 """
 
 from __future__ import annotations
