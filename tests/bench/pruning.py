@@ -22,7 +22,7 @@ name: pruning
 data: {source: demo}
 backbones: [facevgg_small]
 strategies: {plain: plain, mirror: mirror(below=0.5)}
-training: {epochs: 10, image_size: 14, augment: light, precision: fp32}
+training: {epochs: 20, image_size: 14, augment: light, precision: fp32}
 search: {trials: 20, lr: [1e-4, 3e-2], batch_size: [128, 256], patience: [3, 10]}
 final: {seeds: 1}
 ensembles: []
