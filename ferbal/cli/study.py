@@ -180,6 +180,9 @@ def study_report(
         Path | None,
         typer.Option(metavar="DIR", help="Write every table as CSV, the main ones as LaTeX and Markdown too."),
     ] = None,
+    grad_cam: Annotated[
+        bool, typer.Option("--grad-cam", help="Lay over the pictures of the mistakes where a model looks.")
+    ] = False,
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
@@ -187,6 +190,8 @@ def study_report(
     from ferbal import files, study
     from ferbal.report import takeaway
 
+    if grad_cam:
+        changes = [*changes, "report.grad_cam=true"]
     reported = study.report(*(study.prepare(path, root, changes) for path in paths))
     if tables is not None:
         takeaway.write(reported.found, tables)

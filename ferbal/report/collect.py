@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 from ferbal import data
 from ferbal.plan import Arm, Dataset, Plan
+from ferbal.report.curves import Mistake
+from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
@@ -86,8 +88,10 @@ def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = 
         for _, arm in arms
         if arm.name in tested and arm.backbone in plain and arm.name != plain[arm.backbone]
     }
+    mistaken = scored.mistakes()
+    looked = _overlays(sources, mistaken)
     return Tables(
-        about=_about(sources, first, labels),
+        about=_about(sources, first, labels) | {"overlays": looked.note},
         runs=frame("runs", (_run_row(*one) for source in sources for one in source.done)),
         history=_history([one for source in sources for one in source.done]),
         trials=frame(
@@ -100,7 +104,7 @@ def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = 
             ),
         ),
         weights=frame("weights", (row for source in sources for row in _weights(source, names))),
-        mistakes=frame("mistakes", _mistakes(scored, first.dataset, votes)),
+        mistakes=frame("mistakes", _mistakes(mistaken, first.dataset, votes, looked.layers)),
         images=frame("images", _images(first.dataset)),
         samples=frame("samples", _samples(first.dataset)),
         counts=frame("counts", (row for source in sources for row in _counts(source.plans))),
@@ -176,9 +180,25 @@ def _weights(source: Source, names: Mapping[tuple[str, str], str]) -> Iterator[d
                 yield {"ensemble": names[source.spec.name, name], **who, "weight": weight}
 
 
-def _mistakes(scored: Scored, dataset: Dataset, votes: Float[np.ndarray, "n k"] | None) -> Iterator[dict[str, Any]]:
+def _overlays(sources: Sequence[Source], mistaken: Sequence[tuple[Mistake, float]]) -> Overlays:
+    """What is laid over the pictures of the mistakes, if the first study asks for it."""
+    dataset = sources[0].dataset
+    rows = [one.row for one, _ in mistaken]
+    wanted = sources[0].spec.report.grad_cam
+    runs = [run for source in sources for _, _, run in source.done] if wanted else []
+    return overlays(
+        runs, np.asarray(dataset.test.images[rows]), [one.predicted for one, _ in mistaken], dataset.classes
+    )
+
+
+def _mistakes(
+    mistaken: Sequence[tuple[Mistake, float]],
+    dataset: Dataset,
+    votes: Float[np.ndarray, "n k"] | None,
+    layers: Sequence[tuple[str, str]],
+) -> Iterator[dict[str, Any]]:
     names, test = dataset.classes, dataset.test
-    for one, wrong in scored.mistakes():
+    for (one, wrong), (layer, shows) in zip(mistaken, layers, strict=True):
         said = ""
         if votes is not None and (total := votes[one.row].sum()) > 0:
             share = votes[one.row] / total
@@ -191,6 +211,8 @@ def _mistakes(scored: Scored, dataset: Dataset, votes: Float[np.ndarray, "n k"] 
             "wrong": wrong,
             "votes": said,
             "picture": uri(np.asarray(test.images[one.row]), PICTURE),
+            "layer": layer,
+            "layer_shows": shows,
         }
 
 

@@ -25,7 +25,7 @@ COLUMNS = {
     "growth": "order size mean low high",
     "agreement": "first second disagreement correlation",
     "weights": "ensemble run model seed weight",
-    "mistakes": "true predicted id confidence wrong votes picture",
+    "mistakes": "true predicted id confidence wrong votes picture layer layer_shows",
     "images": "class split rows",
     "samples": "class id picture",
     "failed": "model seed message",
@@ -37,7 +37,8 @@ COLUMNS = {
 class Tables:
     """Everything a page shows. Scores are 0..1, times are seconds.
 
-    about       name, dataset, classes, baseline (a strategy), seeds, trials, digest, command
+    about       name, dataset, classes, baseline (a strategy), seeds, trials, digest, command, overlays (of the
+                mistakes: whose they are, or why there are none)
     runs        run, strategy, recipe, backbone, seed, lr, batch_size, patience, epochs, best_epoch, seconds,
                 images_per_s, parameters: one row a final run
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
@@ -57,8 +58,9 @@ class Tables:
                 random ones over several orders; greedy takes those that help on blend
     agreement   first, second (models), disagreement, correlation (of errors): means over pairs of runs, on test
     weights     ensemble, run, model, seed, weight: of ensembles that have one a member
-    mistakes    true, predicted, id, confidence, wrong (share of runs that err there), votes, picture (a data URI):
-                what the mean of all runs has wrong most confidently, by pair of classes
+    mistakes    true, predicted, id, confidence, wrong (share of runs that err there), votes, picture (a data URI),
+                layer (another, to lay over it: where a model looks), layer_shows: what the mean of all runs has wrong
+                most confidently, by pair of classes
     images      class, split ("train" | "val" | "test"), rows
     samples     class, id, picture (a data URI): of training
     failed      model, seed, message

@@ -256,9 +256,29 @@ def test_a_table_is_sorted_and_filtered_with_the_keyboard(study: Study, show: Ca
 
 
 @needs_browser
+def test_layers_are_laid_over_pictures_when_the_reader_says_so(study: Study, show: Callable[..., Opened]) -> None:
+    opened = show(study(strategies=("plain", "focal"), backbones=("net",), seeds=1, epochs=2, trials=0))
+    mistakes = opened.page.locator("#mistakes")
+    layers, switch = mistakes.locator(".layer"), mistakes.get_by_label("show where the model looks")
+    assert layers.count() == 6
+    assert mistakes.get_by_role("img", name="the middle").count() == 0
+    switch.focus()
+    opened.page.keyboard.press("Space")
+    assert mistakes.get_by_role("img", name="the middle").count() == 6
+    boxes = layers.first.evaluate(
+        "layer => [layer, layer.previousElementSibling].map(one => JSON.stringify(one.getBoundingClientRect()))"
+    )
+    assert boxes[0] == boxes[1]
+    opened.page.keyboard.press("Space")
+    assert not layers.first.is_visible()
+    assert is_clean(opened)
+
+
+@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_at_level_aa(study: Study, show: Callable[..., Opened], scheme: Scheme) -> None:
     opened = show(study(seeds=2, epochs=2, trials=10, failed=True), scheme=scheme)
+    opened.page.locator(".lay").check()
     levels = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
     found = Axe().run(opened.page, options={"runOnly": levels, "resultTypes": ["violations"]})
     told = [

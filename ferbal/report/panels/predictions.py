@@ -66,8 +66,13 @@ def mistakes(tables: Tables) -> Iterable[Part]:
                 f"{true}, taken for {predicted}",
                 f"{row['confidence']:.0%} {predicted}\n{row['wrong']:.0%} of runs err\n{row['id']}"
                 + (f"\nvotes: {row['votes']}" if row["votes"] else ""),
+                row["layer"],
+                row["layer_shows"],
             )
             for row in records(own)
         )
         gallery.append((f"{true} taken for {predicted}", pictures))
-    yield Gallery("The most confused pairs, the most confident mistakes first", tuple(gallery))
+    if note := tables.about.get("overlays"):
+        yield Remark(note)
+    switch = "show where the model looks" if rows["layer"].astype(bool).any() else ""
+    yield Gallery("The most confused pairs, the most confident mistakes first", tuple(gallery), switch)
