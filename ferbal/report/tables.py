@@ -10,7 +10,7 @@ import pandas as pd
 
 COLUMNS = {
     "runs": "run strategy recipe backbone seed lr batch_size patience epochs best_epoch seconds images_per_s"
-    " parameters",
+    " parameters energy_j energy_of",
     "scores": "model kind strategy backbone seed split over class metric value",
     "confusion": "model kind split true predicted count",
     "intervals": "model class metric seeds mean low high note",
@@ -40,7 +40,8 @@ class Tables:
     about       name, dataset, classes, baseline (a strategy), seeds, trials, digest, command, overlays (of the
                 mistakes: whose they are, or why there are none)
     runs        run, strategy, recipe, backbone, seed, lr, batch_size, patience, epochs, best_epoch, seconds,
-                images_per_s, parameters: one row a final run
+                images_per_s, parameters, energy_j (joules of training, NaN where the machine does not tell),
+                energy_of (whose: "CPU", "GPU and CPU"): one row a final run
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
                 "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value
     confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm

@@ -74,6 +74,8 @@ def make_study(
                     41.0 + row,
                     9000,
                     11_172_810,
+                    5400.0 + 360 * row,
+                    "CPU",
                 )
             )
             for epoch in range(epochs):
