@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -80,7 +80,7 @@ def _packages(root: Path) -> Iterator[Counter]:
             if (folder / "name").read_text().startswith("package"):
                 turns_at = _joules(folder / "max_energy_range_uj")
                 _joules(folder / "energy_uj")  # most systems let only the administrator read it
-                yield Counter("CPU", lambda file=folder / "energy_uj": _joules(file), turns_at)
+                yield Counter("CPU", partial(_joules, folder / "energy_uj"), turns_at)
 
 
 def _joules(file: Path) -> float:

@@ -227,7 +227,8 @@ def _recorded(
 def _energy(rows: list[dict[str, Any]], meter: Meter) -> dict[str, Any]:
     """What the epochs have drawn, those of earlier sittings too; nothing where one of them has no figure."""
     drawn = [row.get("energy_j") for row in rows]  # rows of a run begun by an older ferbal have none
-    return {} if None in drawn else {"energy_j": round(sum(drawn), 1), "energy_of": meter.of}
+    known = [joules for joules in drawn if joules is not None]
+    return {} if len(known) < len(drawn) else {"energy_j": round(sum(known), 1), "energy_of": meter.of}
 
 
 def corrections(

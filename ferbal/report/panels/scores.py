@@ -156,7 +156,8 @@ def cost(tables: Tables) -> Iterable[Part]:
         whose = listed(list(tables.runs["energy_of"].dropna().unique()))
         said += (
             f" {least['strategy']} · {least['backbone']} takes least energy, "
-            f"{least['energy_j'] / figures.JOULES:,.2g} Wh: that of {whose} while it trained, other work on the machine included."
+            f"{least['energy_j'] / figures.JOULES:,.2g} Wh: that of {whose} while it trained, "
+            "other work on the machine included."
         )
     yield Chart(said, tuple(drawn))
 
