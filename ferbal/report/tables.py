@@ -24,6 +24,8 @@ COLUMNS = {
     "calibration": "model class said true rows",
     "growth": "order size mean low high",
     "agreement": "first second disagreement correlation",
+    "duels": "first second rows only_first only_second p",
+    "reach": "class rows best ensemble any",
     "weights": "ensemble run model seed weight",
     "mistakes": "true predicted id confidence wrong votes picture layer layer_shows",
     "images": "class split rows",
@@ -58,6 +60,10 @@ class Tables:
     growth      order ("random" | "greedy"), size, mean, low, high: test macro-F1 of the average of so many runs, the
                 random ones over several orders; greedy takes those that help on blend
     agreement   first, second (models), disagreement, correlation (of errors): means over pairs of runs, on test
+    duels       first, second (a run or an ensemble each), rows (of test, one a picture), only_first, only_second
+                (rows that only the one has right), p (exact McNemar): of the models that are best on blend
+    reach       class, rows, best (share of them that the run has right which is best on blend), ensemble (the same of
+                the best ensemble, NaN without one), any (that at least one run has right): on test
     weights     ensemble, run, model, seed, weight: of ensembles that have one a member
     mistakes    true, predicted, id, confidence, wrong (share of runs that err there), votes, picture (a data URI),
                 layer (another, to lay over it: where a model looks), layer_shows: what the mean of all runs has wrong
@@ -85,6 +91,8 @@ class Tables:
     calibration: pd.DataFrame
     growth: pd.DataFrame
     agreement: pd.DataFrame
+    duels: pd.DataFrame
+    reach: pd.DataFrame
     weights: pd.DataFrame
     mistakes: pd.DataFrame
     images: pd.DataFrame

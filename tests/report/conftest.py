@@ -16,7 +16,18 @@ from ferbal.report.tables import COLUMNS, Tables
 
 FACES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGES = (98, 11, 106, 176, 119, 83, 125)
-SCORED = ("scores", "confusion", "intervals", "comparisons", "ranking", "calibration", "growth", "agreement")
+SCORED = (
+    "scores",
+    "confusion",
+    "intervals",
+    "comparisons",
+    "ranking",
+    "calibration",
+    "growth",
+    "agreement",
+    "duels",
+    "reach",
+)
 
 
 def frame(table: str, rows: Sequence[Any] = ()) -> pd.DataFrame:
