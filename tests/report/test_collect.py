@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,22 @@ def test_studies_on_different_data_are_refused_by_name(made: Path) -> None:
         study.report(*prepared(made, "first", "third"))
     with pytest.raises(UsageError, match=r"^first: named twice"):
         study.report(*prepared(made, "first", "first"))
+
+
+def test_what_people_said_stands_beside_a_mistake(tmp_path: Path) -> None:
+    drawn = table({"train": 96, "val": 48, "test": 48})
+    cast = np.zeros((len(drawn), 3), np.float32)
+    cast[:, 0], cast[:, 2] = 0.3, 0.6
+    cast[::2] = (0.2, 0.8, 0.0)
+    data.save(replace(drawn, cast=cast), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    checked = study.prepare(tmp_path / "tiny.yaml", tmp_path, SETTINGS)
+    fill(checked)
+    mistakes = study.report(checked).found.mistakes
+    even = mistakes["id"].map({name: row % 2 == 0 for row, name in enumerate(drawn.id)})
+    assert set(mistakes["votes"][even]) == {"right 80%, left 20%"}
+    assert set(mistakes["votes"][~even]) == {"rare 60%, left 30%, none of these 10%"}
+    assert "people: right 80%, left 20%" in (tmp_path / "reports" / "tiny.html").read_text()
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def mistakes(tables: Tables) -> Iterable[Part]:
                 row["picture"],
                 f"{true}, taken for {predicted}",
                 f"{row['confidence']:.0%} {predicted}\n{row['wrong']:.0%} of runs err\n{row['id']}"
-                + (f"\nvotes: {row['votes']}" if row["votes"] else ""),
+                + (f"\npeople: {row['votes']}" if row["votes"] else ""),
                 row["layer"],
                 row["layer_shows"],
             )
