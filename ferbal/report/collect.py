@@ -21,7 +21,7 @@ from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
 
 SAMPLES = 8  # pictures of each class
-OTHER = "none of these"
+OTHER = "other"
 PICTURE = 64  # pixels of a side: what the page shows them at, or less
 
 

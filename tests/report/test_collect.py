@@ -103,8 +103,11 @@ def test_what_people_said_stands_beside_a_mistake(tmp_path: Path) -> None:
     mistakes = study.report(checked).found.mistakes
     even = mistakes["id"].map({name: row % 2 == 0 for row, name in enumerate(drawn.id)})
     assert set(mistakes["votes"][even]) == {"right 80%, left 20%"}
-    assert set(mistakes["votes"][~even]) == {"rare 60%, left 30%, none of these 10%"}
-    assert "people: right 80%, left 20%" in (tmp_path / "reports" / "tiny.html").read_text()
+    assert set(mistakes["votes"][~even]) == {"rare 60%, left 30%, other 10%"}
+    assert (
+        "people: right\N{NO-BREAK SPACE}80%, left\N{NO-BREAK SPACE}20%"
+        in (tmp_path / "reports" / "tiny.html").read_text()
+    )
 
 
 @pytest.fixture

@@ -71,7 +71,7 @@ def test_a_trained_study_shows_where_it_looks_if_wished(
     layers = re.findall(r'<img class="layer" src="([^"]+)" alt="What speaks for (\w+) lies mostly in the ', text)
     assert len(layers) > text.count("<li>") / 2
     assert all(opened(uri)[..., 3].max() == int(255 * STRONGEST) for uri, _ in layers)
-    taken = re.findall(r'alt="\w+, taken for (\w+)" loading="lazy"><img class="layer"', text)
+    taken = re.findall(r'alt="\w+, taken for (\w+)"><img class="layer"', text)
     assert [name for _, name in layers] == taken
     assert "one run, plain-facevgg-small-s1-" in text, "it knows every class"
     assert "The map has 2 by 2 places" in text

@@ -297,8 +297,17 @@ def test_figures_are_drawn_when_they_come_near_and_for_print(study: Study, brows
     page.locator("#leaderboard figure").scroll_into_view_if_needed()
     page.wait_for_selector("html[data-drawn]:not([data-drawn='0'])")
     assert page.locator(".plot:not(:has(svg))").count() > 5, "those far below wait"
-    page.locator("#cost .plot").scroll_into_view_if_needed()
+    page.locator("#cost .plot").first.scroll_into_view_if_needed()
     page.locator("#cost .plot .main-svg").first.wait_for()
+    plots = ".plot .main-svg:first-child"
+    widths = "svgs => svgs.map(svg => svg.getBoundingClientRect().right)"
+    page.evaluate("redraw(true)")
+    before = page.eval_on_selector_all(plots, widths)
+    page.evaluate("printing(true)")
+    on_paper = page.eval_on_selector_all(plots, widths)
+    assert max(on_paper) - page.locator("main").bounding_box()["x"] <= 660, "nothing is cut off"
+    page.evaluate("printing(false)")
+    assert page.eval_on_selector_all(plots, widths) == before
     page.emulate_media(color_scheme="dark")
     pdf = page.pdf(format="A4")
     assert page.locator(".plot:not(:has(svg))").count() == 0
@@ -309,7 +318,7 @@ def test_figures_are_drawn_when_they_come_near_and_for_print(study: Study, brows
 @needs_browser
 def test_a_figure_is_downloaded_as_png_and_svg(study: Study, show: Callable[..., Opened]) -> None:
     page = show(study(strategies=("plain",), backbones=("net",), seeds=2, epochs=2, trials=0)).page
-    plot = page.locator("#cost .plot")
+    plot = page.locator("#cost .plot").first
     plot.hover()
     for form, begins in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         with page.expect_download() as waiting:
