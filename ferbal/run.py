@@ -21,6 +21,7 @@ from ferbal.strategies.losses import label_smoothing
 
 if TYPE_CHECKING:
     from ferbal.device import Machine
+    from ferbal.energy import Meter
     from ferbal.train import Epoch
 
 RETRIES = 5
@@ -117,7 +118,7 @@ def _executed(
 ) -> Generator[Epoch | str, None, dict[str, Any]]:
     import torch
 
-    from ferbal import train
+    from ferbal import energy, train
     from ferbal.augment import View
     from ferbal.models import heads
     from ferbal.models.build import build
@@ -169,7 +170,8 @@ def _executed(
         machine=machine,
         resume=saved.state,
     )
-    weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size)
+    meter = energy.meter(machine.device)
+    weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size, meter)
     model.load_state_dict(weights)
     logits = {}
     for name in ("val", "test") if keep else ("val",):
@@ -189,6 +191,7 @@ def _executed(
         "epochs": len(rows),
         "best_epoch": best["epoch"],
         "seconds": round(sum(row["seconds"] for row in rows), 2),
+        **_energy(rows, meter),
         "images_per_s": round(float(np.median([row["images_per_s"] for row in rows])), 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": str(machine.device),
@@ -200,7 +203,7 @@ def _executed(
 
 
 def _recorded(
-    epochs: Generator[Epoch, None, Any], rows: list[dict[str, Any]], folder: RunFolder, batch_size: int
+    epochs: Generator[Epoch, None, Any], rows: list[dict[str, Any]], folder: RunFolder, batch_size: int, meter: Meter
 ) -> Generator[Epoch | str, None, Any]:
     """Pass epochs on, each one first saved as history and as the point to resume from."""
     parts = 1
@@ -209,7 +212,7 @@ def _recorded(
             epoch = next(epochs)
         except StopIteration as done:
             return done.value
-        rows.append(asdict(epoch.row))
+        rows.append(asdict(epoch.row) | {"energy_j": meter.joules()})
         folder.save_history(rows)
         folder.save_checkpoint(rows, epoch.snapshot())
         if epoch.parts > parts:
@@ -219,6 +222,13 @@ def _recorded(
                 "those of the whole; what dropout and BatchNorm see is a part"
             )
         yield epoch
+
+
+def _energy(rows: list[dict[str, Any]], meter: Meter) -> dict[str, Any]:
+    """What the epochs have drawn, those of earlier sittings too; nothing where one of them has no figure."""
+    drawn = [row.get("energy_j") for row in rows]  # rows of a run begun by an older ferbal have none
+    known = [joules for joules in drawn if joules is not None]
+    return {} if len(known) < len(drawn) else {"energy_j": round(sum(known), 1), "energy_of": meter.of}
 
 
 def corrections(

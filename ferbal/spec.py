@@ -167,6 +167,8 @@ class FinalSpec(_Section):
 class ReportSpec(_Section):
     baseline: str = ""
     """The strategy that the others are compared with; the first one if not given."""
+    grad_cam: bool = False
+    """Whether the pictures of the mistakes can be seen with what speaks for the wrong class (Grad-CAM)."""
 
 
 class StudySpec(_Section):

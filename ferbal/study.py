@@ -191,7 +191,7 @@ def report(study: Study, *others: Study) -> Report:
         for each in studies
     ]
     rows, _ = data.everything(study.spec.data.source, study.folder.root)
-    found = collect(sources, votes=None if rows.votes is None else rows.votes[rows.split == "test"])
+    found = collect(sources, cast=None if rows.cast is None else rows.cast[rows.split == "test"])
     path = study.folder.report
     if others:
         path = path.with_name("+".join(each.spec.name for each in studies) + ".html")

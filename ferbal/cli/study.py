@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from ferbal.cli import interrupts
 from ferbal.cli.shared import HERE, AsJson, Root, Set, StudyFile, print_json, print_table
 from ferbal.errors import UsageError
 
+Form = Literal["png", "svg"]
 study_app = typer.Typer(help="Check, run and report a study.", no_args_is_help=True)
 
 
@@ -180,16 +181,25 @@ def study_report(
         Path | None,
         typer.Option(metavar="DIR", help="Write every table as CSV, the main ones as LaTeX and Markdown too."),
     ] = None,
+    figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every figure of the page.")] = None,
+    form: Annotated[Form, typer.Option("--format", help="Of the figures.")] = "png",
+    grad_cam: Annotated[
+        bool, typer.Option("--grad-cam", help="Lay over the pictures of the mistakes where a model looks.")
+    ] = False,
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
     """Make the page anew from what is on disk, or one page over several studies of a data set. Nothing is trained."""
     from ferbal import files, study
-    from ferbal.report import takeaway
+    from ferbal.report import stills, takeaway
 
+    if grad_cam:
+        changes = [*changes, "report.grad_cam=true"]
     reported = study.report(*(study.prepare(path, root, changes) for path in paths))
     if tables is not None:
         takeaway.write(reported.found, tables)
+    if figures is not None:
+        stills.write(reported.found, figures, form)
     if csv is not None:
         given = [*map(str, paths), *(f"--set '{change}'" for change in changes)]
         made_by = " ".join(["ferbal study report" if len(paths) > 1 else "ferbal study run", *given])

@@ -67,7 +67,15 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
     label = shares.argmax(1)
     agreed = np.flatnonzero(shares.sum(1) > 0)
     classes = CLASSES if contempt else FER2013
-    joined = replace(table, label=label, split=split, votes=shares.astype(np.float32), classes=classes)
+    cast = votes[table.places] / votes[table.places].sum(1, keepdims=True)
+    joined = replace(
+        table,
+        label=label,
+        split=split,
+        votes=shares.astype(np.float32),
+        cast=cast[:, : len(classes)].astype(np.float32),
+        classes=classes,
+    )
     left_out = len(table) - len(agreed)
     notes = (f"FER+: {left_out:,} rows without an agreed emotion are left out",)
     return replace(joined.take(agreed), notes=notes)

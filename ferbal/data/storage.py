@@ -1,7 +1,8 @@
 """What `data/<name>/` holds, how one is written and opened.
 
 images.npy      uint8 [N, C, H, W], the splits one after another, opened as a memory map
-rows.parquet    id, split, label, group, source (row or file of the source, counted from 0), and votes where there are
+rows.parquet    id, split, label, group, source (row or file of the source, counted from 0), and votes and cast where
+                there are any
 dataset.json    classes, digest, counts, shape, reader, options, mean, std: written last, so present means complete
 
 Within a split, rows are sorted by the fingerprint of their pixels: the same images give the same file, whatever form
@@ -25,7 +26,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int, UInt8
 
 from ferbal import files
-from ferbal.data import demo
+from ferbal.data import columns, demo
 from ferbal.data.pictures import NO_FACE
 from ferbal.data.splits import Twins, divided, fingerprints
 from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table
@@ -40,7 +41,10 @@ SKIPPED_SHOWN: Final = 1000  # in dataset.json; beyond them only their number
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Every row of a data set, whatever its split. images is a memory map; source counts rows of the source."""
+    """Every row of a data set, whatever its split. images is a memory map; source counts rows of the source.
+
+    votes, cast: as in `Table`.
+    """
 
     images: UInt8[np.ndarray, "n c h w"]
     label: Int[np.ndarray, " n"]
@@ -49,6 +53,7 @@ class Rows:
     group: Int[np.ndarray, " n"]
     source: Int[np.ndarray, " n"]
     votes: Float[np.ndarray, "n k"] | None
+    cast: Float[np.ndarray, "n k"] | None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -174,17 +179,17 @@ def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) ->
     by_split = np.argsort([ORDER.index(name) for name in split], kind="stable")
     rows, group, split = rows[by_split], group[by_split], split[by_split]
     label, votes = table.label[rows], None if table.votes is None else table.votes[rows]
-    columns = {
-        "id": _texts(table.id[rows]),
-        "split": _texts(split),
-        "label": _whole(label),
-        "group": _whole(group),
-        "source": _whole(table.places[rows]),
+    stored = {
+        "id": columns.texts(table.id[rows]),
+        "split": columns.texts(split),
+        "label": columns.whole(label),
+        "group": columns.whole(group),
+        "source": columns.whole(table.places[rows]),
     }
-    if votes is not None:
-        shares = pa.Array.from_buffers(pa.float32(), votes.size, [None, pa.py_buffer(votes.astype("<f4"))])
-        columns["votes"] = pa.FixedSizeListArray.from_arrays(shares, len(table.classes))
-    pq.write_table(pa.table(columns), draft / "rows.parquet")
+    for column, shares in (("votes", votes), ("cast", None if table.cast is None else table.cast[rows])):
+        if shares is not None:
+            stored[column] = columns.shares(shares)
+    pq.write_table(pa.table(stored), draft / "rows.parquet")
     histogram = _copy(images, rows, draft / "images.npy", in_training=int((split == "train").sum()))
     mean = (histogram * np.arange(256)).sum() / histogram.sum()
     std = np.sqrt((histogram * (np.arange(256) - mean) ** 2).sum() / histogram.sum())
@@ -276,27 +281,11 @@ def _rows(folder: Path, about: dict[str, Any]) -> Rows:
         raise DataError(f"{folder}: {len(images)} images but {len(table)} rows; import the data set again")
     return Rows(
         images=images,
-        label=_numbers(table, "label"),
+        label=columns.numbers(table, "label"),
         split=np.repeat(ORDER, [*(sum(about["counts"][name]) for name in SPLITS), about["unlabelled"]]),
         id=np.array(table["id"].to_pylist(), dtype=np.str_),
-        group=_numbers(table, "group"),
-        source=_numbers(table, "source"),
-        votes=np.array(table["votes"].to_pylist(), dtype=np.float32) if "votes" in table.column_names else None,
+        group=columns.numbers(table, "group"),
+        source=columns.numbers(table, "source"),
+        votes=columns.listed(table, "votes"),
+        cast=columns.listed(table, "cast"),
     )
-
-
-# pyarrow's own conversions, `pa.array` and `to_numpy`, import pandas, which takes a second.
-
-
-def _numbers(rows: pa.Table, column: str) -> Int[np.ndarray, " n"]:
-    return np.from_dlpack(rows[column].combine_chunks()).astype(np.int64)
-
-
-def _whole(numbers: Int[np.ndarray, " n"]) -> pa.Array:
-    return pa.Array.from_buffers(pa.int64(), len(numbers), [None, pa.py_buffer(numbers.astype("<i8"))])
-
-
-def _texts(texts: np.ndarray) -> pa.Array:
-    encoded = [text.encode() for text in texts.tolist()]
-    ends = np.cumsum([0, *map(len, encoded)]).astype("<i8")
-    return pa.LargeStringArray.from_buffers(len(encoded), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded)))

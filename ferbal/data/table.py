@@ -23,7 +23,8 @@ class Table:
     """A data set as its source has it, in the order of its source.
 
     label: -1 where there is none. split: str [N], each one of SPLITS, UNLABELLED, or "" where the source has none.
-    id: str [N], unique. place: row of the source, counted from 0. votes: share of each class, where people voted.
+    id: str [N], unique. place: row of the source, counted from 0. votes: share of each class, where people voted, as
+    training takes it. cast: the share of all their votes that each class had; the rest was for none of the classes.
     skipped: what was left out, and why. notes: what a user should know about how the source was read.
     """
 
@@ -37,6 +38,7 @@ class Table:
     version: str = ""
     place: Int[np.ndarray, " n"] | None = None
     votes: Float[np.ndarray, "n k"] | None = None
+    cast: Float[np.ndarray, "n k"] | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +62,7 @@ class Table:
             id=self.id[rows],
             place=self.places[rows],
             votes=None if self.votes is None else self.votes[rows],
+            cast=None if self.cast is None else self.cast[rows],
         )
 
     def noted(self, *texts: str) -> Table:

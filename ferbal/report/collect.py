@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 from ferbal import data
 from ferbal.plan import Arm, Dataset, Plan
+from ferbal.report.curves import Mistake
+from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
@@ -19,6 +21,7 @@ from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
 
 SAMPLES = 8  # pictures of each class
+OTHER = "other"
 PICTURE = 64  # pixels of a side: what the page shows them at, or less
 
 
@@ -53,11 +56,12 @@ class Source:
         return [(name, run) for name, run in found if run.complete] if len(self.done) >= 2 else []
 
 
-def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = None) -> Tables:
+def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = None) -> Tables:
     """Score every complete run and ensemble of one or several studies of the same data set.
 
     Several studies are told apart by their names before labels, and compared with the baseline of the first that has
-    one on the same backbone. votes: of people, on the rows of test, to be shown beside mistakes.
+    one on the same backbone. cast: share of people's votes for each class, on the rows of test, to be shown beside
+    mistakes.
     """
     first, many = sources[0], len(sources) > 1
     labels = {source.spec.name: source.spec.baseline for source in sources}
@@ -86,8 +90,10 @@ def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = 
         for _, arm in arms
         if arm.name in tested and arm.backbone in plain and arm.name != plain[arm.backbone]
     }
+    mistaken = scored.mistakes()
+    looked = _overlays(sources, mistaken)
     return Tables(
-        about=_about(sources, first, labels),
+        about=_about(sources, first, labels) | {"overlays": looked.note},
         runs=frame("runs", (_run_row(*one) for source in sources for one in source.done)),
         history=_history([one for source in sources for one in source.done]),
         trials=frame(
@@ -100,7 +106,7 @@ def collect(sources: Sequence[Source], votes: Float[np.ndarray, "n k"] | None = 
             ),
         ),
         weights=frame("weights", (row for source in sources for row in _weights(source, names))),
-        mistakes=frame("mistakes", _mistakes(scored, first.dataset, votes)),
+        mistakes=frame("mistakes", _mistakes(mistaken, first.dataset, cast, looked.layers)),
         images=frame("images", _images(first.dataset)),
         samples=frame("samples", _samples(first.dataset)),
         counts=frame("counts", (row for source in sources for row in _counts(source.plans))),
@@ -176,22 +182,42 @@ def _weights(source: Source, names: Mapping[tuple[str, str], str]) -> Iterator[d
                 yield {"ensemble": names[source.spec.name, name], **who, "weight": weight}
 
 
-def _mistakes(scored: Scored, dataset: Dataset, votes: Float[np.ndarray, "n k"] | None) -> Iterator[dict[str, Any]]:
+def _overlays(sources: Sequence[Source], mistaken: Sequence[tuple[Mistake, float]]) -> Overlays:
+    """What is laid over the pictures of the mistakes, if the first study asks for it."""
+    dataset = sources[0].dataset
+    rows = [one.row for one, _ in mistaken]
+    wanted = sources[0].spec.report.grad_cam
+    runs = [run for source in sources for _, _, run in source.done] if wanted else []
+    return overlays(
+        runs, np.asarray(dataset.test.images[rows]), [one.predicted for one, _ in mistaken], dataset.classes
+    )
+
+
+def _mistakes(
+    mistaken: Sequence[tuple[Mistake, float]],
+    dataset: Dataset,
+    cast: Float[np.ndarray, "n k"] | None,
+    layers: Sequence[tuple[str, str]],
+) -> Iterator[dict[str, Any]]:
     names, test = dataset.classes, dataset.test
-    for one, wrong in scored.mistakes():
-        said = ""
-        if votes is not None and (total := votes[one.row].sum()) > 0:
-            share = votes[one.row] / total
-            said = ", ".join(f"{names[k]} {share[k]:.0%}" for k in np.argsort(-share, kind="stable") if share[k] > 0)
+    for (one, wrong), (layer, shows) in zip(mistaken, layers, strict=True):
         yield {
             "true": names[one.true],
             "predicted": names[one.predicted],
             "id": str(test.ids[one.row]),
             "confidence": one.confidence,
             "wrong": wrong,
-            "votes": said,
+            "votes": "" if cast is None else _votes(cast[one.row], names),
             "picture": uri(np.asarray(test.images[one.row]), PICTURE),
+            "layer": layer,
+            "layer_shows": shows,
         }
+
+
+def _votes(share: Float[np.ndarray, " k"], names: Sequence[str]) -> str:
+    """What people said of a picture, the most votes first; those for none of the classes last."""
+    said = {names[k]: float(share[k]) for k in np.argsort(-share, kind="stable")} | {OTHER: 1 - float(share.sum())}
+    return ", ".join(f"{name} {part:.0%}" for name, part in said.items() if part > 0.005)
 
 
 def _images(dataset: Dataset) -> Iterator[dict[str, Any]]:

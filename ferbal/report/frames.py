@@ -99,10 +99,10 @@ def f1_intervals(tables: Tables) -> pd.DataFrame:
 
 
 def cost(tables: Tables) -> pd.DataFrame:
-    """What a training of each arm takes and gives: strategy, backbone, seconds, epochs, parameters, macro_f1 and its
-    95 % interval (macro_f1_low, macro_f1_high)."""
+    """What a training of each arm takes and gives: strategy, backbone, seconds, energy_j, epochs, parameters,
+    macro_f1 and its 95 % interval (macro_f1_low, macro_f1_high)."""
     board = leaderboard(tables)[["strategy", "backbone", "macro_f1", "macro_f1_low", "macro_f1_high"]]
-    used = settings(tables)[["strategy", "backbone", "seconds", "epochs", "parameters"]]
+    used = settings(tables)[["strategy", "backbone", "seconds", "energy_j", "epochs", "parameters"]]
     return used.merge(board, on=["strategy", "backbone"]).dropna(subset=["seconds", "macro_f1"])
 
 
@@ -233,7 +233,8 @@ def search(tables: Tables) -> pd.DataFrame:
 def settings(tables: Tables) -> pd.DataFrame:
     """What the final runs of each arm trained with, and what they took; means over seeds where they differ.
 
-    strategy, backbone, lr, batch_size, patience, epochs, best_epoch, seconds, images_per_s, parameters
+    strategy, backbone, lr, batch_size, patience, epochs, best_epoch, seconds, images_per_s, parameters, energy_j (NaN
+    where the machine of one of them did not tell)
     """
     columns = [
         "lr",
@@ -244,9 +245,12 @@ def settings(tables: Tables) -> pd.DataFrame:
         "seconds",
         "images_per_s",
         "parameters",
+        "energy_j",
     ]
     arms = tables.runs.astype(dict.fromkeys(columns, float)).groupby(["strategy", "backbone"], sort=False)
-    return arms[columns].mean().reset_index()
+    found = arms[columns].mean()
+    found["energy_j"] = arms["energy_j"].agg(lambda drawn: drawn.mean(skipna=False))
+    return found.reset_index()
 
 
 def models(tables: Tables) -> pd.DataFrame:

@@ -44,8 +44,10 @@ class Chart {
       // plotly writes into the layout that it is given
       const layout = structuredClone(this.figures[index].layout);
       dress({data, layout});
+      // paper is narrower than the window, and plotly does not measure again by itself
+      const size = document.documentElement.classList.contains("printing") ? {width: plot.clientWidth} : {};
       // on a touch screen a finger on a figure must scroll the page
-      Plotly.react(plot, data, {...layout, dragmode: touch ? false : "zoom"}, config());
+      Plotly.react(plot, data, {...layout, ...size, dragmode: touch ? false : "zoom"}, config());
     }
     if (!this.drawn) document.documentElement.dataset.drawn = Number(document.documentElement.dataset.drawn) + 1;
     this.drawn = true;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from hashlib import sha256
 from importlib.resources import files
@@ -16,6 +15,7 @@ from ferbal.report.answer import answer
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart
 from ferbal.report.tables import Tables
+from ferbal.report.words import slug
 
 
 def render(tables: Tables) -> str:
@@ -45,12 +45,8 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(slug=_slug, payload=_payload, together=_together)
+    made.filters.update(slug=slug, payload=_payload, together=_together)
     return made
-
-
-def _slug(title: str) -> str:
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def _together(text: str) -> str:

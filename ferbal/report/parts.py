@@ -50,19 +50,22 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image, as a data URI, and what stands under it."""
+    """An image, as a data URI, and what stands under it. layer: another one that the reader may lay over it."""
 
     uri: str
     says: str
     caption: str = ""
+    layer: str = ""
+    layer_says: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures in rows, each row under a name."""
+    """Pictures in rows, each row under a name. switch: what it is called to lay their layers over them."""
 
     title: str
     rows: tuple[tuple[str, tuple[Picture, ...]], ...]
+    switch: str = ""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ class Scored:
             "calibration": frame("calibration", calibrated),
             "growth": frame("growth", self._growth()),
             "agreement": frame("agreement", self._agreement()),
+            "duels": frame("duels", self._duels()),
+            "reach": frame("reach", self._reach()),
         }
 
     def mistakes(self) -> list[tuple[curves.Mistake, float]]:
@@ -194,10 +196,51 @@ class Scored:
             values = {"disagreement": disagreement[i, j], "correlation": correlation[i, j]}
             yield {"first": models[i], "second": models[j], **values}
 
+    def _best(self, kind: str) -> list[Who]:
+        """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge."""
+        k, labels = len(self.truth.classes), self.truth.blend
+        score = {
+            who: metrics.macro_f1(metrics.confusion(labels, said.blend.argmax(1), k))
+            for who, said in self._said.items()
+            if who.kind == kind
+        }
+        return sorted(score, key=lambda who: -score[who])
+
+    def _duels(self) -> Rows:
+        """The best ensemble with the best run, and that with the best of another arm."""
+        runs = self._best("arm")
+        others = [who for who in runs if who.model != runs[0].model]
+        pairs = [(first, second) for first, second in zip(self._best("ensemble")[:1], runs, strict=False)]
+        pairs += [(runs[0], second) for second in others[:1]]
+        alone = np.arange(len(self.truth.test))
+        if self.truth.group is not None:
+            alone = np.sort(np.unique(self.truth.group, return_index=True)[1])
+        said = {_named(who): self._said[who].predicted[alone] for pair in pairs for who in pair}
+        return verdicts.duels(self.truth.test[alone], [(_named(one), _named(two)) for one, two in pairs], said)
+
+    def _reach(self) -> Rows:
+        """What share of each class the best run, the best ensemble, and at least one run have right."""
+        runs, test = self._best("arm"), self.truth.test
+        if len(runs) < 2:
+            return
+        right = {"best": self._said[runs[0]].predicted == test}
+        if ensembles := self._best("ensemble"):
+            right["ensemble"] = self._said[ensembles[0]].predicted == test
+        right["any"] = np.any([self._said[who].predicted == test for who in runs], axis=0)
+        for k, name in enumerate(self.truth.classes):
+            if rows := int((test == k).sum()):
+                yield {"class": name, "rows": rows} | {
+                    key: float(hit[test == k].mean()) for key, hit in right.items()
+                }
+
     def _members(self, arms: Sequence[Who]) -> Float[np.ndarray, "m n k"]:
         with np.errstate(divide="ignore"):  # a class that a run does not know has probability 0
             logits = [np.log(self._said[who].test) for who in arms]
         return ensemble.members_of(logits, unknown="fill")
+
+
+def _named(who: Who) -> str:
+    return who.model if who.kind == "ensemble" else f"{who.model}, seed {who.seed}"
 
 
 def _of_matrix(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> Rows:

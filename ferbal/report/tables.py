@@ -10,7 +10,7 @@ import pandas as pd
 
 COLUMNS = {
     "runs": "run strategy recipe backbone seed lr batch_size patience epochs best_epoch seconds images_per_s"
-    " parameters",
+    " parameters energy_j energy_of",
     "scores": "model kind strategy backbone seed split over class metric value",
     "confusion": "model kind split true predicted count",
     "intervals": "model class metric seeds mean low high note",
@@ -24,8 +24,10 @@ COLUMNS = {
     "calibration": "model class said true rows",
     "growth": "order size mean low high",
     "agreement": "first second disagreement correlation",
+    "duels": "first second rows only_first only_second p",
+    "reach": "class rows best ensemble any",
     "weights": "ensemble run model seed weight",
-    "mistakes": "true predicted id confidence wrong votes picture",
+    "mistakes": "true predicted id confidence wrong votes picture layer layer_shows",
     "images": "class split rows",
     "samples": "class id picture",
     "failed": "model seed message",
@@ -37,9 +39,11 @@ COLUMNS = {
 class Tables:
     """Everything a page shows. Scores are 0..1, times are seconds.
 
-    about       name, dataset, classes, baseline (a strategy), seeds, trials, digest, command
+    about       name, dataset, classes, baseline (a strategy), seeds, trials, digest, command, overlays (of the
+                mistakes: whose they are, or why there are none)
     runs        run, strategy, recipe, backbone, seed, lr, batch_size, patience, epochs, best_epoch, seconds,
-                images_per_s, parameters: one row a final run
+                images_per_s, parameters, energy_j (joules of training, NaN where the machine does not tell),
+                energy_of (whose: "CPU", "GPU and CPU"): one row a final run
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
                 "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value
     confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm
@@ -56,9 +60,14 @@ class Tables:
     growth      order ("random" | "greedy"), size, mean, low, high: test macro-F1 of the average of so many runs, the
                 random ones over several orders; greedy takes those that help on blend
     agreement   first, second (models), disagreement, correlation (of errors): means over pairs of runs, on test
+    duels       first, second (a run or an ensemble each), rows (of test, one a picture), only_first, only_second
+                (rows that only the one has right), p (exact McNemar): of the models that are best on blend
+    reach       class, rows, best (share of them that the run has right which is best on blend), ensemble (the same of
+                the best ensemble, NaN without one), any (that at least one run has right): on test
     weights     ensemble, run, model, seed, weight: of ensembles that have one a member
-    mistakes    true, predicted, id, confidence, wrong (share of runs that err there), votes, picture (a data URI):
-                what the mean of all runs has wrong most confidently, by pair of classes
+    mistakes    true, predicted, id, confidence, wrong (share of runs that err there), votes, picture (a data URI),
+                layer (another, to lay over it: where a model looks), layer_shows: what the mean of all runs has wrong
+                most confidently, by pair of classes
     images      class, split ("train" | "val" | "test"), rows
     samples     class, id, picture (a data URI): of training
     failed      model, seed, message
@@ -82,6 +91,8 @@ class Tables:
     calibration: pd.DataFrame
     growth: pd.DataFrame
     agreement: pd.DataFrame
+    duels: pd.DataFrame
+    reach: pd.DataFrame
     weights: pd.DataFrame
     mistakes: pd.DataFrame
     images: pd.DataFrame

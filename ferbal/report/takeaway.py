@@ -13,7 +13,7 @@ from ferbal.report.parts import Grid
 from ferbal.report.tables import COLUMNS, Tables
 from ferbal.report.words import number
 
-PICTURES = ("mistakes", "samples")
+PICTURES = ["picture", "layer"]
 LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -58,7 +58,7 @@ def _texts(tables: Tables) -> Iterator[tuple[str, str]]:
     """(file name, content) of all that is written."""
     for name in COLUMNS:
         table = getattr(tables, name)
-        yield f"{name}.csv", table.drop(columns="picture" if name in PICTURES else []).to_csv(index=False)
+        yield f"{name}.csv", table.drop(columns=PICTURES, errors="ignore").to_csv(index=False)
     yield "leaderboard.csv", frames.leaderboard(tables).to_csv(index=False)
     yield "f1.csv", frames.f1_table(tables).to_csv()
     grids = {"leaderboard": scores.board_grid, "differences": scores.difference_grid, "f1": _f1_grid}

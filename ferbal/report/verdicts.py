@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+import numpy as np
+from jaxtyping import Int
 
 from ferbal import stats
 from ferbal.bootstrap import WHOLE, Scores
@@ -42,6 +46,15 @@ def comparisons(
                 "rows": found.rows,
                 "note": found.note,
             }
+
+
+def duels(
+    labels: Int[np.ndarray, " n"], pairs: Sequence[tuple[str, str]], predicted: Mapping[str, Int[np.ndarray, " n"]]
+) -> Iterator[dict[str, Any]]:
+    """Rows of `Tables.duels`: pairs of fixed models, by what each predicts. No two rows are of one picture."""
+    for first, second in pairs:
+        found = stats.mcnemar(labels, predicted[first], predicted[second])
+        yield {"first": first, "second": second, "rows": len(labels), **asdict(found)}
 
 
 def _each(found: stats.Estimates | stats.Comparison, classes: Sequence[str]) -> Iterator[tuple[str, str, Any]]:

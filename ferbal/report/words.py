@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -28,6 +29,11 @@ def between(low: float, high: float, form: str = ".3f", times: float = 1.0) -> s
 def p_value(p: float) -> str:
     """p with three digits after the point, and no smaller than the method can tell."""
     return "<0.001" if p < 0.001 else number(p)
+
+
+def slug(title: str) -> str:
+    """A heading as part of an address or a file's name: `F1 of each class` -> `f1-of-each-class`."""
+    return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
 def counted(count: int, one: str, many: str = "") -> str:

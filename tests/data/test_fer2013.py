@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ferbal import data
@@ -66,6 +67,13 @@ def test_the_real_jpegs_competition_and_votes_have_the_known_counts(
     assert plain["digest"] == joined["digest"]
     # Counted from the published votes by the published rule, apart from this code.
     assert sum(map(sum, plain["counts"].values())) == majority_rows(votes)
+    rows, _ = data.everything("a", tmp_path)
+    published = pd.read_csv(votes)[
+        ["anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt"]
+    ].to_numpy()
+    # one row of FER2013 has nine votes, all others ten
+    assert rows.cast is not None
+    assert np.abs(10 * rows.cast - published[rows.source]).max(1).astype(int).sum() <= 1
 
 
 def majority_rows(votes: Path) -> int:

@@ -92,6 +92,16 @@ def test_soft_targets_are_kept_and_change_the_digest(tmp_path: Path, source: tup
     assert hard["digest"] != soft["digest"]
 
 
+def test_what_people_said_is_kept_whatever_training_makes_of_it(tmp_path: Path, source: tuple[Path, Path]) -> None:
+    published, _ = ferplus.read(source[1])
+    for name, targets in (("x", "hard"), ("y", "soft")):
+        data.import_(source[0], tmp_path / "data" / name, data.Options(votes=source[1], targets=targets))
+        rows, _ = data.everything(name, tmp_path)
+        assert rows.cast is not None
+        assert rows.cast == pytest.approx(published[rows.source][:, :7] / 10)
+        assert (rows.cast.sum(1) < 1).any(), "some votes were for no emotion"
+
+
 def test_contempt_is_an_eighth_class_or_left_out() -> None:
     shares = ferplus.distribution(np.concatenate([votes(contempt=7, happy=3), votes(happy=6, contempt=4)]))
     assert ferplus._without_contempt(shares)[0].sum() == 0

@@ -16,7 +16,18 @@ from ferbal.report.tables import COLUMNS, Tables
 
 FACES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 IMAGES = (98, 11, 106, 176, 119, 83, 125)
-SCORED = ("scores", "confusion", "intervals", "comparisons", "ranking", "calibration", "growth", "agreement")
+SCORED = (
+    "scores",
+    "confusion",
+    "intervals",
+    "comparisons",
+    "ranking",
+    "calibration",
+    "growth",
+    "agreement",
+    "duels",
+    "reach",
+)
 
 
 def frame(table: str, rows: Sequence[Any] = ()) -> pd.DataFrame:
@@ -74,6 +85,8 @@ def make_study(
                     41.0 + row,
                     9000,
                     11_172_810,
+                    5400.0 + 360 * row,
+                    "CPU",
                 )
             )
             for epoch in range(epochs):
@@ -105,9 +118,11 @@ def make_study(
     arms = [f"{strategy} · {backbone}" for strategy, backbone in product(strategies, backbones)]
     for ensemble, (place, model) in product(ensembles[:1], enumerate(arms)):
         tables["weights"] += [(ensemble, f"{model}-{seed}", model, seed, place / 100) for seed in range(seeds)]
-    picture = uri(draw.integers(0, 256, (1, 8, 8)).astype(np.uint8))
+    picture, layer = (uri(draw.integers(0, 256, (1, 8, 8)).astype(np.uint8)) for _ in range(2))
     for one, other in pairwise(classes):
-        tables["mistakes"].append((one, other, f"test/{one}", 0.9, 0.5, f"{other} 60 %, {one} 40 %", picture))
+        tables["mistakes"].append(
+            (one, other, f"test/{one}", 0.9, 0.5, f"{other} 60 %, {one} 40 %", picture, layer, "the middle")
+        )
     for one, rows in zip(classes, images, strict=True):
         tables["images"] += [(one, "train", rows * 40), (one, "val", rows), (one, "test", rows)]
         tables["samples"].append((one, f"train/{one}", picture))

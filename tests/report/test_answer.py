@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferbal.report.answer import answer, seeds_to_settle, too_few_seeds
@@ -173,6 +173,7 @@ def test_a_study_that_has_only_begun(bare: Bare) -> None:
     assert answer(made(bare, [], "stack")) == "No run has been scored yet."
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

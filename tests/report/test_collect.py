@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ from made_up_runs import fill
 
 from ferbal import data, study
 from ferbal.errors import UsageError
+from ferbal.report.panels import PANELS
+from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
+from ferbal.report.tables import COLUMNS, Tables, frame
 
 SETTINGS = (
     "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 2}",
@@ -87,6 +91,25 @@ def test_studies_on_different_data_are_refused_by_name(made: Path) -> None:
         study.report(*prepared(made, "first", "first"))
 
 
+def test_what_people_said_stands_beside_a_mistake(tmp_path: Path) -> None:
+    drawn = table({"train": 96, "val": 48, "test": 48})
+    cast = np.zeros((len(drawn), 3), np.float32)
+    cast[:, 0], cast[:, 2] = 0.3, 0.6
+    cast[::2] = (0.2, 0.8, 0.0)
+    data.save(replace(drawn, cast=cast), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    checked = study.prepare(tmp_path / "tiny.yaml", tmp_path, SETTINGS)
+    fill(checked)
+    mistakes = study.report(checked).found.mistakes
+    even = mistakes["id"].map({name: row % 2 == 0 for row, name in enumerate(drawn.id)})
+    assert set(mistakes["votes"][even]) == {"right 80%, left 20%"}
+    assert set(mistakes["votes"][~even]) == {"rare 60%, left 30%, other 10%"}
+    assert (
+        "people: right\N{NO-BREAK SPACE}80%, left\N{NO-BREAK SPACE}20%"
+        in (tmp_path / "reports" / "tiny.html").read_text()
+    )
+
+
 @pytest.fixture
 def scored() -> Callable[..., Scored]:
     """Two models, two seeds each, of which the second errs on the last row; on four rows of two classes."""
@@ -126,3 +149,55 @@ def test_the_mean_over_seeds_is_that_of_each_curve(scored: Callable[..., Scored]
     average = rows.groupby(["model", "class"])["average"].first()
     assert average["good · net", "b"] == 1
     assert average["bad · net", "b"] == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+
+
+@pytest.fixture
+def fixed() -> Tables:
+    """Six pictures, the last of which is a copy of the fifth, two runs of "good", one of "bad", and an ensemble."""
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    truth = Truth(("a", "b"), labels, labels, group=np.array([0, 1, 2, 3, 4, 4]))
+    made = Scored(truth)
+    said = {
+        ("good · net", "arm", 0): ([0, 0, 0, 1, 1, 0], [0, 0, 1, 0, 1, 1]),
+        ("good · net", "arm", 1): ([0, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 0]),
+        ("bad · net", "arm", 0): ([0, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]),
+        ("stack", "ensemble", -1): ([0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]),
+        ("average", "ensemble", -1): ([0, 1, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1]),
+    }
+    for (model, kind, seed), (blend, test) in said.items():
+        logits = [4.0 * np.eye(2)[np.array(one)] for one in (blend, test)]
+        made.add(Who(model, kind, model.split(" · ")[0], "net", seed, f"{model}{seed}"), *logits)
+    return Tables(
+        about={"classes": ("a", "b")}, provenance={}, **{name: frame(name, ()) for name in COLUMNS} | made.tables({})
+    )
+
+
+def test_fixed_models_are_chosen_on_blend_and_tested_on_different_pictures(fixed: Tables) -> None:
+    first, second = fixed.duels.to_dict("records")
+    assert (first["first"], first["second"]) == ("stack", "good · net, seed 0"), "average is best on test alone"
+    assert (first["rows"], first["only_first"], first["only_second"], first["p"]) == (5, 1, 0, 1.0)
+    assert (second["first"], second["second"]) == ("good · net, seed 0", "bad · net, seed 0")
+    assert (second["only_first"], second["only_second"]) == (2, 0), "the copy counts once"
+    assert second["p"] == 0.5, "of two rows: 2 * 0.5 ** 2"
+
+
+def test_an_oracle_is_right_where_any_run_is(fixed: Tables) -> None:
+    reach = fixed.reach.set_index("class")
+    assert reach["rows"].tolist() == [3, 3]
+    assert reach["best"].tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert reach["ensemble"].tolist() == pytest.approx([1, 2 / 3])
+    assert reach["any"].tolist() == pytest.approx([1, 2 / 3]), "ensembles do not count"
+
+
+def test_fixed_models_and_the_oracle_are_told_in_words(fixed: Tables) -> None:
+    parts = list(next(panel for panel in PANELS if panel.title == "Ensembles").make(fixed))
+    told = " ".join(part.text for part in parts if isinstance(part, Remark))
+    assert (
+        "On 5 different test images stack is right on 1 that good · net, seed 0 has wrong, and wrong on 0 that it "
+        "has right: no more apart than chance would have it (exact McNemar test, p = 1.000)." in told
+    )
+    assert "At least one run is right on 83.3% of all images" in told
+    assert "every run is wrong on 33% of b, the most of any class." in told
+    duels, reach = (part for part in parts if isinstance(part, Grid))
+    assert duels.rows[1] == ("good · net, seed 0\nand bad · net, seed 0", "2", "0", "0.500")
+    assert reach.rows[1] == ("b", "66.7%", "66.7%", "66.7%", "33.3%")

@@ -256,9 +256,29 @@ def test_a_table_is_sorted_and_filtered_with_the_keyboard(study: Study, show: Ca
 
 
 @needs_browser
+def test_layers_are_laid_over_pictures_when_the_reader_says_so(study: Study, show: Callable[..., Opened]) -> None:
+    opened = show(study(strategies=("plain", "focal"), backbones=("net",), seeds=1, epochs=2, trials=0))
+    mistakes = opened.page.locator("#mistakes")
+    layers, switch = mistakes.locator(".layer"), mistakes.get_by_label("show where the model looks")
+    assert layers.count() == 6
+    assert mistakes.get_by_role("img", name="the middle").count() == 0
+    switch.focus()
+    opened.page.keyboard.press("Space")
+    assert mistakes.get_by_role("img", name="the middle").count() == 6
+    boxes = layers.first.evaluate(
+        "layer => [layer, layer.previousElementSibling].map(one => JSON.stringify(one.getBoundingClientRect()))"
+    )
+    assert boxes[0] == boxes[1]
+    opened.page.keyboard.press("Space")
+    assert not layers.first.is_visible()
+    assert is_clean(opened)
+
+
+@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_at_level_aa(study: Study, show: Callable[..., Opened], scheme: Scheme) -> None:
     opened = show(study(seeds=2, epochs=2, trials=10, failed=True), scheme=scheme)
+    opened.page.locator(".lay").check()
     levels = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
     found = Axe().run(opened.page, options={"runOnly": levels, "resultTypes": ["violations"]})
     told = [
@@ -277,8 +297,17 @@ def test_figures_are_drawn_when_they_come_near_and_for_print(study: Study, brows
     page.locator("#leaderboard figure").scroll_into_view_if_needed()
     page.wait_for_selector("html[data-drawn]:not([data-drawn='0'])")
     assert page.locator(".plot:not(:has(svg))").count() > 5, "those far below wait"
-    page.locator("#cost .plot").scroll_into_view_if_needed()
+    page.locator("#cost .plot").first.scroll_into_view_if_needed()
     page.locator("#cost .plot .main-svg").first.wait_for()
+    plots = ".plot .main-svg:first-child"
+    widths = "svgs => svgs.map(svg => svg.getBoundingClientRect().right)"
+    page.evaluate("redraw(true)")
+    before = page.eval_on_selector_all(plots, widths)
+    page.evaluate("printing(true)")
+    on_paper = page.eval_on_selector_all(plots, widths)
+    assert max(on_paper) - page.locator("main").bounding_box()["x"] <= 660, "nothing is cut off"
+    page.evaluate("printing(false)")
+    assert page.eval_on_selector_all(plots, widths) == before
     page.emulate_media(color_scheme="dark")
     pdf = page.pdf(format="A4")
     assert page.locator(".plot:not(:has(svg))").count() == 0
@@ -289,7 +318,7 @@ def test_figures_are_drawn_when_they_come_near_and_for_print(study: Study, brows
 @needs_browser
 def test_a_figure_is_downloaded_as_png_and_svg(study: Study, show: Callable[..., Opened]) -> None:
     page = show(study(strategies=("plain",), backbones=("net",), seeds=2, epochs=2, trials=0)).page
-    plot = page.locator("#cost .plot")
+    plot = page.locator("#cost .plot").first
     plot.hover()
     for form, begins in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         with page.expect_download() as waiting:

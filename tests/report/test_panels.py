@@ -41,8 +41,24 @@ def scores(model: str, by_seed: list[float], **changed: Any) -> list[tuple[Any, 
     return [tuple((row | {"seed": first + i, "value": value}).values()) for i, value in enumerate(by_seed)]
 
 
-def run(strategy: str, seed: int, seconds: float) -> tuple[Any, ...]:
-    return (f"{strategy}{seed}", strategy, "plain", "net", seed, 0.1, 32, 5, 10, 8, seconds, 100.0, 1000)
+def run(strategy: str, seed: int, seconds: float, energy: float | None = None) -> tuple[Any, ...]:
+    return (
+        f"{strategy}{seed}",
+        strategy,
+        "plain",
+        "net",
+        seed,
+        0.1,
+        32,
+        5,
+        10,
+        8,
+        seconds,
+        100.0,
+        1000,
+        energy,
+        "CPU",
+    )
 
 
 @pytest.fixture
@@ -67,7 +83,7 @@ def small(bare: Bare) -> Tables:
     counts += [("drop · net", "a", "a", 38), ("drop · net", "a", "b", 0)]
     return bare(
         scores=rows,
-        runs=[run("plain", 0, 10), run("plain", 1, 20), run("drop", 0, 8), run("drop", 1, 9)],
+        runs=[run("plain", 0, 10), run("plain", 1, 20, 3600.0), run("drop", 0, 8, 720.0), run("drop", 1, 9, 1440.0)],
         confusion=[(model, "arm", "test", true, said, count) for model, true, said, count in counts],
         counts=[("plain", "a", 90, 0.9), ("plain", "b", 10, 0.1), ("drop", "a", 90, 1.0)],
         intervals=[
@@ -203,6 +219,8 @@ def test_cost_is_that_of_arms(small: Tables) -> None:
     rows = frames.cost(small).set_index("strategy")
     assert rows["seconds"].to_dict() == {"plain": 15, "drop": 8.5}
     assert rows.loc["plain", "macro_f1"] == pytest.approx(0.55)
+    assert rows.loc["drop", "energy_j"] == 1080
+    assert np.isnan(rows.loc["plain", "energy_j"]), "one of its runs has no figure"
 
 
 def test_an_ensemble_is_compared_with_the_first_baseline(small: Tables) -> None:
@@ -261,6 +279,25 @@ def test_a_study_without_anything_has_a_page_of_nothing(bare: Bare) -> None:
 
 def test_panels_tell_how_to_read_them_in_one_sentence() -> None:
     assert all(panel.lead.endswith(".") and ". " not in panel.lead for panel in PANELS)
+
+
+def test_energy_is_shown_where_the_machine_told(study: Study) -> None:
+    panels = {panel.title: panel for panel in PANELS}
+    tables = study(strategies=("plain", "focal"), backbones=("net",))
+    (chart,) = panels["Cost"].make(tables)
+    assert isinstance(chart, Chart)
+    assert "plain · net takes least energy, 1.5 Wh: that of CPU while it trained" in chart.says
+    assert [trace.x for trace in chart.figures[1].data] == [(1.5,), (1.6,)]
+    *_, grid = panels["Search"].make(tables)
+    assert isinstance(grid, Grid)
+    assert [row[grid.columns.index("watt-hours of training")] for row in grid.rows] == ["1.5", "1.6"]
+    tables.runs["energy_j"] = float("nan")
+    (chart,) = panels["Cost"].make(tables)
+    assert isinstance(chart, Chart)
+    assert (len(chart.figures), "energy" in chart.says) == (1, False)
+    *_, grid = panels["Search"].make(tables)
+    assert isinstance(grid, Grid)
+    assert "watt-hours of training" not in grid.columns
 
 
 def test_every_panel_has_something_to_show(study: Study) -> None:

@@ -24,6 +24,13 @@ from ferbal.report.canvas import (
 )
 from ferbal.report.words import between, p_value, points
 
+JOULES = 3600.0  # of a watt-hour
+COSTS = {
+    "seconds": ("seconds of training, a run", "s", 1.0),
+    "energy_j": ("watt-hours of training, a run", "Wh", 1 / JOULES),
+}
+"""What a training takes: the axis, the unit, and how many units the number in the frame is."""
+
 
 def draw_leaderboard(board: pd.DataFrame, seeds: pd.DataFrame, look: dict[str, Look]) -> go.Figure:
     """A bar with its 95 % interval for the mean and a dot for each seed, one row a model, the best on top.
@@ -135,28 +142,30 @@ def draw_f1_intervals(rows: pd.DataFrame, look: dict[str, Look]) -> go.Figure:
     return figure
 
 
-def draw_cost(rows: pd.DataFrame, look: dict[str, Look]) -> go.Figure:
-    """Macro-F1 with its interval against the seconds of a training, a colour a strategy and a symbol a backbone.
+def draw_cost(rows: pd.DataFrame, look: dict[str, Look], by: str = "seconds") -> go.Figure:
+    """Macro-F1 with its interval against what a training takes, a colour a strategy and a symbol a backbone.
 
-    rows: strategy, backbone, seconds, epochs, parameters, macro_f1, macro_f1_low, macro_f1_high
+    by: a key of `COSTS`. rows: strategy, backbone, that key, epochs, parameters, macro_f1, macro_f1_low,
+    macro_f1_high
     """
+    title, unit, times = COSTS[by]
     figure = blank(430 + 12 * rows["strategy"].nunique())
     symbols = {name: SYMBOLS[place % len(SYMBOLS)] for place, name in enumerate(dict.fromkeys(rows["backbone"]))}
     for row in rows.to_dict("records"):
         one = pd.DataFrame([row])
         figure.add_scatter(
-            x=numbers(one["seconds"]),
+            x=numbers(times * one[by]),
             y=numbers(one["macro_f1"]),
             error_y=error_bars(one, "macro_f1") | {"color": look[row["strategy"]].colour},
             mode="markers",
             name=wrapped(f"{row['strategy']} · {row['backbone']}" if len(symbols) > 1 else row["strategy"], 34),
             marker={"size": 11, "color": look[row["strategy"]].colour, "symbol": symbols[row["backbone"]]},
             hovertemplate=f"{label(row['strategy'])} · {label(row['backbone'])}<br>"
-            "macro-F1 %{y:.3f}, %{x:,.0f} s<br>"
+            f"macro-F1 %{{y:.3f}}, %{{x:,.3~r}} {unit}<br>"
             f"{row['epochs']:.0f} epochs, {row['parameters']:,.0f} parameters<extra></extra>",
         )
-    far = rows["seconds"].max() > 10 * max(rows["seconds"].min(), 1e-9)
-    figure.update_xaxes(title_text="seconds of training, a run", type="log" if far else "linear", nticks=8)
+    far = rows[by].max() > 10 * max(rows[by].min(), 1e-9)
+    figure.update_xaxes(title_text=title, type="log" if far else "linear", nticks=8)
     if not far:
         figure.update_xaxes(rangemode="tozero")
     figure.update_yaxes(title_text="macro-F1 on test")

@@ -67,7 +67,7 @@ PANELS = (
         "labelled wrongly.",
         predictions.mistakes,
     ),
-    Panel("Cost", "Towards the upper left is better: more macro-F1 for less time.", scores.cost),
+    Panel("Cost", "Towards the upper left is better: more macro-F1 at less cost.", scores.cost),
     Panel("Failed runs", "These are missing from everything above.", record.failed),
     Panel(
         "Protocol",

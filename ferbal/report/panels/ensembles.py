@@ -9,10 +9,11 @@ import pandas as pd
 from ferbal.report import frames
 from ferbal.report.canvas import looks
 from ferbal.report.figures import ensembles as figures
-from ferbal.report.panels.pieces import controls, most, room
-from ferbal.report.parts import Chart, Part, Remark
+from ferbal.report.panels.pieces import columns_of, controls, most, records, room
+from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
-from ferbal.report.words import between, number
+from ferbal.report.words import between, number, p_value
+from ferbal.stats import LEVEL
 
 
 def ensembles(tables: Tables) -> Iterable[Part]:
@@ -26,6 +27,7 @@ def ensembles(tables: Tables) -> Iterable[Part]:
             f"{number(arms['macro_f1'].iloc[0])} in the mean. An ensemble has one score and no seeds, so how it "
             "would come out with other members is not tested."
         )
+    yield from _fixed(tables)
     growth, short = tables.growth, frames.short_names(tables)
     if len(growth):
         seeds = tables.scores.query("kind == 'arm' and split == 'test' and over == 'all' and metric == 'macro_f1'")
@@ -63,6 +65,48 @@ def ensembles(tables: Tables) -> Iterable[Part]:
             at_least=room(pairs["first"].nunique()) + 8 * pairs["first"].nunique(),
             at_most=260 + 80 * pairs["first"].nunique(),
         )
+
+
+def _fixed(tables: Tables) -> Iterable[Part]:
+    """The models that one could take home, image by image; and what no choice among them can reach."""
+    duels, reach = records(tables.duels), tables.reach
+    if duels:
+        told = duels[0]
+        yield Remark(
+            f"On {told['rows']:,} different test images {told['first']} is right on {told['only_first']:,} that "
+            f"{told['second']} has wrong, and wrong on {told['only_second']:,} that it has right: "
+            + ("more than chance would do" if told["p"] < LEVEL else "no more apart than chance would have it")
+            + f" (exact McNemar test, p {_equals(told['p'])}). That is about these very models, which validation put "
+            "first; what other seeds would bring is in the leaderboard."
+        )
+        columns = {
+            "models": [f"{row['first']}\nand {row['second']}" for row in duels],
+            "only the first is right": [f"{row['only_first']:,}" for row in duels],
+            "only the second is right": [f"{row['only_second']:,}" for row in duels],
+            "p if neither were better": [p_value(row["p"]) for row in duels],
+        }
+        yield Grid("Fixed models, image by image", *columns_of(columns), numeric=True)
+    if len(reach):
+        missed = most(reach.assign(missed=1 - reach["any"]), "missed")
+        whole = (reach["any"] * reach["rows"]).sum() / reach["rows"].sum()
+        yield Remark(
+            f"At least one run is right on {whole:.1%} of all images, which only an oracle that picks the run could "
+            f"reach; every run is wrong on {missed['missed']:.0%} of {missed['class']}, the most of any class."
+        )
+        heads = {"best": "best run", "ensemble": "best ensemble", "any": "at least one run"}
+        columns = {"class": [str(name) for name in reach["class"]]}
+        columns |= {
+            head: [number(value, ".1%") for value in reach[name]]
+            for name, head in heads.items()
+            if reach[name].notna().any()
+        }
+        columns["no run"] = [f"{1 - value:.1%}" for value in reach["any"]]
+        yield Grid("Test images of each class that are recognised by", *columns_of(columns), numeric=True)
+
+
+def _equals(p: float) -> str:
+    told = p_value(p)
+    return told if told.startswith("<") else f"= {told}"
 
 
 def _weighed(name: str, rows: pd.DataFrame) -> str:

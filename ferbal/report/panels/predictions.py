@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Any
 
 from ferbal.report import frames
 from ferbal.report.canvas import looks
@@ -64,10 +66,23 @@ def mistakes(tables: Tables) -> Iterable[Part]:
             Picture(
                 row["picture"],
                 f"{true}, taken for {predicted}",
-                f"{row['confidence']:.0%} {predicted}\n{row['wrong']:.0%} of runs err\n{row['id']}"
-                + (f"\nvotes: {row['votes']}" if row["votes"] else ""),
+                "\n".join(_caption(row, str(predicted))),
+                row["layer"],
+                row["layer_shows"],
             )
             for row in records(own)
         )
         gallery.append((f"{true} taken for {predicted}", pictures))
-    yield Gallery("The most confused pairs, the most confident mistakes first", tuple(gallery))
+    if note := tables.about.get("overlays"):
+        yield Remark(note)
+    switch = "show where the model looks" if rows["layer"].astype(bool).any() else ""
+    yield Gallery("The most confused pairs, the most confident mistakes first", tuple(gallery), switch)
+
+
+def _caption(row: dict[str, Any], predicted: str) -> Iterable[str]:
+    yield f"{row['confidence']:.0%} {predicted}"
+    yield "every run errs" if row["wrong"] == 1 else f"{row['wrong']:.0%} of runs err"
+    yield row["id"]
+    if row["votes"]:
+        # a share stays on the line of its name
+        yield "people: " + re.sub(r" (\d+%)", "\N{NO-BREAK SPACE}\\1", row["votes"])

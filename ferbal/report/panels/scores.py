@@ -142,13 +142,24 @@ def cost(tables: Tables) -> Iterable[Part]:
     rows = frames.cost(tables)
     if rows.empty:
         return
+    look, told = looks(frames.strategies(tables)), rows.dropna(subset=["energy_j"])
     best, fast = most(rows, "macro_f1"), most(rows.assign(speed=-rows["seconds"]), "speed")
-    yield Chart(
+    said = (
         f"{best['strategy']} · {best['backbone']} scores highest, {best['macro_f1']:.3f} for {best['seconds']:,.0f} "
         f"s a run; {fast['strategy']} · {fast['backbone']} is the fastest, {fast['macro_f1']:.3f} for "
-        f"{fast['seconds']:,.0f} s.",
-        (figures.draw_cost(rows, looks(frames.strategies(tables))),),
+        f"{fast['seconds']:,.0f} s."
     )
+    drawn = [figures.draw_cost(rows, look)]
+    if len(told):
+        drawn.append(figures.draw_cost(told, look, "energy_j"))
+        least = most(told.assign(thrift=-told["energy_j"]), "thrift")
+        whose = listed(list(tables.runs["energy_of"].dropna().unique()))
+        said += (
+            f" {least['strategy']} · {least['backbone']} takes least energy, "
+            f"{least['energy_j'] / figures.JOULES:,.2g} Wh: that of {whose} while it trained, "
+            "other work on the machine included."
+        )
+    yield Chart(said, tuple(drawn))
 
 
 def _told(cells: pd.DataFrame, baseline: str) -> str:

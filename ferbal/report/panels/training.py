@@ -9,6 +9,7 @@ import pandas as pd
 from ferbal.report import frames, searches
 from ferbal.report.canvas import looks
 from ferbal.report.figures import training as figures
+from ferbal.report.figures.scores import JOULES
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records
 from ferbal.report.parts import Chart, Gallery, Grid, Part, Picture, Remark
 from ferbal.report.tables import Tables
@@ -20,6 +21,7 @@ HEADS = {
     "best_epoch": "best epoch",
     "seconds": "training seconds",
     "images_per_s": "images per s",
+    "energy_j": "watt-hours of training",
 }
 
 
@@ -82,8 +84,9 @@ def search(tables: Tables) -> Iterable[Part]:
     elif len(chosen):
         yield Remark("No search was run: every arm trained with the settings below.")
     if len(chosen):
-        form = {"lr": ".2g", "seconds": ",.0f", "images_per_s": ",.0f", "parameters": ",.0f"}
-        names = [name for name in chosen.columns if name not in ("strategy", "backbone")]
+        form = {"lr": ".2g", "seconds": ",.0f", "images_per_s": ",.0f", "parameters": ",.0f", "energy_j": ".2g"}
+        chosen["energy_j"] /= JOULES
+        names = [name for name in chosen.dropna(axis=1, how="all").columns if name not in ("strategy", "backbone")]
         columns = {"arm": [f"{row['strategy']} · {row['backbone']}" for row in records(chosen)]}
         columns |= {
             HEADS.get(name, name): [number(value, form.get(name, ".4g")) for value in chosen[name]] for name in names
