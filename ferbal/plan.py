@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Bool, Float, Int, UInt8
 
 from ferbal.errors import UsageError, nearest
@@ -44,6 +44,8 @@ Odds = Callable[[float], "Float[np.ndarray, ' k']"]
 Scope = Literal["all", "head", "scales"] | int
 """Which parameters learn: all, the classifier, its scales alone, or the classifier and the last so many blocks."""
 Precision = Literal["fp32", "bf16", "fp16"]
+Tta = Literal["none", "flip", "tencrop"]
+"""Test-time augmentation: each image once, also mirrored, or as ten crops, whose log-probabilities are averaged."""
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -319,8 +321,9 @@ class Training:
     """How strongly training images are varied."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
-    pretrained: bool = False
-    """Start from timm's published weights (downloaded by timm) instead of at random."""
+    pretrained: bool | str = False
+    """Start from weights instead of at random: true for timm's published ones, which timm downloads, or a file of
+    them, or a folder with such a file (one named after each backbone, or a single one)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.9."""
     weight_decay: Annotated[float, Ge(0)] = 0.02
@@ -333,6 +336,18 @@ class Training:
     """Decay of the averaged weights that are evaluated and kept; 0 keeps the last weights themselves."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout before the classifier."""
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Factor by which the learning rate falls with each layer from the classifier towards the image; for pretrained
+    nets, 0.75 say."""
+    crop_from: Annotated[int, Ge(0)] = 0
+    """Side in pixels to which images are brought before a square of image_size is cut out of them; 0 shows them
+    whole."""
+    tta: Tta = "none"
+    """How the logits that a final run saves are made; no epoch is chosen by it."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.crop_from < self.image_size:
+            raise ValueError(f"crop_from is {self.crop_from}, but a square of {self.image_size} px is to be cut out")
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
 from ferbal.errors import RunError
+from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Dataset, Knobs, Plan, Precision, Split, Trained, Training, start
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 RETRIES = 5
+LATER = {"layer_decay": 1.0, "crop_from": 0, "tta": "none"}
+"""Settings that came later, and count where they are set: earlier runs are kept."""
 FORMAT = 2  # raised when the same settings would train differently: runs of an older format are made again
 
 
@@ -42,12 +45,17 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """What the result depends on. The arm's label is not part of it: renaming retrains nothing."""
+        training = asdict(self.training)
+        for name, unset in LATER.items():
+            if training[name] == unset:
+                del training[name]
+        begin = weights_file.fingerprint(self.training.pretrained, self.arm.backbone)
         return {
             "recipe": recipe.canonical(self.arm.recipe),
             "backbone": self.arm.backbone,
             "knobs": asdict(self.knobs),
             "seed": self.seed,
-            "training": asdict(self.training),
+            "training": training | {"pretrained": begin},
             "twins": self.twins,
             "digest": self.digest,
             "format": FORMAT,
@@ -117,13 +125,15 @@ def _executed(
     import torch
 
     from ferbal import device as hardware
-    from ferbal import train
-    from ferbal.augment import View
-    from ferbal.models import heads
+    from ferbal import train, views
+    from ferbal.models import heads, pretrained
     from ferbal.models.build import build
 
     plan = plan_for(job.arm, dataset, job.training, job.twins, job.seed, job.allow_double_correction)
     halves = data.halves(dataset.val)
+    channels = dataset.train.images.shape[1]
+    standard = pretrained.standard(job.arm.backbone, job.training.pretrained, channels)
+    mean, std = standard or (dataset.mean, dataset.std)
     about = job.settings | {
         "label": job.arm.label,
         "recipe": job.arm.recipe,
@@ -134,8 +144,8 @@ def _executed(
         "prior": plan.prior().tolist(),
         "notes": list(plan.notes),
         "precision": precision,
-        "mean": dataset.mean,
-        "std": dataset.std,
+        "mean": mean,
+        "std": std,
         "data": made_for(dataset),
         "ferbal": __version__,
     }
@@ -149,12 +159,12 @@ def _executed(
             "see what the system says of it (too little memory, say), then run again"
         )
     machine = hardware.Machine(hardware.pick(), precision)
-    view = View(job.training.image_size, dataset.mean, dataset.std)
+    view = views.view(job.training, mean, std)
     model = build(
         job.arm.backbone,
         job.training,
         classes=len(plan.classes),
-        channels=dataset.train.images.shape[1],
+        channels=channels,
         seed=job.seed,
         head=plan.head,
     )
@@ -174,7 +184,8 @@ def _executed(
     logits = {}
     for name in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, name)
-        logits[name] = train.predict(model.to(machine.device), part.images, view, machine)
+        tta = job.training.tta if keep else "none"
+        logits[name] = train.answers(model.to(machine.device), part.images, view, machine, tta)
     adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.trained(model))
     correction = Correction.of(adjust, logits["val"])
     logits = {name: over_all(adjust(said), plan.becomes) for name, said in logits.items()}

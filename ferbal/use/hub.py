@@ -16,13 +16,14 @@ import timm
 import torch
 from torch import nn
 
-from ferbal import device, files
-from ferbal.augment import View
+from ferbal import device, files, views
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
-from ferbal.models import heads, own
+from ferbal.models import heads, registered_here
+from ferbal.plan import Training
 from ferbal.use.model import Model, Net
+from ferbal.views import Crop
 
 SAME = 1e-3  # between the logits before and after folding, in float32
 
@@ -76,7 +77,8 @@ def read(folder: Path) -> Model:
         raise DataError(f"{folder}/config.json: label_names does not name every class, in the order of the logits")
     channels, height, width = cfg["input_size"]
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
-    view = View(height, tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"])))
+    training = Training(image_size=height, crop_from=about.get("crop_from", 0))
+    view = views.view(training, tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"])))
     machine = Machine(device.pick())
     net = Net(
         config["architecture"],
@@ -137,6 +139,7 @@ def _as_linear(head: nn.Module, backbone: str) -> tuple[torch.Tensor, torch.Tens
 def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str, Any]:
     names = [model.classes[k] for k in known]
     view, size = net.view, net.view.size
+    whole = view.whole if isinstance(view, Crop) else size
     mean, std = ([float(v) for v in np.broadcast_to(value, net.channels)] for value in (view.mean, view.std))
     native = getattr(network, "pretrained_cfg", None) or {}
     fixed = bool(native.get("fixed_input_size", False))
@@ -153,12 +156,17 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
             "mean": mean,
             "std": std,
             "interpolation": "bilinear",
-            "crop_pct": 1.0,
+            "crop_pct": size / whole,
             "crop_mode": "squash",
             "num_classes": len(names),
             **{key: native[key] for key in ("first_conv", "classifier") if native.get(key)},
         },
-        "ferbal": {"classes": list(model.classes), "shape": list(model.shape), "own_net": net.backbone in own()},
+        "ferbal": {
+            "classes": list(model.classes),
+            "shape": list(model.shape),
+            "own_net": registered_here(net.backbone),
+            "crop_from": 0 if whole == size else whole,
+        },
     }
 
 
