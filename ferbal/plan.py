@@ -317,8 +317,10 @@ class Training:
     """Epochs of one training at most; early stopping may end it sooner."""
     image_size: Annotated[int, Ge(8)] = 48
     """Side of the square image the net sees, in pixels; other sizes are resized to it."""
-    augment: Literal["none", "flip", "light", "standard", "strong"] = "standard"
-    """How strongly training images are varied."""
+    crop: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Share of the side that the net sees: out of the middle in evaluation, moved about by augmentation in training."""
+    augment: Literal["none", "flip", "light", "standard", "strong", "noisy"] = "standard"
+    """How strongly training images are varied; noisy is standard with Gaussian noise instead of erasing."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
     pretrained: bool | str = False
@@ -339,15 +341,8 @@ class Training:
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     """Factor by which the learning rate falls with each layer from the classifier towards the image; for pretrained
     nets, 0.75 say."""
-    crop_from: Annotated[int, Ge(0)] = 0
-    """Side in pixels to which images are brought before a square of image_size is cut out of them; 0 shows them
-    whole."""
     tta: Tta = "none"
     """How the logits that a final run saves are made; no epoch is chosen by it."""
-
-    def __post_init__(self) -> None:
-        if 0 < self.crop_from < self.image_size:
-            raise ValueError(f"crop_from is {self.crop_from}, but a square of {self.image_size} px is to be cut out")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 RETRIES = 5
-LATER = {"layer_decay": 1.0, "crop_from": 0, "tta": "none"}
-"""Settings that came later, and count where they are set: earlier runs are kept."""
 FORMAT = 2  # raised when the same settings would train differently: runs of an older format are made again
 
 
@@ -45,17 +43,13 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """What the result depends on. The arm's label is not part of it: renaming retrains nothing."""
-        training = asdict(self.training)
-        for name, unset in LATER.items():
-            if training[name] == unset:
-                del training[name]
         begin = weights_file.fingerprint(self.training.pretrained, self.arm.backbone)
         return {
             "recipe": recipe.canonical(self.arm.recipe),
             "backbone": self.arm.backbone,
             "knobs": asdict(self.knobs),
             "seed": self.seed,
-            "training": training | {"pretrained": begin},
+            "training": asdict(self.training) | {"pretrained": begin},
             "twins": self.twins,
             "digest": self.digest,
             "format": FORMAT,
@@ -125,7 +119,8 @@ def _executed(
     import torch
 
     from ferbal import device as hardware
-    from ferbal import train, views
+    from ferbal import train
+    from ferbal.augment import View
     from ferbal.models import heads, pretrained
     from ferbal.models.build import build
 
@@ -159,7 +154,7 @@ def _executed(
             "see what the system says of it (too little memory, say), then run again"
         )
     machine = hardware.Machine(hardware.pick(), precision)
-    view = views.view(job.training, mean, std)
+    view = View(job.training.image_size, mean, std)
     model = build(
         job.arm.backbone,
         job.training,

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ferbal.errors import UsageError
 from ferbal.models import heads, weights_file
 
-COUNTERS = "num_batches_tracked"  # of BatchNorm, which older files lack and nothing here reads
 COLOURS = 3
 Tone = float | tuple[float, ...]
 """A share of white: of all channels, or of each."""
@@ -29,8 +28,7 @@ def load(model: nn.Module, place: str, backbone: str) -> None:
     names, by order and shape. Raises UsageError that names the first tensor that does not match.
     """
     file = weights_file.find(place, backbone)
-    own = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTERS)}
-    given = {name: value for name, value in weights_file.read(file).items() if not name.endswith(COUNTERS)}
+    own, given = _numbers(model.state_dict()), _numbers(weights_file.read(file))
     head = heads.own_parameters(model)
     if set(own) - head <= set(given) <= set(own) | head:
         pairs = [(name, name) for name in own if name in given]
@@ -76,6 +74,11 @@ def _described(backbone: str, given: bool | str) -> dict[str, Any]:
                 return described
     own = timm.get_pretrained_cfg(backbone)
     return {"mean": own.mean, "std": own.std} if own is not None and given and own.has_weights else {}
+
+
+def _numbers(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the batches that BatchNorm has counted, which older files lack and nothing here reads."""
+    return {name: value for name, value in weights.items() if value.is_floating_point()}
 
 
 def _fitting(theirs: Tensor, own: Tensor) -> Tensor | None:

@@ -21,9 +21,7 @@ from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, registered_here
-from ferbal.plan import Training
 from ferbal.use.model import Model, Net
-from ferbal.views import Crop
 
 SAME = 1e-3  # between the logits before and after folding, in float32
 
@@ -77,8 +75,8 @@ def read(folder: Path) -> Model:
         raise DataError(f"{folder}/config.json: label_names does not name every class, in the order of the logits")
     channels, height, width = cfg["input_size"]
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
-    training = Training(image_size=height, crop_from=about.get("crop_from", 0))
-    view = views.view(training, tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"])))
+    mean, std = (tuple(map(float, cfg[name])) for name in ("mean", "std"))
+    view = views.Glimpse(height, mean, std, share=about.get("crop", 1.0))
     machine = Machine(device.pick())
     net = Net(
         config["architecture"],
@@ -139,7 +137,6 @@ def _as_linear(head: nn.Module, backbone: str) -> tuple[torch.Tensor, torch.Tens
 def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str, Any]:
     names = [model.classes[k] for k in known]
     view, size = net.view, net.view.size
-    whole = view.whole if isinstance(view, Crop) else size
     mean, std = ([float(v) for v in np.broadcast_to(value, net.channels)] for value in (view.mean, view.std))
     native = getattr(network, "pretrained_cfg", None) or {}
     fixed = bool(native.get("fixed_input_size", False))
@@ -156,7 +153,7 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
             "mean": mean,
             "std": std,
             "interpolation": "bilinear",
-            "crop_pct": size / whole,
+            "crop_pct": views.share(view),
             "crop_mode": "squash",
             "num_classes": len(names),
             **{key: native[key] for key in ("first_conv", "classifier") if native.get(key)},
@@ -165,7 +162,7 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
             "classes": list(model.classes),
             "shape": list(model.shape),
             "own_net": registered_here(net.backbone),
-            "crop_from": 0 if whole == size else whole,
+            "crop": views.share(view),
         },
     }
 

@@ -15,11 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ferbal import ensemble, files
+from ferbal import ensemble, files, views
 from ferbal.augment import View
 from ferbal.errors import UsageError
 from ferbal.use.model import LUMA, Mixture, Model, Net
-from ferbal.views import Crop
 
 SAME = 1e-4  # between probabilities of onnxruntime and torch
 AT_ONCE = 256
@@ -127,7 +126,7 @@ class _Net(nn.Module):
         known = net.becomes >= 0
         share = np.zeros((len(net.correction.scale), len(net.becomes)))
         share[net.becomes[known], np.flatnonzero(known)] = 1
-        self.across, self.down = _resizing(shape[2], net.view, "columns"), _resizing(shape[1], net.view, "rows")
+        self.across, self.down = _resizing(shape[2], net.view), _resizing(shape[1], net.view)
         numbers = {
             "share": share / np.maximum(share.sum(1, keepdims=True), 1),  # merged classes have even parts
             "scale": net.correction.scale,
@@ -154,14 +153,13 @@ class _Net(nn.Module):
         return torch.softmax(logits * self.scale + self.shift, 1) @ self.share
 
 
-def _resizing(side: int, view: View, of: Literal["rows", "columns"]) -> nn.Parameter | None:
-    """The matrix [size, side] that torch's own resizing and the view's crop are; None changes nothing."""
-    to = view.whole if isinstance(view, Crop) else view.size
-    if side == to == view.size:
+def _resizing(side: int, view: View) -> nn.Parameter | None:
+    """The matrix [size, side] that the view's crop and torch's own resizing are; None where nothing changes."""
+    kept = torch.eye(side)[views.span(side, views.share(view))]
+    if len(kept) == side == view.size:
         return None
-    columns = torch.eye(side)[None, None]
-    resized = F.interpolate(columns, (to, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
-    return nn.Parameter(resized[getattr(view, of)] if isinstance(view, Crop) else resized, requires_grad=False)
+    resized = F.interpolate(kept[None, None], (view.size, side), mode="bilinear", antialias=True, align_corners=False)
+    return nn.Parameter(resized[0, 0], requires_grad=False)
 
 
 def _compared(session: Any, form: InOne, images: UInt8[np.ndarray, "n c h w"], dtype: type) -> Checked:

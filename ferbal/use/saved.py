@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ferbal import data, device, ensemble, files, train, views
+from ferbal import data, device, ensemble, files, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
@@ -135,7 +135,7 @@ def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View,
     machine = Machine(place, about["precision"] if about.get("device") == str(place) else "fp32")
     filled(network, weights, folder.path / "weights.safetensors", about["backbone"])
     mean, std = (tuple(about[name]) if isinstance(about[name], list) else about[name] for name in ("mean", "std"))
-    return network.to(machine.device), views.view(training, mean, std), machine
+    return network.to(machine.device), View(training.image_size, mean, std), machine
 
 
 def _channels(weights: dict[str, Tensor]) -> int:
