@@ -318,7 +318,7 @@ class Training:
     image_size: Annotated[int, Ge(8)] = 48
     """Side of the square image the net sees, in pixels; other sizes are resized to it."""
     crop: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the side that the net sees: out of the middle in evaluation, moved about by augmentation in training."""
+    """Share of the side that the net sees: the middle in evaluation, moved about by augmentation in training."""
     augment: Literal["none", "flip", "light", "standard", "strong", "noisy"] = "standard"
     """How strongly training images are varied; noisy is standard with Gaussian noise instead of erasing."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -200,5 +200,4 @@ def test_real_imagenet_weights_of_efficientnet_lite0_make_features_that_tell_fac
         scaler = StandardScaler().fit(seen[0].numpy())
         fitted = LogisticRegression(C=0.01, max_iter=300).fit(scaler.transform(seen[0].numpy()), labels[0])
         accuracy[bool(given)] = fitted.score(scaler.transform(seen[1].numpy()), labels[1])
-    print(accuracy)
     assert accuracy[True] > accuracy[False] + 0.05
