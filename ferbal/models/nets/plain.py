@@ -95,6 +95,16 @@ def facevgg_small(pretrained: bool = False, **settings: Any) -> Plain:
 
 
 @register_model
+def facevgg_large(pretrained: bool = False, **settings: Any) -> Plain:
+    """`facevgg` with twice its widths: 64, 128, 256, 512, for a GPU.
+
+    The convolutions of the tuned VGGNet of Khaireddin & Chen (2021, arXiv:2105.03588), without its dense layers.
+    Parameters: 4,689,735.
+    """
+    return _face_vgg("facevgg_large", (64, 128, 256, 512), pretrained, settings)
+
+
+@register_model
 def simple_cnn(pretrained: bool = False, **settings: Any) -> Plain:
     """Three 3x3 convolutions of widths 32, 64, 128 with ReLU, each with 2x2 max-pooling, and one dense layer.
 
