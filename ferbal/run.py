@@ -176,10 +176,9 @@ def _executed(
     )
     weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size)
     model.load_state_dict(weights)
-    logits = {}
+    logits, tta = {}, job.training.tta if keep else "none"
     for name in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, name)
-        tta = job.training.tta if keep else "none"
         logits[name] = train.answers(model.to(machine.device), part.images, view, machine, tta)
     adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.trained(model))
     correction = Correction.of(adjust, logits["val"])
