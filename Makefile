@@ -32,26 +32,26 @@ docs: .venv/ready
 
 # Needs FER2013: CSV=/path/to/fer2013.csv
 bench-import: .venv/ready
-	$(BIN)/python tests/benchmarks/import_speed.py $(CSV)
+	$(BIN)/python tests/bench/import_speed.py $(CSV)
 
 bench-losses: .venv/ready
-	$(BIN)/python tests/benchmarks/loss_cost.py
+	$(BIN)/python tests/bench/loss_cost.py
 
 # DATA=fer2013, say, if it is under data/; else the demo
 bench-overhead: .venv/ready
-	$(BIN)/python tests/benchmarks/overhead.py $(DATA)
+	$(BIN)/python tests/bench/overhead.py $(DATA)
 
 bench-pruning: .venv/ready
-	$(BIN)/python tests/benchmarks/pruning.py
+	$(BIN)/python tests/bench/pruning.py
 
 bench-coverage: .venv/ready
-	PYTHONPATH=tests $(BIN)/python tests/benchmarks/coverage.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/coverage.py
 
 bench-ensembles: .venv/ready
-	$(BIN)/python tests/benchmarks/ensemble_speed.py
+	$(BIN)/python tests/bench/ensemble_speed.py
 
 bench-report: .venv/ready
-	PYTHONPATH=tests $(BIN)/python tests/benchmarks/report_speed.py
+	PYTHONPATH=tests $(BIN)/python tests/bench/report_speed.py
 
 # uv installs the locked versions about three times as fast as pip.
 .venv/ready: requirements.lock pyproject.toml

@@ -22,6 +22,7 @@ class Policy:
 
     flip: chance of mirroring. rotate: degrees to either side. scale, brightness, contrast: share up or down.
     shift: share of the side, in either direction. erase: chance of blanking a square of `erase_side` of the side.
+    noise: deviation of Gaussian noise on each pixel, as a share of white; each image's own, from 0 to this.
     """
 
     flip: float = 0.0
@@ -32,6 +33,7 @@ class Policy:
     contrast: float = 0.0
     erase: float = 0.0
     erase_side: tuple[float, float] = (0.08, 0.33)
+    noise: float = 0.0
 
 
 POLICIES = {
@@ -40,6 +42,7 @@ POLICIES = {
     "light": Policy(flip=0.5, rotate=8, scale=0.08, shift=0.06, brightness=0.1, contrast=0.1),
     "standard": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.1, brightness=0.2, contrast=0.2, erase=0.25),
     "strong": Policy(flip=0.5, rotate=15, scale=0.2, shift=0.15, brightness=0.2, contrast=0.2, erase=0.5),
+    "noisy": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.1, brightness=0.2, contrast=0.2, noise=0.1),
 }
 
 
@@ -48,20 +51,24 @@ class View:
     """What every image becomes: a square of `size` px whose pixels have been brought to mean 0, deviation 1.
 
     mean, std: shares of white, of all channels together, or of each as the weights of other people want it.
+    crop: share of the side that is seen. In evaluation it is cut out of the middle; augmentation moves it about.
     """
 
     size: int
     mean: float | tuple[float, ...]
     std: float | tuple[float, ...]
+    crop: float = 1.0
 
     def plain(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c s s"]:
         """Images for evaluation: nothing random."""
-        pixels = images.float() / 255
+        if self.crop < 1:
+            images = _middle(images, self.crop)
+        pixels = images.float().div_(255)
         if images.shape[-2:] != (self.size, self.size):
             pixels = F.interpolate(
                 pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
             )
-        return self._standardised(pixels)
+        return pixels.sub_(_over_channels(self.mean, pixels)).div_(_over_channels(self.std, pixels))
 
     def varied(
         self, images: UInt8[Tensor, "b c h w"], mirror: Bool[Tensor, " b"], policy: Policy, draw: Generator
@@ -78,31 +85,28 @@ class View:
         flipped = mirror ^ chance(policy.flip)
         if policy.rotate or policy.scale or policy.shift:
             pixels = self._sampled(
-                images.float() / 255,
+                images.float().div_(255),
                 flipped,
                 angle=spread(math.radians(policy.rotate)),
                 zoom=1 + spread(policy.scale),
                 shift=torch.stack([spread(2 * policy.shift), spread(2 * policy.shift)], dim=1),
             )
-            pixels = self._standardised(pixels)
+            mean, std = _over_channels(self.mean, pixels), _over_channels(self.std, pixels)
         else:
             pixels = self.plain(torch.where(_over_image(flipped), images.flip(-1), images))
-        if policy.brightness or policy.contrast:
-            gain, offset = (
-                1 + spread(policy.contrast),
-                spread(policy.brightness) * float(np.mean(self.mean)) / float(np.mean(self.std)),
-            )
-            pixels = pixels * _over_image(gain) + _over_image(offset)
+            mean, std = 0.0, 1.0
+        gain, offset = _over_image(1 + spread(policy.contrast)), _over_image(spread(policy.brightness))
+        scale = gain / std
+        pixels = pixels.mul_(scale).add_(offset * float(np.mean(self.mean)) / float(np.mean(self.std)) - mean * scale)
+        if policy.noise:
+            width = policy.noise / float(np.mean(self.std)) * torch.rand(rows, generator=draw, device=device)
+            drawn = torch.randn(pixels.shape, generator=draw, device=device)
+            pixels = pixels.addcmul_(drawn, _over_image(width))
         if policy.erase:
             low, high = policy.erase_side
             side = low + (high - low) * torch.rand(rows, generator=draw, device=device)
-            hole = self._squares(spread(1), spread(1), side) & _over_image(chance(policy.erase))
-            pixels = pixels.masked_fill(hole, 0.0)
+            pixels = pixels.mul_(self._around_squares(spread(1), spread(1), side * chance(policy.erase)))
         return pixels
-
-    def _standardised(self, pixels: Float[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
-        mean, std = (_over_channels(value, pixels) for value in (self.mean, self.std))
-        return (pixels - mean) / std
 
     def _sampled(
         self,
@@ -112,23 +116,30 @@ class View:
         zoom: Float[Tensor, " b"],
         shift: Float[Tensor, "b 2"],
     ) -> Float[Tensor, "b c s s"]:
-        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+        """Where each pixel comes from is a sum of what its column and its row say: a quicker affine_grid."""
+        cos, sin = self.crop * torch.cos(angle) / zoom, self.crop * torch.sin(angle) / zoom
+        steps = torch.arange(1, 2 * self.size, 2, device=pixels.device) / self.size - 1
         sign = torch.where(flipped, -1.0, 1.0)
-        into_source = torch.stack(
-            [torch.stack([sign * cos, -sign * sin, shift[:, 0]], 1), torch.stack([sin, cos, shift[:, 1]], 1)],
-            1,
-        )
-        grid = F.affine_grid(into_source, [len(pixels), pixels.shape[1], self.size, self.size], align_corners=False)
+        across, down = torch.stack([sign * cos, sin], 1), torch.stack([-sign * sin, cos], 1)
+        by_row = down[:, None] * steps[:, None] + shift[:, None]
+        by_column = across[:, None] * steps[:, None]
+        grid = by_row[:, :, None] + by_column[:, None]
         return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
-    def _squares(
+    def _around_squares(
         self, x: Float[Tensor, " b"], y: Float[Tensor, " b"], side: Float[Tensor, " b"]
-    ) -> Bool[Tensor, "b 1 s s"]:
-        """True within a square of `side` (share of the image) around x, y (each -1..1)."""
+    ) -> Float[Tensor, "b 1 s s"]:
+        """0 within a square of `side` (share of the image) around x, y (each -1..1), and 1 around it."""
         steps = torch.linspace(-1, 1, self.size, device=x.device)
-        across = (steps - x[:, None]).abs() < side[:, None]
-        down = (steps - y[:, None]).abs() < side[:, None]
-        return (down[:, :, None] & across[:, None, :])[:, None]
+        across = ((steps - x[:, None]).abs() < side[:, None]).float()
+        down = ((steps - y[:, None]).abs() < side[:, None]).float()
+        return torch.addcmul(torch.ones((), device=x.device), down[:, :, None], across[:, None, :], value=-1)[:, None]
+
+
+def _middle(images: UInt8[Tensor, "b c h w"], share: float) -> UInt8[Tensor, "b c h2 w2"]:
+    height, width = (max(round(share * side), 1) for side in images.shape[-2:])
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
 
 
 def _over_image(value: Tensor) -> Tensor:

@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ferbal.augment import Policy, View
 from ferbal.device import Machine
+from ferbal.errors import RunError
 from ferbal.models import heads
 from ferbal.plan import Plan, Resample, Split
 
 EVALUATION_BATCH = 512
-RESIDENT_SHARE = 0.4  # of the free memory: a larger training split is read from its memory map batch by batch
+RESIDENT_SHARE = 0.4  # of the free memory: a larger array stays where it is and is fetched batch by batch
+
+
+class Rows:
+    """The rows of an array: wholly on the device where they fit, else fetched from a memory map, say."""
+
+    def __init__(self, array: np.ndarray, device: torch.device) -> None:
+        self.array, self.device = array, device
+        fits = array.nbytes <= RESIDENT_SHARE * _free_memory(device)
+        self.resident = torch.tensor(np.asarray(array), device=device) if fits else None
+
+    def at(self, rows: Int[Tensor, " b"]) -> Tensor:
+        if self.resident is not None:
+            return self.resident[rows]
+        return self._fetched(rows.cpu().numpy())
+
+    def batches(self, order: Int[np.ndarray, " n"], starts: range) -> Iterator[Tensor]:
+        """The rows of an order, `starts.step` of them from each start on; they are fetched one batch ahead."""
+        if self.resident is not None:
+            there = torch.from_numpy(order).to(self.device)
+            yield from (self.resident[there[first : first + starts.step]] for first in starts)
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            coming: Future[Tensor] | None = None
+            for first in starts:
+                now, coming = coming, ahead.submit(self._fetched, order[first : first + starts.step])
+                if now is not None:
+                    yield now.result()
+            if coming is not None:
+                yield coming.result()
+
+    def _fetched(self, rows: Int[np.ndarray, " b"]) -> Tensor:
+        here = torch.from_numpy(self.array[rows])
+        if self.device.type == "cuda":
+            here = here.pin_memory()
+        return here.to(self.device, non_blocking=True)
 
 
 class Images:
@@ -25,23 +62,25 @@ class Images:
 
     def __init__(self, train: Split, plan: Plan, view: View, policy: Policy, machine: Machine) -> None:
         device = machine.device
-        self.machine, self.view, self.policy, self.classes = machine, view, policy, len(plan.classes)
-        self.pixels = Pixels(train.images, device)
-        self.labels = plan.samples.label
-        self.source, self.label, self.mirror = (
-            torch.from_numpy(column).to(device)
-            for column in (plan.samples.source, plan.samples.label, plan.samples.mirror)
-        )
-        self.soft = None if train.votes is None else torch.from_numpy(soft_targets(train, plan)).to(device)
+        self.machine, self.view, self.policy = machine, view, policy
+        self.pixels = Rows(train.images, device)
+        self.labels, self.source = plan.samples.label, plan.samples.source
+        self.mirror = torch.from_numpy(plan.samples.mirror).to(device)
+        known = np.eye(len(plan.classes), dtype=np.float32) if train.votes is None else soft_targets(train, plan)
+        self.targets = torch.from_numpy(known).to(device)
+        self.target = torch.from_numpy(self.labels if train.votes is None else self.source).to(device)
+        """Which of the targets each row has: one a class, or one an image where people voted."""
         self.features = torch.empty(0)
         """What the classifier was given in the last pass, while it is watched."""
 
-    def take(self, rows: Int[Tensor, " b"], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        source = self.source[rows]
-        images = self.view.varied(self.pixels.at(source), self.mirror[rows], self.policy, draw)
-        if self.soft is not None:
-            return images, self.soft[source]
-        return images, torch.nn.functional.one_hot(self.label[rows], self.classes).float()
+    def passed(
+        self, order: Int[np.ndarray, " n"], starts: range, draw: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of an order of the rows, with their targets."""
+        there = torch.from_numpy(order).to(self.machine.device)
+        for first, pixels in zip(starts, self.pixels.batches(self.source[order], starts), strict=True):
+            rows = there[first : first + starts.step]
+            yield self.view.varied(pixels, self.mirror[rows], self.policy, draw), self.targets[self.target[rows]]
 
     def answered(self, model: nn.Module, images: Tensor) -> Tensor:
         said: Tensor = model(images.contiguous(memory_format=torch.channels_last))
@@ -62,16 +101,20 @@ class Images:
 
 
 class Features:
-    """Rows as features of a frozen backbone, which trains nothing but the classifier."""
+    """Rows as features of a frozen backbone, which trains nothing but the classifier and is passed once."""
 
-    def __init__(self, features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], images: Images) -> None:
-        self.labels = labels.astype(np.int64)
-        device = images.machine.device
-        self.rows, self.label = torch.from_numpy(features).to(device), torch.from_numpy(self.labels).to(device)
-        self.classes, self.features = images.classes, torch.empty(0)
+    def __init__(
+        self, features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], targets: Tensor, device: torch.device
+    ) -> None:
+        self.rows, self.labels, self.targets = Rows(features, device), labels, targets
+        self.features = torch.empty(0)
 
-    def take(self, rows: Int[Tensor, " b"], draw: torch.Generator) -> tuple[Tensor, Tensor]:
-        return self.rows[rows], torch.nn.functional.one_hot(self.label[rows], self.classes).float()
+    def passed(
+        self, order: Int[np.ndarray, " n"], starts: range, draw: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        there = torch.from_numpy(order).to(self.targets.device)
+        for first, features in zip(starts, self.rows.batches(order, starts), strict=True):
+            yield features, self.targets[there[first : first + starts.step]]
 
     def answered(self, model: nn.Module, features: Tensor) -> Tensor:
         self.features = features
@@ -83,19 +126,47 @@ class Features:
         yield
 
 
+def frozen(model: nn.Module, images: Images, resample: Resample | None, seed: int) -> Features:
+    """What a frozen model makes of every training row, as it stands and not varied; resampled where that is asked."""
+    features = features_of(model, images.pixels, images.source, images.view, images.machine, images.mirror)
+    if resample is None:
+        return Features(features, images.labels, images.targets[images.target], images.machine.device)
+    changed, labels = resample(features.astype(np.float64), images.labels, seed)
+    classes = images.targets.shape[1]
+    targets = torch.eye(classes, device=images.machine.device)[torch.from_numpy(labels.astype(np.int64))]
+    return Features(changed.astype(np.float32), labels.astype(np.int64), targets, images.machine.device)
+
+
 @torch.no_grad()
-def frozen_features(model: nn.Module, images: Images, resample: Resample, seed: int) -> Features:
-    """What a frozen model makes of every training row, as it stands and not varied, resampled."""
+def features_of(
+    model: nn.Module,
+    pixels: Rows,
+    source: Int[np.ndarray, " n"],
+    view: View,
+    machine: Machine,
+    mirror: Bool[Tensor, " n"] | None = None,
+) -> Float[np.ndarray, "n d"]:
+    """What the classifier of a model is given, evaluated, for each of these rows."""
+    if not heads.apart(model):
+        raise RunError("this net has no single linear classifier whose features could be resampled")
     model.eval()
-    found = []
-    with images.machine.autocast(), images.watching(model):
-        for rows in torch.arange(len(images.labels), device=images.machine.device).split(EVALUATION_BATCH):
-            pixels = images.pixels.at(images.source[rows])
-            turned = torch.where(images.mirror[rows, None, None, None], pixels.flip(-1), pixels)
-            images.answered(model, images.view.plain(turned))
-            found.append(images.features.float())
-    features, labels = resample(torch.cat(found).cpu().numpy().astype(np.float64), images.labels, seed)
-    return Features(features.astype(np.float32), labels, images)
+    found: list[Tensor] = []
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        found.append(given[0].float().cpu())
+
+    handle = heads.classifier(model).register_forward_pre_hook(keep)
+    starts = range(0, len(source), EVALUATION_BATCH)
+    try:
+        with machine.autocast():
+            for first, images in zip(starts, pixels.batches(source, starts), strict=True):
+                if mirror is not None:
+                    turned = mirror[first : first + len(images), None, None, None]
+                    images = torch.where(turned, images.flip(-1), images)
+                model(view.plain(images).contiguous(memory_format=torch.channels_last))
+    finally:
+        handle.remove()
+    return torch.cat(found).numpy()
 
 
 def order(
@@ -117,20 +188,6 @@ def soft_targets(train: Split, plan: Plan) -> Float[np.ndarray, "n k"]:
     alone = votes.sum(1) == 0
     votes[alone, np.maximum(plan.becomes[train.labels[alone]], 0)] = 1
     return (votes / votes.sum(1, keepdims=True)).astype(np.float32)
-
-
-class Pixels:
-    """The images of a split: wholly on the device where they fit, else fetched from the memory map."""
-
-    def __init__(self, images: UInt8[np.ndarray, "n c h w"], device: torch.device) -> None:
-        self.images, self.device = images, device
-        fits = images.nbytes <= RESIDENT_SHARE * _free_memory(device)
-        self.resident = torch.tensor(np.asarray(images), device=device) if fits else None
-
-    def at(self, rows: Int[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        if self.resident is not None:
-            return self.resident[rows]
-        return torch.from_numpy(self.images[rows.cpu().numpy()]).to(self.device)
 
 
 def _free_memory(device: torch.device) -> float:

@@ -8,16 +8,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from ferbal import dashboard, search, spec
 from ferbal.errors import RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
-from ferbal.plan import Arm, Plan, Precision, Training
+from ferbal.plan import Arm, Plan
 from ferbal.run import Job, execute
 from ferbal.search import Point
 from ferbal.store import RunFolder
 from ferbal.study import Report, Study, changed, combine, ended, report, versions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ferbal.device import Machine
 
 
 def run(study: Study, only: Sequence[str] = ()) -> Generator[Event, None, Report]:
@@ -152,8 +158,8 @@ def _train(
         yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"])
         return
     _remember(study)
-    precision = _precision(study, job.arm.backbone)
-    epochs = execute(job, study.dataset, folder, precision=precision, keep=role == "seed")
+    machine = _machine(study, job.arm.backbone)
+    epochs = execute(job, study.dataset, folder, machine=machine, keep=role == "seed")
     try:
         for epoch in epochs:
             if isinstance(epoch, str):
@@ -182,26 +188,35 @@ def _train(
     yield RunEnded(role, number, of, "complete", score, about["epochs"], about["seconds"])
 
 
-def _precision(study: Study, backbone: str) -> Precision:
-    """The number format for a backbone: as set, or measured once a study and machine and then kept for all arms."""
-    training: Training = study.spec.training
-    if training.precision != "auto":
-        return training.precision
+def _machine(study: Study, backbone: str) -> Machine:
+    """Where and how a backbone trains: as set, or measured once a study and machine and then kept for all arms."""
     from ferbal import device as hardware
     from ferbal.models.build import build
 
-    device = hardware.pick()
-    channels = study.dataset.train.images.shape[1]
-    key = f"{backbone} {training.image_size}px {channels}ch {hardware.describe()['device']}"
-    known = study.folder.load("precision")
-    if key not in known:
-        classes = len(study.dataset.classes)
-        model = build(backbone, training, classes=classes, channels=channels, seed=0)
-        speeds = hardware.fastest(model, (64, channels, training.image_size, training.image_size), device)
-        known[key] = {"chosen": hardware.choose(speeds), "images_per_s": speeds}
-        study.folder.save("precision", known)
-    chosen: Precision = known[key]["chosen"]
-    return chosen
+    training, device = study.spec.training, hardware.pick()
+    train = study.dataset.train
+    shape = (64, train.images.shape[1], training.image_size, training.image_size)
+    key = f"{backbone} {training.image_size}px {shape[1]}ch {hardware.describe()['device']}"
+    known = study.folder.load("speeds")
+    found = known.setdefault(key, {})
+
+    def fresh() -> nn.Module:
+        return build(backbone, training, classes=len(study.dataset.classes), channels=shape[1], seed=0)
+
+    if training.precision == "auto" and "precision" not in found:
+        found["images_per_s"] = hardware.fastest(fresh(), shape, device)
+        found["precision"] = hardware.choose(found["images_per_s"])
+    machine = hardware.Machine(device, found["precision"] if training.precision == "auto" else training.precision)
+    if training.compile == "auto" and device.type == "cuda" and "compiled" not in found:
+        found["compiled_images_per_s"], found["compiling_s"] = hardware.compiled(fresh(), shape, machine)
+        plain = found.get("images_per_s") or hardware.fastest(fresh(), shape, device)
+        images = len(train) * training.epochs
+        found["compiled"] = hardware.worth_compiling(
+            plain.get(machine.precision, plain["fp32"]), found["compiled_images_per_s"], found["compiling_s"], images
+        )
+    if found:
+        study.folder.save("speeds", known)
+    return replace(machine, compiled=found.get("compiled", False) if training.compile == "auto" else training.compile)
 
 
 def _remember(study: Study) -> None:

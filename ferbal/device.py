@@ -6,8 +6,9 @@ import gc
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,23 @@ WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chose
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training runs, and in which number format its forward passes are."""
+    """Where training runs, in which number format its forward passes are, and whether they are compiled."""
 
     device: torch.device
     precision: Precision = "fp32"
+    compiled: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Forward passes in the machine's format; fp32 changes nothing."""
         return torch.autocast(self.device.type, dtype=DTYPES.get(self.precision), enabled=self.precision != "fp32")
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model, compiled if that is wished: with the same parameters, and sums in another order."""
+        if not self.compiled:
+            return model
+        graphs = self.device.type == "cuda"  # recorded once: a small net spends its time waiting for launches
+        prepared: nn.Module = torch.compile(model, mode="reduce-overhead" if graphs else "default")  # type: ignore
+        return prepared
 
 
 def pick() -> torch.device:
@@ -58,30 +68,16 @@ def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.de
 
     shape: of one batch, [B, C, H, W].
     """
-    model = model.to(device).train()
-    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-
-    def step(precision: Precision) -> None:
-        with Machine(device, precision).autocast():
-            loss = model(images).float().logsumexp(-1).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     formats: list[Precision] = ["fp32", "bf16"]
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         formats = ["fp32", "fp16"]
+    steps = {precision: _step(model, shape, Machine(device, precision)) for precision in formats}
+    for step in steps.values():
+        step()
     best: dict[Precision, float] = dict.fromkeys(formats, float("inf"))
-    for precision in formats:
-        step(precision)
     for _ in range(4):
-        for precision in formats:
-            start = time.perf_counter()
-            step(precision)
-            best[precision] = min(best[precision], time.perf_counter() - start)
+        for precision, step in steps.items():
+            best[precision] = min(best[precision], step())
     return {precision: round(shape[0] / seconds, 1) for precision, seconds in best.items()}
 
 
@@ -89,6 +85,41 @@ def choose(speeds: dict[Precision, float]) -> Precision:
     """fp32, unless another format is worthwhile."""
     rival = max(speeds, key=lambda precision: speeds[precision])
     return rival if speeds[rival] >= WORTHWHILE * speeds["fp32"] else "fp32"
+
+
+def compiled(model: nn.Module, shape: tuple[int, int, int, int], machine: Machine) -> tuple[float, float]:
+    """Images a second of a training step of the compiled model, and the seconds that compiling took."""
+    step = _step(model, shape, replace(machine, compiled=True))
+    seconds = sum(step() for _ in range(3))  # CUDA graphs are recorded in the second and third
+    return round(shape[0] / min(step() for _ in range(4)), 1), round(seconds, 1)
+
+
+def worth_compiling(plain: float, quick: float, seconds: float, images: int) -> bool:
+    """Whether compiling saves more than the seconds it takes within one training of so many images.
+
+    plain, quick: images a second as it is, and compiled.
+    """
+    return images / plain - images / quick > seconds
+
+
+def _step(model: nn.Module, shape: tuple[int, int, int, int], machine: Machine) -> Callable[[], float]:
+    """A training step on noise, which returns its seconds."""
+    device, passed = machine.device, machine.prepared(model.to(machine.device).train())
+    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
+    def step() -> float:
+        start = time.perf_counter()
+        with machine.autocast():
+            loss = passed(images).float().logsumexp(-1).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return step
 
 
 def describe() -> dict[str, Any]:

@@ -323,6 +323,8 @@ class Training:
     """How strongly training images are varied; noisy is standard with Gaussian noise instead of erasing."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
+    compile: bool | Literal["auto"] = "auto"
+    """Let torch compile the net: sums in another order, and minutes at the start. auto: on a GPU, where that pays."""
     pretrained: bool | str = False
     """Start from weights instead of at random: true for timm's published ones, which timm downloads, or a file of
     them, or a folder with such a file (one named after each backbone, or a single one)."""

@@ -16,15 +16,16 @@ from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
 from ferbal.errors import RunError
 from ferbal.models import weights_file
-from ferbal.plan import Adjust, Arm, Dataset, Knobs, Plan, Precision, Split, Trained, Training, start
+from ferbal.plan import Adjust, Arm, Dataset, Knobs, Plan, Split, Trained, Training, start
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing
 
 if TYPE_CHECKING:
+    from ferbal.device import Machine
     from ferbal.train import Epoch
 
 RETRIES = 5
-FORMAT = 2  # raised when the same settings would train differently: runs of an older format are made again
+FORMAT = 3  # raised when the same settings would train differently: runs of an older format are made again
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def plan_for(
 
 
 def execute(
-    job: Job, dataset: Dataset, folder: RunFolder, *, precision: Precision, keep: bool, retries: int = RETRIES
+    job: Job, dataset: Dataset, folder: RunFolder, *, machine: Machine, keep: bool, retries: int = RETRIES
 ) -> Generator[Epoch | str, None, dict[str, Any]]:
     """Train, or go on training, and write the run. Yields each new epoch, and as text what people should know of;
     returns the scores.
@@ -98,7 +99,7 @@ def execute(
 
     try:
         try:
-            return (yield from _executed(job, dataset, folder, precision, keep, retries))
+            return (yield from _executed(job, dataset, folder, machine, keep, retries))
         except (RuntimeError, MemoryError) as error:
             if not hardware.out_of_memory(error):
                 raise
@@ -114,11 +115,10 @@ def execute(
 
 
 def _executed(
-    job: Job, dataset: Dataset, folder: RunFolder, precision: Precision, keep: bool, retries: int
+    job: Job, dataset: Dataset, folder: RunFolder, machine: Machine, keep: bool, retries: int
 ) -> Generator[Epoch | str, None, dict[str, Any]]:
     import torch
 
-    from ferbal import device as hardware
     from ferbal import train
     from ferbal.augment import View
     from ferbal.models import heads, pretrained
@@ -138,7 +138,8 @@ def _executed(
         "counts": plan.counts.tolist(),
         "prior": plan.prior().tolist(),
         "notes": list(plan.notes),
-        "precision": precision,
+        "precision": machine.precision,
+        "compiled": machine.compiled,
         "mean": mean,
         "std": std,
         "data": made_for(dataset),
@@ -153,8 +154,7 @@ def _executed(
             f"{times - 1} processes died one after another before epoch {len(rows) + 1} was finished; "
             "see what the system says of it (too little memory, say), then run again"
         )
-    machine = hardware.Machine(hardware.pick(), precision)
-    view = View(job.training.image_size, mean, std)
+    view = View(job.training.image_size, mean, std, job.training.crop)
     model = build(
         job.arm.backbone,
         job.training,

@@ -23,7 +23,7 @@ a rare class has too few rows for that.
 
 Drawing seeds with replacement instead, and taking percentiles, counts twice what runs do by chance on single rows
 (Owen 2007, Ann. Appl. Stat. 1:386) and misses 1 / n of the seeds' own spread: two errors that may or may not cancel.
-`tests/benchmarks/coverage.py` measures both ways.
+`tests/bench/coverage.py` measures both ways.
 """
 
 from __future__ import annotations

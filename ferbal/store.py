@@ -1,7 +1,7 @@
 """Every file of a study: its name, how it is written, how it is read. Every write is atomic.
 
     studies/<name>/
-      spec.json  provenance.json  ledger.json  precision.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
+      spec.json  provenance.json  ledger.json  speeds.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
       runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       artifacts/<uuid>          what the dashboard shows of a trial; optuna.db names it
@@ -281,7 +281,7 @@ class StudyFolder:
         return RunFolder(self.path / "ensembles" / slug(name))
 
     def save(self, name: str, value: Any) -> None:
-        """Write one of the study's JSON files: spec, provenance, ledger, precision."""
+        """Write one of the study's JSON files: spec, provenance, ledger, speeds."""
         files.write_json(self.path / f"{name}.json", value)
 
     def load(self, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import POLICIES, View
-from ferbal.batches import EVALUATION_BATCH, Features, Images, Pixels, frozen_features, order
+from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads, learning
@@ -32,6 +33,7 @@ from ferbal.plan import Knobs, Plan, Split, Stage, Training, Tta
 from ferbal.views import several
 
 Weights = dict[str, Tensor]
+AVERAGED_EVERY = 4  # steps: weights move little in between, and averaging them takes up to 4 % of a step
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class _State:
     NUMBERS: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
 
     model: nn.Module
+    passed: nn.Module
+    """The model as batches pass it: itself, or compiled."""
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -121,8 +125,13 @@ def fit(
     resume: a snapshot of the same run.
     """
     model = model.to(machine.device)
-    optimizer = learning.optimizer(model, plan.stages[0], knobs, training)
-    state = _State(model, _averaged(model, training), optimizer, _scaler(machine))
+    state = _State(
+        model,
+        machine.prepared(model),
+        _averaged(model, training),
+        learning.optimizer(model, plan.stages[0], knobs, training),
+        _scaler(machine),
+    )
     scope = plan.stages[0].scope
     images = Images(train, plan, view, POLICIES[training.augment], machine)
     begins = 0
@@ -140,15 +149,18 @@ def fit(
         elif resume and begins + stage.epochs < resume["epoch"]:
             begins += stage.epochs
             continue
-        batches = (
-            images if stage.resample is None else frozen_features(state.judged, images, stage.resample, plan.seed)
-        )
+        batches: Images | Features = images
+        judge = partial(predict, images=watch.images, view=view, machine=machine)
+        if passes_once(stage, model):
+            batches = frozen(state.judged, images, stage.resample, plan.seed)
+            watched = Rows(watch.images, machine.device)
+            features = features_of(state.judged, watched, np.arange(len(watch)), view, machine)
+            judge = partial(_classified, features=features, machine=machine)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
             loss, lr, seen = _one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             trained = time.perf_counter() - clock
-            logits = predict(state.judged, watch.images, view, machine)
-            matrix = score(plan, logits, watch.labels)
+            matrix = score(plan, judge(state.judged), watch.labels)
             state.epoch += 1
             f1 = metrics.macro_f1(matrix)
             if last:
@@ -185,7 +197,7 @@ def predict(
 ) -> Float[np.ndarray, "n k"]:
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
-    pixels = Pixels(images, machine.device)
+    pixels = Rows(images, machine.device)
     said: list[Tensor] = []
     first, size = 0, EVALUATION_BATCH
     with machine.autocast():
@@ -211,6 +223,25 @@ def answers(
     return said[0] if len(said) == 1 else np.mean([metrics.log_softmax(each) for each in said], axis=0)
 
 
+@torch.no_grad()
+def _classified(model: nn.Module, features: Float[np.ndarray, "n d"], machine: Machine) -> Float[np.ndarray, "n k"]:
+    """Logits from what the classifier is given."""
+    head = heads.classifier(model.eval())
+    with machine.autocast():
+        said: Tensor = head(torch.from_numpy(features).to(machine.device))
+    return said.float().cpu().numpy()
+
+
+def passes_once(stage: Stage, model: nn.Module) -> bool:
+    """Whether a stage trains on features of the frozen backbone, which passes each image once and not once an epoch.
+
+    Such images are not varied. A stage that mixes images needs the images.
+    """
+    if stage.resample is not None:
+        return True
+    return stage.scope in ("head", "scales") and stage.mix is None and heads.apart(model)
+
+
 def _one_epoch(
     state: _State,
     stage: Stage,
@@ -227,7 +258,7 @@ def _one_epoch(
     device = machine.device
     order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
     odds = stage.odds_at((epoch_of_stage + 0.5) / stage.epochs)
-    rows = torch.from_numpy(order(batches.labels, odds, np.random.default_rng(order_seed))).to(device)
+    rows = order(batches.labels, odds, np.random.default_rng(order_seed))
     size = knobs.batch_size
     starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
     draw = torch.Generator(device).manual_seed(int(torch_seed))
@@ -235,20 +266,20 @@ def _one_epoch(
     _set_modes(state.model, stage)
     losses, lr = torch.zeros(len(starts), device=device), 0.0
     passed = partial(_passed, state, stage, shifts, batches, machine)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), batches.watching(state.model):
+    watching = nullcontext() if stage.weigh is None else batches.watching(state.model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
         torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
-        for number, first in enumerate(starts):
+        for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
             lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
             learning.set_rate(state.optimizer, lr)
-            inputs, targets = batches.take(rows[first : first + size], draw)
             if stage.mix is not None:
                 inputs, targets = stage.mix(inputs, targets, draw)
             losses[number] = _gradients(state, passed, inputs, targets)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
-            if state.ema is not None:
-                state.ema.update(state.model, step=state.step)
+            if state.ema is not None and state.step % AVERAGED_EVERY == 0:
+                state.ema.update(state.model, step=state.step // AVERAGED_EVERY)
     told = losses.tolist()
     for number, loss in enumerate(told, start=1):
         if not math.isfinite(loss):
@@ -294,7 +325,7 @@ def _passed(
 ) -> Tensor:
     """The mean loss of these rows times their share of the batch, once its gradients have been added."""
     with machine.autocast():
-        logits = batches.answered(state.model, inputs)
+        logits = batches.answered(state.model if stage.weigh is not None else state.passed, inputs)
     loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean() * share
     state.scaler.scale(loss).backward()
     return loss.detach()
@@ -333,7 +364,11 @@ def _begin_anew(head: nn.Module, seed: list[int]) -> None:
 
 
 def _averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:
-    return ModelEmaV3(model, decay=training.ema, use_warmup=True) if training.ema else None
+    """The decay of as many steps as pass between two updates; the warm-up, too, goes by steps and not by updates."""
+    if not training.ema:
+        return None
+    decay = training.ema**AVERAGED_EVERY
+    return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_gamma=AVERAGED_EVERY**0.5)
 
 
 def _scaler(machine: Machine) -> torch.amp.GradScaler:

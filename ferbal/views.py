@@ -16,19 +16,19 @@ CORNERS_AND_MIDDLE = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)
 
 @dataclass(frozen=True)
 class Glimpse(View):
-    """A square out of the picture, or its mirror image, for evaluation.
+    """What a view sees from another side, for evaluation.
 
-    share: of the picture's side. top, left: where the square is, as shares of the room there is for it.
+    top, left: where the square is that is cut out, as shares of the room there is for it. mirrored: the other way
+    round.
     """
 
-    share: float = 1.0
     top: float = 0.5
     left: float = 0.5
     mirrored: bool = False
 
     def plain(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c s s"]:
         height, width = images.shape[-2:]
-        seen = images[..., span(height, self.share, self.top), span(width, self.share, self.left)]
+        seen = images[..., span(height, self.crop, self.top), span(width, self.crop, self.left)]
         return View(self.size, self.mean, self.std).plain(seen.flip(-1) if self.mirrored else seen)
 
 
@@ -40,22 +40,16 @@ def several(seen: View, tta: Tta) -> tuple[View, ...]:
     """
     if tta == "none":
         return (seen,)
-    own = share(seen)
-    middle = Glimpse(seen.size, seen.mean, seen.std, share=own)
+    middle = Glimpse(seen.size, seen.mean, seen.std, seen.crop)
     if tta == "flip":
         return seen, replace(middle, mirrored=True)
-    crop = middle if own < 1 else replace(middle, share=TEN)
+    crop = middle if seen.crop < 1 else replace(middle, crop=TEN)
     at = [replace(crop, top=top, left=left) for top, left in CORNERS_AND_MIDDLE]
     return tuple(one for place in at for one in (place, replace(place, mirrored=True)))
 
 
-def share(seen: View) -> float:
-    """Of the picture's side, how much a view shows."""
-    return seen.share if isinstance(seen, Glimpse) else float(getattr(seen, "crop", 1.0))
-
-
-def span(side: int, share: float, at: float = 0.5) -> slice:
+def span(side: int, crop: float, at: float = 0.5) -> slice:
     """Of `side` pixels, those in a square of that share, `at` of the way from the first place to the last."""
-    length = max(round(share * side), 1)
+    length = max(round(crop * side), 1)
     first = int(at * (side - length))
     return slice(first, first + length)

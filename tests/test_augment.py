@@ -82,6 +82,68 @@ def test_shifts_stay_within_their_range() -> None:
     assert across.abs().max() >= 0.09 * 48
 
 
+def slopes(policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """How fast the middle of each image grows brighter, across and down, as a share of what the stored one does."""
+    ramp = torch.arange(0, 240, 5, dtype=torch.uint8)
+    seen = View(48, 0.0, 1.0).varied(ramp.expand(2000, 1, 48, 48), no(2000), policy, seeded(0))[:, 0] * 255 / 5
+    middle = seen[:, 20:28, 20:28]
+    return middle.diff(dim=2).mean((1, 2)), middle.diff(dim=1).mean((1, 2))
+
+
+def test_rotations_stay_within_their_range() -> None:
+    across, down = slopes(Policy(rotate=12))
+    degrees = torch.rad2deg(torch.atan2(down, across))
+    assert 11.9 <= degrees.abs().max() <= 12.1
+    assert degrees.mean().item() == pytest.approx(0, abs=0.5)
+    assert torch.allclose(across.hypot(down), torch.ones(2000), atol=1e-2)
+
+
+def test_scales_stay_within_their_range() -> None:
+    across, down = slopes(Policy(scale=0.2))
+    assert down.abs().max() < 1e-3
+    assert (1 / across).min().item() == pytest.approx(0.8, abs=0.01)
+    assert (1 / across).max().item() == pytest.approx(1.2, abs=0.01)
+
+
+def test_brightness_stays_within_its_range() -> None:
+    gray = torch.full((2000, 1, 8, 8), 127, dtype=torch.uint8)
+    offset = View(8, 0.5, 0.25).varied(gray, no(2000), Policy(brightness=0.2), seeded(0))[:, 0, 0, 0]
+    offset = (offset - (127 / 255 - 0.5) / 0.25) * 0.25  # back to shares of white
+    assert 0.2 * 0.5 - 1e-3 <= offset.abs().max() <= 0.2 * 0.5 + 1e-5
+    assert offset.mean().item() == pytest.approx(0, abs=0.005)
+
+
+def test_noise_is_gaussian_and_each_image_has_its_own_strength() -> None:
+    gray = torch.full((500, 1, 48, 48), 127, dtype=torch.uint8)
+    seen = View(48, 0.0, 1.0).varied(gray, no(500), Policy(noise=0.1), seeded(0))
+    widths = seen.std((1, 2, 3))
+    assert widths.max() <= 0.1 * 1.1
+    assert widths.mean().item() == pytest.approx(0.05, abs=0.005)
+    assert seen.mean().item() == pytest.approx(127 / 255, abs=1e-3)
+    standard = (seen - 127 / 255) / widths[:, None, None, None]
+    assert (standard.abs() < 1).float().mean().item() == pytest.approx(0.683, abs=0.01)
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.75])
+def test_the_sampling_is_that_of_torchs_affine_grid(crop: float) -> None:
+    draw, view = seeded(0), View(36, 0.5, 0.25, crop)
+    angle, zoom, shift = torch.randn(6, generator=draw), 1 + torch.rand(6, generator=draw), torch.rand(6, 2)
+    flipped = torch.tensor([True, False] * 3)
+    pixels = batch(6).float()
+    cos, sin, sign = torch.cos(angle) / zoom, torch.sin(angle) / zoom, torch.where(flipped, -1.0, 1.0)
+    rows = torch.stack([sign * cos, -sign * sin, shift[:, 0] / crop, sin, cos, shift[:, 1] / crop], 1) * crop
+    grid = torch.nn.functional.affine_grid(rows.view(6, 2, 3), [6, 1, 36, 36], align_corners=False)
+    expected = torch.nn.functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    assert torch.allclose(view._sampled(pixels, flipped, angle, zoom, shift), expected, atol=0.05)
+
+
+def test_a_crop_is_the_middle_in_evaluation_and_in_training_where_nothing_moves_it() -> None:
+    images, view = batch(), View(40, 0.5, 0.25, crop=40 / 48)
+    middle = VIEW.plain(images)[:, :, 4:44, 4:44]
+    assert torch.equal(view.plain(images), middle)
+    assert torch.allclose(view.varied(images, no(8), Policy(rotate=1e-6), seeded(0)), middle, atol=1e-2)
+
+
 def test_erased_squares_are_the_mean_and_of_the_stated_size() -> None:
     white = torch.full((500, 1, 48, 48), 255, dtype=torch.uint8)
     seen = VIEW.varied(white, no(500), Policy(erase=1.0, erase_side=(0.2, 0.3)), seeded(0))

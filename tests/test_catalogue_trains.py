@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ferbal import data, run
+from ferbal.device import Machine, pick
 from ferbal.plan import Arm, Knobs, Training
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.store import RunFolder
@@ -32,7 +33,7 @@ def test_every_strategy_trains(tiny_root: Path, tmp_path: Path, name: str, backb
     training = Training(epochs=2, image_size=32, augment="flip", precision="fp32", ema=0.9)
     job = run.Job(arm, Knobs(5e-3, 16, 5), 0, training, "drop", dataset.digest)
     folder = RunFolder(tmp_path / "run")
-    epochs = list(run.execute(job, dataset, folder, precision="fp32", keep=True))
+    epochs = list(run.execute(job, dataset, folder, machine=Machine(pick()), keep=True))
     about = folder.about
     assert len(epochs) == about["epochs"] >= 2
     assert all(np.isfinite(epoch.row.loss) for epoch in epochs)
@@ -53,7 +54,7 @@ def test_a_merged_class_is_scored_as_one_and_as_its_first(tiny_root: Path, tmp_p
     training = Training(epochs=6, image_size=16, augment="none", precision="fp32", ema=0.9)
     job = run.Job(arm, Knobs(1e-2, 16, 6), 0, training, "drop", dataset.digest)
     folder = RunFolder(tmp_path / "run")
-    list(run.execute(job, dataset, folder, precision="fp32", keep=True))
+    list(run.execute(job, dataset, folder, machine=Machine(pick()), keep=True))
     logits = folder.logits("test", dataset.test.ids)
     assert np.array_equal(logits[:, 0], logits[:, 2])  # the members share the probability of the whole
     blend = data.halves(dataset.val).blend

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ferbal import batches, conduct, data, run, study, train
 from ferbal.augment import View
-from ferbal.device import Machine
+from ferbal.device import Machine, pick
 from ferbal.errors import RunError
 from ferbal.events import Log, Noticed, RunEnded, Started, Trained
 from ferbal.models.build import build
@@ -238,7 +238,7 @@ class TestDeaths:
         folder = checked.folder.run(job.slug)
 
         def attempt() -> Iterator[Any]:
-            return run.execute(job, checked.dataset, folder, precision="fp32", keep=True, retries=2)
+            return run.execute(job, checked.dataset, folder, machine=Machine(pick()), keep=True, retries=2)
 
         for _ in range(3):
             epochs = attempt()

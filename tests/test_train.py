@@ -15,6 +15,7 @@ from ferbal import batches, data, recipe, train
 from ferbal.augment import View
 from ferbal.device import Machine
 from ferbal.errors import RunError
+from ferbal.models import nets
 from ferbal.models.build import build
 from ferbal.plan import Dataset, Knobs, Plan, Training, start
 
@@ -219,3 +220,49 @@ def test_influence_sees_the_features_before_the_classifier(run: Callable[..., An
     assert set(seen) == {((16, 128), (16, 3), (16, 3))}
     plain = run()[1]
     assert all(torch.equal(weights[name], plain[name]) for name in plain)  # a factor of 1 changes nothing
+
+
+def test_a_frozen_backbone_is_passed_once_and_the_head_learns_the_same(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = replace(TRAINING, augment="none")
+    epochs, once = run("retrain_head(epochs=3)", training)
+    monkeypatch.setattr(train, "passes_once", lambda stage, model: False)
+    naive_epochs, naive = run("retrain_head(epochs=3)", training)
+    assert all(torch.allclose(once[name].float(), naive[name].float(), atol=2e-5) for name in naive)
+    assert [e.row.loss for e in epochs] == pytest.approx([e.row.loss for e in naive_epochs], abs=1e-4)
+    assert [e.row.macro_f1 for e in epochs] == pytest.approx([e.row.macro_f1 for e in naive_epochs])
+
+
+@pytest.mark.parametrize(
+    ("text", "once"),
+    [("retrain_head(epochs=4)", True), ("learn_scales(epochs=4)", True), ("retrain_head(epochs=4) | cutmix", False)],
+)
+def test_how_often_a_head_stage_passes_the_backbone(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, dataset: Dataset, text: str, once: bool
+) -> None:
+    seen = [0]
+    forward = nets.FaceVGG.forward_features
+
+    def counting(net: nets.FaceVGG, images: torch.Tensor) -> torch.Tensor:
+        seen[0] += len(images)
+        return forward(net, images)
+
+    monkeypatch.setattr(nets.FaceVGG, "forward_features", counting)
+    run("plain")
+    alone = seen[0]
+    run(text)
+    extra = seen[0] - 2 * alone
+    assert (extra == len(dataset.train) + len(dataset.val)) == once
+
+
+def test_rows_that_do_not_fit_are_fetched_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    array, order = np.arange(70).reshape(35, 2), np.random.default_rng(0).permutation(35)
+    starts = range(0, 35, 8)
+    resident = list(batches.Rows(array, CPU.device).batches(order, starts))
+    monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
+    fetched = batches.Rows(array, CPU.device)
+    assert fetched.resident is None
+    assert all(torch.equal(one, other) for one, other in zip(fetched.batches(order, starts), resident, strict=True))
+    assert [len(batch) for batch in resident] == [8, 8, 8, 8, 3]
+    assert list(fetched.batches(order, range(0, 0, 8))) == []

@@ -21,12 +21,12 @@ from ferbal.use.model import Model, Net
 from ferbal.views import Glimpse, several
 
 IMAGES = torch.arange(2 * 24 * 24).reshape(2, 1, 24, 24).remainder(251).to(torch.uint8)
-WHOLE, SQUARE = View(24, 0.0, 1.0), Glimpse(20, 0.0, 1.0, share=20 / 24)
+WHOLE, SQUARE = View(24, 0.0, 1.0), Glimpse(20, 0.0, 1.0, crop=20 / 24)
 
 
 def test_a_glimpse_is_a_square_of_the_picture_brought_to_size() -> None:
     assert torch.equal(SQUARE.plain(IMAGES), WHOLE.plain(IMAGES)[:, :, 2:22, 2:22])
-    corner = Glimpse(30, 0.5, 0.25, share=0.5, top=1.0, left=0.0)
+    corner = Glimpse(30, 0.5, 0.25, crop=0.5, top=1.0, left=0.0)
     assert torch.equal(corner.plain(IMAGES), View(30, 0.5, 0.25).plain(IMAGES[:, :, 12:, :12]))
 
 
@@ -89,7 +89,7 @@ def square(tiny_root: Path) -> tuple[Model, np.ndarray]:
     """A net that sees squares of 12 px out of the pictures' 16, and those pictures."""
     images = np.array(data.open("tiny", tiny_root).test.images)
     network = build("facevgg_small", Training(image_size=12), classes=3, channels=1, seed=0)
-    seen = Glimpse(12, 0.4, 0.2, share=0.75)
+    seen = View(12, 0.4, 0.2, crop=0.75)
     net = Net("facevgg_small", network, seen, Machine(torch.device("cpu")), 1, np.arange(3), Correction.none(3))
     return Model("square", ("left", "right", "rare"), (1, 16, 16), net, None, {}), images
 

@@ -72,6 +72,11 @@ def classifier(model: Any) -> nn.Module:
     return nn.ModuleList(head) if isinstance(head, tuple) else head
 
 
+def apart(model: nn.Module) -> bool:
+    """Whether the classifier is one module that maps features to logits, so that it can be used without the rest."""
+    return isinstance(classifier(model), nn.Linear | Classifier)
+
+
 def trained(model: nn.Module) -> Trained | None:
     """Lengths of the weights and biases of a linear classifier, or None if it is another kind."""
     head = classifier(model)

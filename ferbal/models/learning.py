@@ -26,6 +26,7 @@ def optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) 
         lr=knobs.lr,
         weight_decay=training.weight_decay,
         momentum=0.9,
+        fused=True,
         layer_decay=training.layer_decay if training.layer_decay < 1 else None,
     )
     return made

@@ -148,7 +148,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         machine = Machine(device.pick(), "fp32" if precision == "auto" else precision)
         standard = pretrained.standard(self.backbone, training.pretrained, channels)
         mean, std = standard or (dataset.mean, dataset.std)
-        view = View(training.image_size, mean, std)
+        view = View(training.image_size, mean, std, training.crop)
         batch = min(self.batch_size, max(2, len(plan.samples)))
         epochs = train.fit(
             network,

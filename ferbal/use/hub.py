@@ -16,7 +16,8 @@ import timm
 import torch
 from torch import nn
 
-from ferbal import device, files, views
+from ferbal import device, files
+from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
@@ -76,7 +77,7 @@ def read(folder: Path) -> Model:
     channels, height, width = cfg["input_size"]
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
     mean, std = (tuple(map(float, cfg[name])) for name in ("mean", "std"))
-    view = views.Glimpse(height, mean, std, share=about.get("crop", 1.0))
+    view = View(height, mean, std, about.get("crop", 1.0))
     machine = Machine(device.pick())
     net = Net(
         config["architecture"],
@@ -153,7 +154,7 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
             "mean": mean,
             "std": std,
             "interpolation": "bilinear",
-            "crop_pct": views.share(view),
+            "crop_pct": view.crop,
             "crop_mode": "squash",
             "num_classes": len(names),
             **{key: native[key] for key in ("first_conv", "classifier") if native.get(key)},
@@ -162,7 +163,7 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
             "classes": list(model.classes),
             "shape": list(model.shape),
             "own_net": registered_here(net.backbone),
-            "crop": views.share(view),
+            "crop": view.crop,
         },
     }
 

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from ferbal import ensemble, files, views
+from ferbal import ensemble, files
 from ferbal.augment import View
 from ferbal.errors import UsageError
 from ferbal.use.model import LUMA, Mixture, Model, Net
+from ferbal.views import span
 
 SAME = 1e-4  # between probabilities of onnxruntime and torch
 AT_ONCE = 256
@@ -155,7 +156,7 @@ class _Net(nn.Module):
 
 def _resizing(side: int, view: View) -> nn.Parameter | None:
     """The matrix [size, side] that the view's crop and torch's own resizing are; None where nothing changes."""
-    kept = torch.eye(side)[views.span(side, views.share(view))]
+    kept = torch.eye(side)[span(side, view.crop)]
     if len(kept) == side == view.size:
         return None
     resized = F.interpolate(kept[None, None], (view.size, side), mode="bilinear", antialias=True, align_corners=False)

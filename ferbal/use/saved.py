@@ -135,7 +135,7 @@ def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View,
     machine = Machine(place, about["precision"] if about.get("device") == str(place) else "fp32")
     filled(network, weights, folder.path / "weights.safetensors", about["backbone"])
     mean, std = (tuple(about[name]) if isinstance(about[name], list) else about[name] for name in ("mean", "std"))
-    return network.to(machine.device), View(training.image_size, mean, std), machine
+    return network.to(machine.device), View(training.image_size, mean, std, training.crop), machine
 
 
 def _channels(weights: dict[str, Tensor]) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from benchmarks import ensemble_speed
+from bench import ensemble_speed
 from hypothesis import given
 from hypothesis import strategies as st
 from made_members import few, logs, macro_f1, made_up

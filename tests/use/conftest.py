@@ -8,6 +8,7 @@ import pytest
 from made_runs import RECIPES, Trained
 
 from ferbal import data
+from ferbal.device import Machine, pick
 from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job, execute
 from ferbal.store import RunFolder
@@ -32,7 +33,7 @@ def trained(base: Path) -> Trained:
         job = Job(arm, Knobs(1e-2, 16, 2), seed, training, "drop", dataset.digest, True)
         folder = RunFolder(base / "studies" / "tiny" / "runs" / job.slug)
         if not folder.complete:
-            list(execute(job, dataset, folder, precision="fp32", keep=True))
+            list(execute(job, dataset, folder, machine=Machine(pick()), keep=True))
         return folder
 
     return make

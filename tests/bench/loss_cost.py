@@ -1,6 +1,6 @@
 """What each loss and each way to mix costs, against plain cross-entropy. Writes reports/bench/losses.json.
 
-    python tests/benchmarks/loss_cost.py [ROUNDS]
+    python tests/bench/loss_cost.py [ROUNDS]
 
 In each round every strategy takes one full training step of resnet18 (batch 128, 48 px, one channel) in an order of
 its own, and its functions run alone on [128, 7] logits: forward and backward, many times. The whole step says what a

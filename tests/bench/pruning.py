@@ -1,6 +1,6 @@
 """What pruning saves: the same searches with and without it, on the demo, over several search seeds.
 
-    python tests/benchmarks/pruning.py [SEEDS]
+    python tests/bench/pruning.py [SEEDS]
 
 Twenty trials an arm, two arms. Cost is epochs trained; the best score of an arm is that of its best complete trial,
 on the half of validation that the search sees. Prints a table and writes reports/bench/pruning.json.

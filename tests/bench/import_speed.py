@@ -1,6 +1,6 @@
 """How long reading fer2013.csv takes, against torchvision's reader of it. Writes reports/bench/import.json.
 
-    python tests/benchmarks/import_speed.py fer2013.csv
+    python tests/bench/import_speed.py fer2013.csv
 
 ferbal reads all three splits, checks every pixel and writes the digest; torchvision reads the training split alone.
 The two take turns, each in a process of its own, and the smallest of five times stands for each.

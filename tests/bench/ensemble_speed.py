@@ -1,6 +1,6 @@
 """What greedy selection and stacking cost, beside the plain algorithm. Writes reports/bench/ensembles.json.
 
-    python tests/benchmarks/ensemble_speed.py [MEMBERS...]
+    python tests/bench/ensemble_speed.py [MEMBERS...]
 
 Made-up members over as many rows and classes as FER2013's test split, of unequal strength and with errors in common.
 Each part runs in a process of its own, on one thread a library. `seconds` passed on the clock, `cpu_seconds` are what

@@ -1,7 +1,7 @@
 """How often the 95 % interval of a difference holds the truth, and how often none is called one. Writes
 reports/bench/coverage.json.
 
-    PYTHONPATH=tests python tests/benchmarks/coverage.py [STUDIES]
+    PYTHONPATH=tests python tests/bench/coverage.py [STUDIES]
 
 Made-up studies (tests/made_up_studies.py) of seven classes, as frequent as in FER2013's test split at a quarter of
 its size, so that the rarest has 14 rows: once runs differ mostly by chance on single rows, and once by what each seed

@@ -1,6 +1,6 @@
 """What the report costs, on made-up studies as large as they get. Writes reports/bench/report.json.
 
-    PYTHONPATH=tests python tests/benchmarks/report_speed.py [RUNS...]
+    PYTHONPATH=tests python tests/bench/report_speed.py [RUNS...]
 
 Each study has so many final runs of 60 epochs, five seeds and ten trials an arm, three ensembles, on 3,589 rows of
 validation and as many of test in seven classes. `page_seconds` is `ferbal study report` from what is on disk, in a

@@ -1,0 +1,254 @@
+"""ferbal's training loop against the bare step of the same net, and against what people use instead.
+
+    make bench-loop                          # or: python tests/bench/loop.py [--pairs 5] [--backbones resnet18 ...]
+
+The bare step passes one fixed batch, forward, backward and optimiser, and is the limit. ferbal's loop does all that a
+training does, with the standard augmentation and averaged weights. The notebook reads PIL images through torchvision
+transforms and a DataLoader with two workers and trains with Adam; skorch, where it is installed, does the same with
+its own loop. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<device>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from bench.pairs import Pair, alternate, write
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
+
+from ferbal import device, train
+from ferbal.augment import View
+from ferbal.batches import EVALUATION_BATCH
+from ferbal.device import Machine
+from ferbal.models.build import build
+from ferbal.plan import Knobs, Precision, Split, Training, start
+from ferbal.recipe import parse
+
+BATCH, CLASSES = 128, 7
+Measure = Callable[[], float]
+AIMS = {"resnet18": "0.95", "test_resnet": "0.90", "mobilenetv2_100": "0.90"}
+PEER_AIMS = {"resnet18": "1.8", "test_resnet": "2.5"}
+
+
+def fer_like(rows: int, size: int) -> Split:
+    """Noise with the class shares of FER2013: what is in a picture costs no time."""
+    draw = np.random.default_rng(0)
+    odds = np.array([3995, 436, 4097, 7215, 4830, 3171, 4965])
+    labels = draw.choice(CLASSES, size=rows, p=odds / odds.sum())
+    images = draw.integers(0, 256, (rows, 1, size, size), dtype=np.uint8)
+    return Split(images, labels, np.arange(rows).astype(str), np.arange(rows))
+
+
+def net(backbone: str, size: int) -> nn.Module:
+    return build(backbone, Training(image_size=size), classes=CLASSES, channels=1, seed=0)
+
+
+def wait(machine: Machine) -> None:
+    if machine.device.type == "cuda":
+        torch.cuda.synchronize(machine.device)
+
+
+def bare_step(backbone: str, size: int, machine: Machine, batches: int, compiled: bool = False) -> Measure:
+    """Images a second of the bare step on a fixed batch, with the same optimiser as ferbal takes."""
+    model = net(backbone, size).to(machine.device).train()
+    stepped: Any = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.02, fused=True)
+    images = torch.randn(BATCH, 1, size, size, device=machine.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, CLASSES, (BATCH,), device=machine.device)
+
+    def measured() -> float:
+        wait(machine)
+        start = time.perf_counter()
+        for _ in range(batches):
+            with machine.autocast():
+                logits = stepped(images)
+            loss = nn.functional.cross_entropy(logits.float(), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        wait(machine)
+        return batches * BATCH / (time.perf_counter() - start)
+
+    return measured
+
+
+def ferbal_loop(backbone: str, size: int, machine: Machine, batches: int, recipe: str = "plain") -> Measure:
+    """Images a second of one epoch of ferbal's own loop."""
+    rows = fer_like(batches * BATCH, size)
+    begun = start(tuple("abcdefg"), rows.labels, epochs=1000)
+    epochs = train.fit(
+        net(backbone, size),
+        parse(recipe)(begun),
+        Knobs(lr=1e-4, batch_size=BATCH, patience=1000),
+        Training(image_size=size, epochs=1000),
+        train=rows,
+        watch=fer_like(8, size),
+        view=View(size, 0.5, 0.25),
+        machine=machine,
+    )
+    return lambda: next(epochs).row.images_per_s
+
+
+class Pictures(TorchDataset[Any]):
+    """As notebooks hold FER2013: an array, an image at a time through PIL."""
+
+    def __init__(self, rows: Split, transform: Any) -> None:
+        self.rows, self.transform = rows, transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Any:
+        return self.transform(Image.fromarray(self.rows.images[row, 0])), int(self.rows.labels[row])
+
+
+def notebook_data(size: int, batches: int) -> Pictures:
+    steps = [
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomAffine(12, translate=(0.1, 0.1), scale=(0.85, 1.15)),
+        transforms.ColorJitter(0.2, 0.2),
+        transforms.ToTensor(),
+        transforms.Normalize((0.5,), (0.25,)),
+        transforms.RandomErasing(0.25),
+    ]
+    return Pictures(fer_like(batches * BATCH, size), transforms.Compose(steps))
+
+
+def notebook_loop(backbone: str, size: int, machine: Machine, batches: int) -> Measure:
+    model = net(backbone, size).to(machine.device, memory_format=torch.contiguous_format).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    loader = DataLoader(
+        notebook_data(size, batches), BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+    )
+
+    def measured() -> float:
+        start, losses = time.perf_counter(), 0.0
+        for images, labels in loader:
+            images, labels = images.to(machine.device), labels.to(machine.device)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            losses += loss.item()
+        return batches * BATCH / (time.perf_counter() - start)
+
+    return measured
+
+
+def skorch_loop(backbone: str, size: int, machine: Machine, batches: int) -> Measure:
+    from skorch import NeuralNetClassifier
+
+    theirs = NeuralNetClassifier(
+        net(backbone, size),
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.Adam,
+        lr=1e-4,
+        max_epochs=1,
+        batch_size=BATCH,
+        train_split=None,
+        verbose=0,
+        device=machine.device.type,
+        iterator_train__num_workers=2,
+        iterator_train__persistent_workers=True,
+        iterator_train__shuffle=True,
+        iterator_train__drop_last=True,
+    )
+    data = notebook_data(size, batches)
+    theirs.initialize()
+
+    def measured() -> float:
+        start = time.perf_counter()
+        theirs.partial_fit(data, None)
+        return batches * BATCH / (time.perf_counter() - start)
+
+    return measured
+
+
+def evaluations(backbone: str, size: int, machine: Machine, batches: int) -> tuple[Measure, Measure]:
+    """Seconds of ferbal's evaluation of a split, and of the bare forward passes of the same batches."""
+    model, rows, view = net(backbone, size).to(machine.device), fer_like(batches * BATCH, size), View(size, 0.5, 0.25)
+    ready = [
+        view.plain(torch.tensor(rows.images[first : first + EVALUATION_BATCH], device=machine.device)).contiguous(
+            memory_format=torch.channels_last
+        )
+        for first in range(0, len(rows), EVALUATION_BATCH)
+    ]
+
+    def ours() -> float:
+        start = time.perf_counter()
+        train.predict(model, rows.images, view, machine)
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def bare() -> float:
+        model.eval()
+        start = time.perf_counter()
+        with machine.autocast():
+            for images in ready:
+                model(images)
+        wait(machine)
+        return time.perf_counter() - start
+
+    return ours, bare
+
+
+def chosen(backbone: str, size: int) -> Precision:
+    """What `precision: auto` takes here."""
+    where = device.pick()
+    return device.choose(device.fastest(net(backbone, size), (BATCH, 1, size, size), where))
+
+
+def measure(backbone: str, size: int, batches: int, pairs: int) -> list[Pair]:
+    where = device.pick()
+    compiled = where.type == "cuda"
+    quick = chosen(backbone, size)
+    formats: list[Precision] = list(dict.fromkeys(("fp32", quick)))
+    found = []
+    for precision in formats:
+        machine = Machine(where, precision)
+        ours = ferbal_loop(backbone, size, machine, batches)
+        bare = bare_step(backbone, size, machine, batches, compiled)
+        turns = partial(alternate, unit="images/s", pairs=pairs)
+        name = f"{backbone} {size} px {precision}"
+        found.append(turns(name, ours, "bare step", bare, aim=AIMS.get(backbone, "")))
+    machine = Machine(where, quick)
+    ours = ferbal_loop(backbone, size, machine, batches)
+    peers = {"notebook loop": notebook_loop} | ({"skorch": skorch_loop} if find_spec("skorch") else {})
+    for peer, made in peers.items():
+        theirs = made(backbone, size, machine, batches)
+        found.append(turns(f"{backbone} {size} px auto", ours, peer, theirs, aim=PEER_AIMS.get(backbone, "")))
+    one, other = evaluations(backbone, size, machine, 2 * batches)
+    found.append(alternate(f"{name} evaluation", one, "bare forward passes", other, unit="s", pairs=pairs, aim="1.1"))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=16, help="of an epoch")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[48])
+    parser.add_argument("--backbones", nargs="+", default=["test_resnet", "mobilenetv2_100", "resnet18"])
+    how = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    found = [
+        pair
+        for size in how.sizes
+        for backbone in how.backbones
+        for pair in measure(backbone, size, how.batches, how.pairs)
+    ]
+    write("loop", {"batch": BATCH, "pairs": found})
+
+
+if __name__ == "__main__":
+    main()
