@@ -154,15 +154,8 @@ def test_a_run_is_another_one_when_its_weights_change_and_the_same_when_they_mov
     assert slugs["one"] == slugs["moved"] != slugs["changed"]
     assert job(dataset, False).slug not in slugs.values()
     folder = RunFolder(tmp_path / "run")
-    list(
-        run.execute(
-            job(dataset, str(tmp_path / "one.safetensors")),
-            dataset,
-            folder,
-            machine=Machine(torch.device("cpu")),
-            keep=True,
-        )
-    )
+    begun_with = job(dataset, str(tmp_path / "one.safetensors"))
+    list(run.execute(begun_with, dataset, folder, machine=Machine(torch.device("cpu")), keep=True))
     assert folder.about["training"]["pretrained"].startswith("sha256:")
     assert folder.about["mean"] == dataset.mean  # nobody knows what these weights were trained with
 
