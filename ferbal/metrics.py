@@ -77,5 +77,11 @@ def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return shifted / shifted.sum(1, keepdims=True)
 
 
+def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Their logarithms, also where a probability is too small for its number format. -inf stays."""
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+
+
 def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float) -> Float[np.ndarray, "*m k"]:
     return np.divide(top, bottom, out=np.full(top.shape, empty), where=bottom > 0)

@@ -44,6 +44,8 @@ Odds = Callable[[float], "Float[np.ndarray, ' k']"]
 Scope = Literal["all", "head", "scales"] | int
 """Which parameters learn: all, the classifier, its scales alone, or the classifier and the last so many blocks."""
 Precision = Literal["fp32", "bf16", "fp16"]
+Tta = Literal["none", "flip", "tencrop"]
+"""Test-time augmentation: each image once, also mirrored, or as ten crops, whose log-probabilities are averaged."""
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -323,8 +325,9 @@ class Training:
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
     compile: bool | Literal["auto"] = "auto"
     """Let torch compile the net: sums and dropout differ, minutes at the start. auto: on a GPU, where that pays."""
-    pretrained: bool = False
-    """Start from timm's published weights (downloaded by timm) instead of at random."""
+    pretrained: bool | str = False
+    """Start from weights instead of at random: true for timm's published ones, which timm downloads, or a file of
+    them, or a folder with such a file (one named after each backbone, or a single one)."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with Nesterov momentum 0.9."""
     weight_decay: Annotated[float, Ge(0)] = 0.02
@@ -337,6 +340,11 @@ class Training:
     """Decay of the averaged weights that are evaluated and kept; 0 keeps the last weights themselves."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout before the classifier."""
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
+    """Factor by which the learning rate falls with each layer from the classifier towards the image; for pretrained
+    nets, 0.75 say."""
+    tta: Tta = "none"
+    """How the logits that a final run saves are made; no epoch is chosen by it."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
 from ferbal.errors import RunError
+from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Dataset, Knobs, Plan, Split, Trained, Training, start
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing
@@ -44,12 +45,13 @@ class Job:
     @property
     def settings(self) -> dict[str, Any]:
         """What the result depends on. The arm's label is not part of it: renaming retrains nothing."""
+        begin = weights_file.fingerprint(self.training.pretrained, self.arm.backbone)
         return {
             "recipe": recipe.canonical(self.arm.recipe),
             "backbone": self.arm.backbone,
             "knobs": asdict(self.knobs),
             "seed": self.seed,
-            "training": asdict(self.training),
+            "training": asdict(self.training) | {"pretrained": begin},
             "twins": self.twins,
             "digest": self.digest,
             "format": FORMAT,
@@ -120,11 +122,14 @@ def _executed(
 
     from ferbal import energy, train
     from ferbal.augment import View
-    from ferbal.models import heads
+    from ferbal.models import heads, pretrained
     from ferbal.models.build import build
 
     plan = plan_for(job.arm, dataset, job.training, job.twins, job.seed, job.allow_double_correction)
     halves = data.halves(dataset.val)
+    channels = dataset.train.images.shape[1]
+    standard = pretrained.standard(job.arm.backbone, job.training.pretrained, channels)
+    mean, std = standard or (dataset.mean, dataset.std)
     about = job.settings | {
         "label": job.arm.label,
         "recipe": job.arm.recipe,
@@ -136,8 +141,8 @@ def _executed(
         "notes": list(plan.notes),
         "precision": machine.precision,
         "compiled": machine.compiled,
-        "mean": dataset.mean,
-        "std": dataset.std,
+        "mean": mean,
+        "std": std,
         "data": made_for(dataset),
         "ferbal": __version__,
     }
@@ -150,12 +155,12 @@ def _executed(
             f"{times - 1} processes died one after another before epoch {len(rows) + 1} was finished; "
             "see what the system says of it (too little memory, say), then run again"
         )
-    view = View(job.training.image_size, dataset.mean, dataset.std, job.training.crop)
+    view = View(job.training.image_size, mean, std, job.training.crop)
     model = build(
         job.arm.backbone,
         job.training,
         classes=len(plan.classes),
-        channels=dataset.train.images.shape[1],
+        channels=channels,
         seed=job.seed,
         head=plan.head,
     )
@@ -173,10 +178,10 @@ def _executed(
     meter = energy.meter(machine.device)
     weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size, meter)
     model.load_state_dict(weights)
-    logits = {}
+    logits, tta = {}, job.training.tta if keep else "none"
     for name in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, name)
-        logits[name] = train.predict(model.to(machine.device), part.images, view, machine)
+        logits[name] = train.answers(model.to(machine.device), part.images, view, machine, tta)
     adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.trained(model))
     correction = Correction.of(adjust, logits["val"])
     logits = {name: over_all(adjust(said), plan.becomes) for name, said in logits.items()}

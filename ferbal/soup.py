@@ -56,9 +56,9 @@ def check(ingredients: Sequence[Ingredient]) -> None:
             if name not in other.weights or other.weights[name].shape != value.shape:
                 found = tuple(other.weights[name].shape) if name in other.weights else "missing"
                 raise UsageError(f"{other.name}: {name} is {found}, but {tuple(value.shape)} in {first.name}")
-        both_pretrained = first.about["training"]["pretrained"] and other.about["training"]["pretrained"]
+        from_weights = [each.about["training"]["pretrained"] for each in (first, other)]
         begin = [(each.about["seed"], each.about["knobs"]) for each in (first, other)]
-        if not both_pretrained and begin[0] != begin[1]:
+        if not (from_weights[0] and from_weights[0] == from_weights[1]) and begin[0] != begin[1]:
             raise UsageError(
                 f"{first.name} and {other.name} were trained from scratch with seeds {begin[0][0]} and {begin[1][0]} "
                 f"and knobs {begin[0][1]} and {begin[1][1]}: their weights have nothing in common, and their mean "

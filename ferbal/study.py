@@ -18,6 +18,7 @@ from ferbal.events import (
     Combined,
     Log,
 )
+from ferbal.models import weights_file
 from ferbal.plan import Arm, Dataset, Knobs, Plan
 from ferbal.run import Job, plan_for
 from ferbal.search import Point, Search
@@ -92,6 +93,11 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
     mistakes = []
     for number, backbone in enumerate(settings.backbones):
         mistakes += _mistakes(places.of(("backbones", str(number))), lambda name=backbone: models.check(name))
+    if isinstance(given := settings.training.pretrained, str):
+        settings = settings.model_copy(update={"training": replace(settings.training, pretrained=str(root / given))})
+        for backbone in settings.backbones:
+            where = places.of(("training", "pretrained"))
+            mistakes += _mistakes(where, lambda name=backbone: weights_file.find(str(root / given), name))
     dataset = data.open(settings.data.source, root, twins=settings.data.twins)
     plans = []
     for arm in settings.arms:

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -29,8 +28,9 @@ from ferbal.augment import POLICIES, View
 from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
-from ferbal.models import heads
-from ferbal.plan import Knobs, Plan, Split, Stage, Training
+from ferbal.models import heads, learning
+from ferbal.plan import Knobs, Plan, Split, Stage, Training, Tta
+from ferbal.views import several
 
 Weights = dict[str, Tensor]
 AVERAGED_EVERY = 4  # steps: weights move little in between, and averaging them takes up to 4 % of a step
@@ -129,7 +129,7 @@ def fit(
         model,
         machine.prepared(model),
         _averaged(model, training),
-        _optimizer(model, plan.stages[0], knobs, training),
+        learning.optimizer(model, plan.stages[0], knobs, training),
         _scaler(machine),
     )
     scope = plan.stages[0].scope
@@ -143,7 +143,7 @@ def fit(
                 _begin_anew(heads.classifier(model), [plan.seed, number])
             state.ema, state.step = _averaged(model, training), 0
         if stage.scope != scope or stage.fresh_head:
-            state.optimizer, scope = _optimizer(model, stage, knobs, training), stage.scope
+            state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
         if resume and begins < resume["epoch"] <= begins + stage.epochs:
             state.load(resume)
         elif resume and begins + stage.epochs < resume["epoch"]:
@@ -215,6 +215,14 @@ def predict(
     return torch.cat(said).cpu().numpy()
 
 
+def answers(
+    model: nn.Module, images: UInt8[np.ndarray, "n c h w"], view: View, machine: Machine, tta: Tta = "none"
+) -> Float[np.ndarray, "n k"]:
+    """Logits of every image, or with test-time augmentation the mean of the log-probabilities of its views."""
+    said = [predict(model, images, one, machine) for one in several(view, tta)]
+    return said[0] if len(said) == 1 else np.mean([metrics.log_softmax(each) for each in said], axis=0)
+
+
 @torch.no_grad()
 def _classified(model: nn.Module, features: Float[np.ndarray, "n d"], machine: Machine) -> Float[np.ndarray, "n k"]:
     """Logits from what the classifier is given."""
@@ -263,8 +271,7 @@ def _one_epoch(
         torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
         for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
             lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
-            for group in state.optimizer.param_groups:
-                group["lr"] = lr
+            learning.set_rate(state.optimizer, lr)
             if stage.mix is not None:
                 inputs, targets = stage.mix(inputs, targets, draw)
             losses[number] = _gradients(state, passed, inputs, targets)
@@ -335,28 +342,6 @@ def _loss_of_rows(
     if stage.weigh is not None:
         loss = loss * stage.weigh(batches.features.float(), each.mean(1), targets)
     return loss
-
-
-def _optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) -> torch.optim.Optimizer:
-    """Over the parameters that the stage trains; timm leaves biases and norms without weight decay."""
-    learning = _learning(model, stage)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in learning)
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model, opt=training.optimizer, lr=knobs.lr, weight_decay=training.weight_decay, momentum=0.9, fused=True
-    )
-    return optimizer
-
-
-def _learning(model: nn.Module, stage: Stage) -> set[str]:
-    """Names of the parameters that learn in a stage. The factors of the logits learn in a stage of their own."""
-    named = dict(model.named_parameters())
-    scales = {name for name, value in named.items() if value is getattr(heads.classifier(model), "scales", None)}
-    if stage.scope == "scales":
-        return scales
-    if stage.scope == "all":
-        return set(named) - scales
-    return (heads.own_parameters(model) if stage.scope == "head" else heads.last_blocks(model, stage.scope)) - scales
 
 
 def _set_modes(model: nn.Module, stage: Stage) -> None:

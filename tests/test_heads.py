@@ -12,9 +12,9 @@ from torch import nn
 
 from ferbal.errors import UsageError
 from ferbal.models import heads
+from ferbal.models import learning as which
 from ferbal.models.build import build
 from ferbal.plan import Head, Stage, Training
-from ferbal.train import _learning
 
 TRAINING = Training(image_size=32)
 
@@ -78,7 +78,7 @@ def test_lengths_and_biases_of_a_linear_head_are_told() -> None:
 
 
 def learning(made: nn.Module, scope: Any) -> set[str]:
-    return _learning(made, Stage(1, scope=scope))
+    return which.learning(made, Stage(1, scope=scope))
 
 
 def test_scopes_choose_what_learns() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
+from timm.models.resnet import BasicBlock
 
 from ferbal import models
 from ferbal.errors import UsageError
+from ferbal.models import heads
 from ferbal.models.build import build
-from ferbal.plan import Training
+from ferbal.plan import Head, Training
 
 
 def test_the_names_read_from_timms_source_are_those_timm_lists() -> None:
-    assert set(models.known()) >= set(timm.list_models())
-    assert set(models.known()) - set(timm.list_models()) <= {"facevgg", "facevgg_small"}
+    assert set(models.known()) == set(timm.list_models())  # ferbal's own are among them, once `build` is imported
+    assert {"facevgg", "simple_cnn", "resnet50_cifar"} <= set(models.known())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -38,10 +42,52 @@ def test_building_leaves_the_global_random_state_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("facevgg", 1_174_439), ("facevgg_small", 294_615)])
-def test_own_nets_have_the_parameters_their_docstring_states(name: str, parameters: int) -> None:
+@pytest.mark.parametrize("name", models.own())
+def test_own_nets_have_the_parameters_their_docstring_states(name: str) -> None:
     model = build(name, Training(), classes=7, channels=1, seed=0)
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    stated = re.search(r"Parameters: ([\d,]+)\.", timm.model_entrypoint(name).__doc__ or "")
+    assert stated is not None
+    assert f"{sum(p.numel() for p in model.parameters()):,}" == stated[1]
+
+
+OWN = [*models.own(), "resnet18_cifar", "seresnext26d_32x4d_cifar"]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_nets_take_any_classifier_size_channels_and_freezing(name: str) -> None:
+    for head in (Head("cosine", scale=16.0), Head(copies=3), Head(scaled=True)):
+        model = build(name, Training(image_size=32), classes=5, channels=3, seed=0, head=head)
+        assert isinstance(heads.classifier(model), heads.Classifier)
+        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
+    model = build(name, Training(dropout=0.5), classes=7, channels=1, seed=0)
+    images = torch.rand(4, 1, 48, 48)
+    assert torch.equal(model(images), model.forward_head(model.forward_features(images)))
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert torch.equal(heads.classifier(model)(features), model(images))
+    sizes = [len(heads.last_blocks(model, count)) for count in (1, 2, 3)]
+    assert len(heads.own_parameters(model)) < sizes[0] < sizes[1] < sizes[2] <= len(dict(model.named_parameters()))
+    model.train()
+    assert not torch.equal(model(images), model(images))  # dropout
+
+
+def test_a_cifar_stem_keeps_the_resolution_and_the_rest_of_the_net() -> None:
+    small, large = (build(name, Training(), classes=7, channels=1, seed=0) for name in ("resnet18_cifar", "resnet18"))
+    images = torch.zeros(1, 1, 48, 48)
+    assert small.forward_features(images).shape[2:] == (6, 6)
+    assert large.forward_features(images).shape[2:] == (2, 2)
+    kept = {name: value.shape for name, value in large.state_dict().items() if name != "conv1.weight"}
+    assert {n: v.shape for n, v in small.state_dict().items() if n != "conv1.weight"} == kept
+    assert small.feature_info[-1]["reduction"] == 8
+
+
+def test_the_variants_of_resnet34_have_the_shortcuts_they_are_named_for() -> None:
+    def blocks(name: str) -> list[bool]:
+        """Whether each basic block has a convolution on its shortcut."""
+        model = build(name, Training(), classes=7, channels=1, seed=0)
+        return [block.downsample is not None for block in model.modules() if isinstance(block, BasicBlock)]
+
+    assert [sum(blocks(name)) for name in ("resnet34", "resnet34_convshortcut", "resnet34_identity")] == [3, 4, 0]
+    assert [len(blocks(name)) for name in ("resnet34_convshortcut", "resnet34_identity_dropout")] == [16, 13]
 
 
 def test_an_unknown_backbone_names_the_nearest() -> None:

@@ -108,7 +108,9 @@ def test_the_number_of_trainings_counts_every_arm(tmp_path: Path) -> None:
     assert fixed.trainings == (0, 4)
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "studies").rglob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_study_that_ferbal_ships_is_valid(path: Path) -> None:
     settings, _ = spec.load(path)
     assert settings.name == path.stem

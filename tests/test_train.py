@@ -242,13 +242,13 @@ def test_how_often_a_head_stage_passes_the_backbone(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, dataset: Dataset, text: str, once: bool
 ) -> None:
     seen = [0]
-    forward = nets.FaceVGG.forward_features
+    forward = nets.plain.Plain.forward_features
 
-    def counting(net: nets.FaceVGG, images: torch.Tensor) -> torch.Tensor:
+    def counting(net: nets.plain.Plain, images: torch.Tensor) -> torch.Tensor:
         seen[0] += len(images)
         return forward(net, images)
 
-    monkeypatch.setattr(nets.FaceVGG, "forward_features", counting)
+    monkeypatch.setattr(nets.plain.Plain, "forward_features", counting)
     run("plain")
     alone = seen[0]
     run(text)

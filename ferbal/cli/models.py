@@ -166,8 +166,7 @@ def predict(
     root: Root = HERE,
 ) -> None:
     """Class and probability of each picture, or of each face in it. 4: some pictures could not be read."""
-    from ferbal import metrics
-    from ferbal.use import photos, saved, scores
+    from ferbal.use import photos, saved
 
     kind = _tta(tta)
     if bool(pictures) == bool(source):
@@ -176,14 +175,12 @@ def predict(
         raise UsageError("--json or --csv, not both")
     named = [one for what in pictures for one in photos.named(what, sys.stdin.buffer.read)]
     loaded = saved.load(model)
-
-    def ask(images: Any) -> Any:
-        return metrics.softmax(scores.averaged(loaded.logits, images, kind))
+    asked = loaded.seeing(kind) if kind else loaded
 
     if source:
-        said = list(photos.unlabelled(source, root, ask))
+        said = list(photos.unlabelled(source, root, asked.probabilities))
     else:
-        said = list(photos.answers(named, ask, loaded.shape, faces=faces))
+        said = list(photos.answers(named, asked.probabilities, loaded.shape, faces=faces))
     wrong = [one for one in said if one.probabilities is None]
     good = [one for one in said if one.probabilities is not None]
     for one in wrong:
@@ -257,6 +254,8 @@ def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Any) ->
 
 def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:
     """Of a split: those that the model's folder keeps, or else the model is asked."""
+    import numpy as np
+
     from ferbal.store import RunFolder
     from ferbal.use import scores
 
@@ -267,7 +266,7 @@ def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:
     from ferbal.use import saved
 
     loaded = saved.load(path)
-    said = scores.averaged(loaded.logits, rows.images, tta)
+    said = (loaded.seeing(tta) if tta else loaded).logits(np.asarray(rows.images))
     return scores.matched(said, loaded.classes, dataset.classes)
 
 

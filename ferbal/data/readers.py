@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ferbal.data import archive, challenge, faces, fer_csv, ferplus, folder, kaggle, listing
-from ferbal.data.pictures import FORMATS, Decoding, middle
+from ferbal.data.pictures import FORMATS, Decoding, Found, middle
 from ferbal.data.table import Table
 from ferbal.errors import DataError
 
@@ -85,6 +85,9 @@ def _read(path: Path, options: Options, told: Path) -> Table:
                 f"{', '.join(table.classes)}; give a different name for each, in this order"
             )
         table = replace(table, classes=options.classes)
+    find = options.decoding().find
+    if find is not None and isinstance(table.images, np.ndarray):
+        table = replace(table, images=Found(table.images, find, options.size or fer_csv.SIDE))
     given = {key: value for key, value in asdict(options).items() if value != getattr(Options(), key)}
     return replace(
         table, options={key: value.name if isinstance(value, Path) else value for key, value in given.items()}

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from ferbal.data.pictures import Pictures
+from ferbal.data.pictures import Found, Pictures
 from ferbal.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -28,7 +28,7 @@ class Table:
     skipped: what was left out, and why. notes: what a user should know about how the source was read.
     """
 
-    images: UInt8[np.ndarray, "n c h w"] | Pictures
+    images: UInt8[np.ndarray, "n c h w"] | Pictures | Found
     label: Int[np.ndarray, " n"]
     split: np.ndarray
     id: np.ndarray

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 
 from ferbal.ensemble.members import Labels, Members
 from ferbal.errors import DataError
@@ -37,7 +37,7 @@ def suspicious(
     blend: Bool[np.ndarray, "m b"],
     select: Bool[np.ndarray, "m s"],
     blend_labels: Labels,
-    select_labels: Labels,
+    select_labels: Int[np.ndarray, " s"],
     alarm: float = ALARM,
 ) -> tuple[Suspicion, ...]:
     """Members that are right on blend (rows) far more often than on select. At most one suspicion a member.
@@ -69,9 +69,9 @@ def suspicious(
 def refuse_leaks(
     names: Sequence[str],
     blend: Members,
-    select: Members,
+    select: Float[np.ndarray, "m s k"],
     blend_labels: Labels,
-    select_labels: Labels,
+    select_labels: Int[np.ndarray, " s"],
     classes: Sequence[str],
 ) -> None:
     """Raise DataError that names every member whose answers on blend cannot be its own."""

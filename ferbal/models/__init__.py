@@ -13,6 +13,8 @@ from pathlib import Path
 from ferbal.errors import UsageError, nearest
 
 _REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+CIFAR = "_cifar"
+"""Added to the name of any ResNet of timm's: the same with a stem for small images."""
 
 
 @cache
@@ -21,16 +23,25 @@ def known() -> tuple[str, ...]:
 
     Importing timm takes seconds, and a study file is checked in less.
     """
-    timm = find_spec("timm")
-    if timm is None or timm.origin is None:
-        raise UsageError("timm is not installed; `pip install timm`")
-    sources = [*(Path(timm.origin).parent / "models").glob("*.py"), Path(__file__).parent / "nets.py"]
-    return tuple(sorted({name for path in sources for name in _REGISTERED.findall(path.read_text("utf-8"))}))
+    small = (name + CIFAR for name in residual_names())
+    return tuple(sorted({*_registered(*_timm().glob("*.py")), *small, *own()}))
 
 
+@cache
 def own() -> tuple[str, ...]:
-    """The nets that ferbal adds to timm."""
-    return tuple(_REGISTERED.findall((Path(__file__).parent / "nets.py").read_text("utf-8")))
+    """The nets that ferbal adds to timm, but for those that `CIFAR` makes of timm's."""
+    return _registered(*sorted((Path(__file__).parent / "nets").glob("*.py")))
+
+
+@cache
+def residual_names() -> tuple[str, ...]:
+    """The ResNets of timm."""
+    return _registered(_timm() / "resnet.py")
+
+
+def registered_here(name: str) -> bool:
+    """Whether timm knows a net only once `ferbal.models.nets` is imported."""
+    return name in own() or name.endswith(CIFAR)
 
 
 def check(name: str) -> str:
@@ -40,3 +51,15 @@ def check(name: str) -> str:
             f"unknown backbone {name!r}{nearest(name, known())}. `ferbal list backbones` shows all {len(known()):,}"
         )
     return name
+
+
+def _timm() -> Path:
+    """The folder with the source of timm's models."""
+    timm = find_spec("timm")
+    if timm is None or timm.origin is None:
+        raise UsageError("timm is not installed; `pip install timm`")
+    return Path(timm.origin).parent / "models"
+
+
+def _registered(*sources: Path) -> tuple[str, ...]:
+    return tuple(name for path in sources for name in _REGISTERED.findall(path.read_text("utf-8")))

@@ -11,7 +11,7 @@ from torch import nn
 
 from ferbal import models
 from ferbal.errors import UsageError
-from ferbal.models import heads
+from ferbal.models import heads, pretrained
 from ferbal.models import nets as _nets  # noqa: F401  registers ferbal's own nets with timm
 from ferbal.plan import Head, Training
 
@@ -32,9 +32,11 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model = timm.create_model(backbone, pretrained=training.pretrained, **settings)
+            model = timm.create_model(backbone, pretrained=training.pretrained is True, **settings)
         except Exception as error:  # timm raises as many kinds as it has models and download paths
             raise UsageError(f"backbone {backbone}: {type(error).__name__}: {_first_line(error)}") from error
+        if isinstance(training.pretrained, str):
+            pretrained.load(model, training.pretrained, backbone)
         heads.attach(model, head, backbone)
     _try_out(model, backbone, channels, size)
     return model.to(memory_format=torch.channels_last)

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from ferbal import __version__, data, device, files, metrics, models, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, nearest
+from ferbal.models import weights_file
 from ferbal.models.build import build
 from ferbal.plan import Dataset, Head, Training
 from ferbal.run import made_for, over_all
 from ferbal.store import RunFolder
 from ferbal.use.model import with_channels
-from ferbal.use.saved import filled, read_weights
+from ferbal.use.saved import filled
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
-PICKLES = (b"PK\x03\x04", b"\x80")  # torch's zip files, and what came before them
 MUCH = 0.05  # of accuracy that another order of the classes must gain to be taken for the true one
 
 
@@ -55,7 +50,7 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
         raise UsageError(f"{folder.path} exists already; give another name with --as")
     models.check(how.backbone)
     becomes = _places(how.classes, dataset)
-    weights = read(file)
+    weights = weights_file.read(file)
     channels = next((int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim == 4), 3)
     training = Training(image_size=how.size)
     network = build(how.backbone, training, classes=len(how.classes), channels=channels, seed=0)
@@ -116,59 +111,6 @@ LEDGER = [
 ]
 
 
-def read(file: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file, or in a .pth that holds nothing but tensors: no code in it is run."""
-    if not file.is_file():
-        raise DataError(f"{file}: there is no such file")
-    with file.open("rb") as opened:
-        begins = opened.read(9)
-    # safetensors begins with the length of its header in eight bytes, of which the first may be any
-    pickled = begins.startswith(PICKLES) and begins[8:] != b"{"
-    if file.suffix == ".safetensors":
-        if pickled:
-            raise DataError(
-                f"{file}: a pickle under the name of safetensors; rename it to .pth if you trust where it is from"
-            )
-        return _bare(read_weights(file), file)
-    if file.suffix not in (".pth", ".pt", ".bin", ".ckpt"):
-        raise UsageError(f"{file}: weights are .safetensors files, or .pth, .pt, .bin or .ckpt as torch saves them")
-    if not pickled:
-        raise DataError(f"{file}: not as torch saves weights, or damaged; is it safetensors under another name?")
-    return _bare(_unpickled(file), file)
-
-
-def _unpickled(file: Path) -> Any:
-    import pickle
-
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle protocol that torch does not write
-            return torch.load(file, weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise DataError(
-            f"{file}: refused unopened, for it holds more than tensors and could run code. Save only "
-            "model.state_dict(), best with safetensors"
-        ) from None
-    except Exception as error:  # torch raises as many kinds as there are ways to be damaged
-        raise DataError(f"{file}: damaged or cut short ({_line(error)}); get the file again") from None
-
-
-def _bare(saved: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict itself, out of what trainers wrap it in, its names without their prefix."""
-    for key in WRAPPERS:
-        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
-            saved = saved[key]
-    tensors = saved if isinstance(saved, Mapping) else {}
-    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise DataError(f"{file}: no state dict in it, which is a tensor for each name; save model.state_dict()")
-    named = {str(name): value.contiguous() for name, value in tensors.items()}
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in named)), ""):
-        named = {name.removeprefix(prefix): value for name, value in named.items()}
-    return named
-
-
 def _places(classes: tuple[str, ...], dataset: Dataset) -> Int[np.ndarray, " k0"]:
     """For each class of the data set its place among the logits, -1 where the weights do not know it."""
     for name in classes:
@@ -217,7 +159,3 @@ def _check_order(
 
 def _numbers(given: tuple[float, ...] | None, own: float) -> float | tuple[float, ...]:
     return own if given is None else given[0] if len(given) == 1 else given
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

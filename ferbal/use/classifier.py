@@ -19,7 +19,7 @@ from ferbal.correction import Correction
 from ferbal.data.splits import groups
 from ferbal.data.splits import part as held_out
 from ferbal.device import Machine
-from ferbal.models import heads
+from ferbal.models import heads, pretrained
 from ferbal.models.build import build
 from ferbal.plan import Arm, Dataset, Knobs, Plan, Split, Training
 from ferbal.run import corrections, plan_for
@@ -66,7 +66,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         optimizer: str = "adamw",
         weight_decay: float = 0.02,
         ema: float = 0.0,
-        pretrained: bool = False,
+        pretrained: bool | str = False,
         precision: str = "fp32",
         validation: float = 0.2,
         random_state: Any = 0,
@@ -146,7 +146,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         )
         precision = training.precision
         machine = Machine(device.pick(), "fp32" if precision == "auto" else precision)
-        view = View(training.image_size, dataset.mean, dataset.std, training.crop)
+        standard = pretrained.standard(self.backbone, training.pretrained, channels)
+        mean, std = standard or (dataset.mean, dataset.std)
+        view = View(training.image_size, mean, std, training.crop)
         batch = min(self.batch_size, max(2, len(plan.samples)))
         epochs = train.fit(
             network,

@@ -21,7 +21,7 @@ from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
-from ferbal.models import heads, own
+from ferbal.models import heads, registered_here
 from ferbal.use.model import Model, Net
 
 SAME = 1e-3  # between the logits before and after folding, in float32
@@ -76,7 +76,8 @@ def read(folder: Path) -> Model:
         raise DataError(f"{folder}/config.json: label_names does not name every class, in the order of the logits")
     channels, height, width = cfg["input_size"]
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
-    view = View(height, tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"])))
+    mean, std = (tuple(map(float, cfg[name])) for name in ("mean", "std"))
+    view = View(height, mean, std, about.get("crop", 1.0))
     machine = Machine(device.pick())
     net = Net(
         config["architecture"],
@@ -153,12 +154,17 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
             "mean": mean,
             "std": std,
             "interpolation": "bilinear",
-            "crop_pct": 1.0,
+            "crop_pct": view.crop,
             "crop_mode": "squash",
             "num_classes": len(names),
             **{key: native[key] for key in ("first_conv", "classifier") if native.get(key)},
         },
-        "ferbal": {"classes": list(model.classes), "shape": list(model.shape), "own_net": net.backbone in own()},
+        "ferbal": {
+            "classes": list(model.classes),
+            "shape": list(model.shape),
+            "own_net": registered_here(net.backbone),
+            "crop": view.crop,
+        },
     }
 
 

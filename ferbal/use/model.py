@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError
+from ferbal.plan import Tta
 from ferbal.run import over_all
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ LUMA = (19595, 38470, 7471)  # of red, green and blue in gray, in 65536ths: what
 class Net:
     """One trained network, and all that stands between a picture and its logits.
 
+    tta: the views of a picture whose log-probabilities are averaged, before they are corrected.
     channels: of the pictures the network takes. becomes: the network's class for each class of the model, -1 for
     one that it does not know.
     """
@@ -39,12 +41,13 @@ class Net:
     channels: int
     becomes: Int[np.ndarray, " k0"]
     correction: Correction
+    tta: Tta = "none"
 
     def logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k0"]:
         """Corrected logits over the model's classes: -inf for those the network does not know."""
         if not len(images):
             return np.zeros((0, len(self.becomes)))
-        said = train.predict(self.network, with_channels(images, self.channels), self.view, self.machine)
+        said = train.answers(self.network, with_channels(images, self.channels), self.view, self.machine, self.tta)
         return over_all(self.correction(said), self.becomes)
 
 
@@ -96,6 +99,11 @@ class Model:
     def predict(self, images: UInt8[np.ndarray, "n *c h w"]) -> pd.DataFrame:
         """A row for each image: its `class`, the `probability` of that, and a column for each class."""
         return as_frame(self.probabilities(images), self.classes)
+
+    def seeing(self, tta: Tta) -> Model:
+        """The same model, each of its networks with this test-time augmentation."""
+        nets = tuple(replace(net, tta=tta) for net in self.nets)
+        return replace(self, body=replace(self.body, members=nets) if isinstance(self.body, Mixture) else nets[0])
 
     @property
     def nets(self) -> tuple[Net, ...]:

@@ -19,6 +19,7 @@ from ferbal import ensemble, files
 from ferbal.augment import View
 from ferbal.errors import UsageError
 from ferbal.use.model import LUMA, Mixture, Model, Net
+from ferbal.views import span
 
 SAME = 1e-4  # between probabilities of onnxruntime and torch
 AT_ONCE = 256
@@ -126,8 +127,7 @@ class _Net(nn.Module):
         known = net.becomes >= 0
         share = np.zeros((len(net.correction.scale), len(net.becomes)))
         share[net.becomes[known], np.flatnonzero(known)] = 1
-        self.across = _resizing(shape[2], net.view.size)
-        self.down = _resizing(shape[1], net.view.size)
+        self.across, self.down = _resizing(shape[2], net.view), _resizing(shape[1], net.view)
         numbers = {
             "share": share / np.maximum(share.sum(1, keepdims=True), 1),  # merged classes have even parts
             "scale": net.correction.scale,
@@ -154,12 +154,12 @@ class _Net(nn.Module):
         return torch.softmax(logits * self.scale + self.shift, 1) @ self.share
 
 
-def _resizing(side: int, to: int) -> nn.Parameter | None:
-    """The matrix [to, side] that torch's own resizing of one side is, or None where nothing is resized."""
-    if side == to:
+def _resizing(side: int, view: View) -> nn.Parameter | None:
+    """The matrix [size, side] that the view's crop and torch's own resizing are; None where nothing changes."""
+    kept = torch.eye(side)[span(side, view.crop)]
+    if len(kept) == side == view.size:
         return None
-    columns = torch.eye(side)[None, None]
-    resized = F.interpolate(columns, (to, side), mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(kept[None, None], (view.size, side), mode="bilinear", antialias=True, align_corners=False)
     return nn.Parameter(resized[0, 0], requires_grad=False)
 
 

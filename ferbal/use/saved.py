@@ -14,7 +14,7 @@ from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
-from ferbal.models import heads
+from ferbal.models import heads, weights_file
 from ferbal.models.build import build
 from ferbal.plan import Arm, Dataset, Head, Training
 from ferbal.run import corrections, made_for, plan_for
@@ -72,17 +72,6 @@ def data_set_of(folder: Path, digest: str, twins: data.Twins = "drop") -> Datase
     return None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file. Raises DataError if it is torn."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path}: damaged or cut short ({error}); get the file again") from None
-
-
 def filled(network: nn.Module, weights: dict[str, Tensor], path: Path, backbone: str) -> nn.Module:
     """The network with these weights, all of them. Raises DataError where they belong to another one."""
     own = network.state_dict()
@@ -123,6 +112,7 @@ def _run(folder: RunFolder) -> Model:
         about.get("channels", about["data"]["shape"][0]),
         np.array(about["becomes"]),
         Correction.from_json(about["correction"]),
+        about["training"].get("tta", "none"),
     )
     made = about["data"]
     channels, height, width = made["shape"]
@@ -131,7 +121,7 @@ def _run(folder: RunFolder) -> Model:
 
 def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View, Machine]:
     training = Training(**(about["training"] | {"pretrained": False}))
-    weights = read_weights(folder.path / "weights.safetensors")
+    weights = weights_file.read_safetensors(folder.path / "weights.safetensors")
     network = build(
         about["backbone"],
         training,

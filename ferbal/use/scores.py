@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 
 from ferbal import data, metrics
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.plan import Dataset, Split
 
-Tta = Literal["", "flip", "tencrop"]
 RESAMPLES = 1000
 LEVEL = 0.95
-CROP = 11 / 12  # of the side, in each of ten crops: 44 of FER2013's 48 px
 
 
 @dataclass(frozen=True)
@@ -86,36 +84,6 @@ def matched(
     if not np.isfinite(wide).any(1).all():
         raise DataError("the model knows none of the classes of the data set; it had left them out")
     return wide
-
-
-def views(images: UInt8[np.ndarray, "n c h w"], tta: Tta) -> Iterator[UInt8[np.ndarray, "n c h2 w2"]]:
-    """The images as they are, with their mirror images, or as ten crops: corners and middle, each also mirrored."""
-    height, width = images.shape[2:]
-    tall, wide = (max(round(CROP * side), 1) for side in (height, width))
-    corners = [(0, 0)]
-    if tta == "tencrop":
-        corners = [(0, 0), (0, width - wide), (height - tall, 0), (height - tall, width - wide)]
-        corners.append(((height - tall) // 2, (width - wide) // 2))
-    else:
-        tall, wide = height, width
-    for top, left in corners:
-        part = np.ascontiguousarray(images[:, :, top : top + tall, left : left + wide])
-        yield part
-        if tta:
-            yield np.ascontiguousarray(part[..., ::-1])
-
-
-def averaged(
-    ask: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n k"]],
-    images: UInt8[np.ndarray, "n c h w"],
-    tta: Tta,
-) -> Float[np.ndarray, "n k"]:
-    """Logits, or the mean of the log-probabilities of all views of each image."""
-    if not tta:
-        return ask(np.asarray(images))
-    with np.errstate(divide="ignore"):  # a class that the model does not know stays at -inf
-        said = [np.log(metrics.softmax(ask(view))) for view in views(np.asarray(images), tta)]
-    return np.mean(said, axis=0)
 
 
 def part(dataset: Dataset, name: str) -> Split:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ferbal import data
 from ferbal.data import demo, demo_photos, faces
 from ferbal.data.demo_photos import Box
 from ferbal.data.faces import Face
@@ -194,3 +195,27 @@ def test_most_real_faces_are_found(shared: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(shared)
     images = __import__("expand").load()[0][:12000:120]
     assert sum(bool(faces.find(image)) for image in images) >= 80
+
+
+def test_faces_are_cut_out_of_pictures_that_came_as_numbers_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As out of image files: the face is kept where one is found, and elsewhere the row goes or its middle stays."""
+    images = np.random.default_rng(0).integers(10, 250, (112, 48, 48)).astype(np.uint8)
+    images[::4, 0, 0] = 0  # what is taken for faceless below
+    usage = np.repeat(["Training", "PublicTest", "PrivateTest"], [56, 28, 28])
+    lines = [f"{n % 7},{' '.join(map(str, image.ravel()))},{usage[n]}" for n, image in enumerate(images)]
+    (tmp_path / "fer2013.csv").write_text("\n".join(["emotion,pixels,Usage", *lines]))
+
+    def largest(photo: np.ndarray, size: int) -> np.ndarray | None:
+        return None if photo[0, 0] == 0 else np.full((1, size, size), photo[0, 0])
+
+    monkeypatch.setattr(faces, "largest", largest)
+    for no_face, left in (("drop", 84), ("keep", 112)):
+        options = data.Options(faces=True, no_face=no_face, size=32)  # type: ignore[arg-type]
+        data.import_(tmp_path / "fer2013.csv", tmp_path / "data" / no_face, options)
+        rows, _ = data.everything(no_face, tmp_path)
+        assert rows.images.shape == (left, 1, 32, 32)
+        found = images[rows.source][:, 0, 0] > 0
+        assert (rows.images[found] == images[rows.source][found][:, :1, :1, None]).all()
+        assert found.sum() == 84

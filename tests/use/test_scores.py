@@ -75,35 +75,6 @@ def test_classes_are_matched_by_name() -> None:
         scores.matched(logits, ("x", "b", "a"), ("a", "y"))
 
 
-def test_views_are_the_image_its_mirror_and_ten_crops() -> None:
-    images = np.arange(2 * 24 * 24, dtype=np.int64).reshape(2, 1, 24, 24).astype(np.uint8)
-    assert [view.shape for view in scores.views(images, "")] == [images.shape]
-    plain, mirror = scores.views(images, "flip")
-    assert np.array_equal(plain, images)
-    assert np.array_equal(mirror, images[..., ::-1])
-    crops = list(scores.views(images, "tencrop"))
-    assert {crop.shape for crop in crops} == {(2, 1, 22, 22)}
-    assert np.array_equal(crops[0], images[:, :, :22, :22])
-    assert np.array_equal(crops[6], images[:, :, 2:, 2:])
-    assert np.array_equal(crops[8], images[:, :, 1:23, 1:23])
-    assert all(np.array_equal(crops[k + 1], crops[k][..., ::-1]) for k in range(0, 10, 2))
-
-
-def test_variants_are_averaged_as_log_probabilities() -> None:
-    images = np.stack([np.zeros((1, 2, 2)), np.eye(2)[None] * 9]).astype(np.uint8)
-
-    def ask(some: np.ndarray) -> np.ndarray:
-        first = some[:, 0, 0, 0].astype(float)
-        return np.stack([first, np.ones(len(some)), np.full(len(some), -np.inf)], axis=1)
-
-    said = scores.averaged(ask, images, "flip")
-    upright, mirrored = np.array([9.0, 1.0]), np.array([0.0, 1.0])
-    expected = np.mean([z - np.log(np.exp(z).sum()) for z in (upright, mirrored)], axis=0)
-    assert np.allclose(said[1, :2], expected)
-    assert np.isneginf(said[:, 2]).all()
-    assert np.array_equal(scores.averaged(ask, images, ""), ask(images))
-
-
 def test_rows_with_a_twin_are_left_out_of_a_second_count(base: object) -> None:
     from dataclasses import replace
 

@@ -1,0 +1,49 @@
+"""Which parameters learn in a stage, and how fast each of them."""
+
+from __future__ import annotations
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from ferbal.models import heads
+from ferbal.plan import Knobs, Stage, Training
+
+
+def optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) -> torch.optim.Optimizer:
+    """Over the parameters that the stage trains; timm leaves biases and norms without weight decay.
+
+    With `training.layer_decay` below 1 every group of parameters has an `lr_scale`: 1 for the classifier, less by
+    that factor with each layer towards the image (Howard & Ruder 2018; Clark et al. 2020), as timm divides
+    them.
+    """
+    moving = learning(model, stage)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in moving)
+    made: torch.optim.Optimizer = create_optimizer_v2(
+        model,
+        opt=training.optimizer,
+        lr=knobs.lr,
+        weight_decay=training.weight_decay,
+        momentum=0.9,
+        fused=True,
+        layer_decay=training.layer_decay if training.layer_decay < 1 else None,
+    )
+    return made
+
+
+def learning(model: nn.Module, stage: Stage) -> set[str]:
+    """Names of the parameters that learn in a stage. The factors of the logits learn in a stage of their own."""
+    named = dict(model.named_parameters())
+    scales = {name for name, value in named.items() if value is getattr(heads.classifier(model), "scales", None)}
+    if stage.scope == "scales":
+        return scales
+    if stage.scope == "all":
+        return set(named) - scales
+    return (heads.own_parameters(model) if stage.scope == "head" else heads.last_blocks(model, stage.scope)) - scales
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The learning rate of this step, of which each group of parameters takes its share."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
