@@ -7,33 +7,27 @@ from the plan's seed and the epoch's number, so a run resumed from a snapshot go
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import POLICIES, View
-from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen, order
+from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen
 from ferbal.device import Machine
-from ferbal.errors import RunError
+from ferbal.epoch import State, averaged, one_epoch, scaler
+from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Split, Stage, Training, Tta
 from ferbal.views import several
-
-Weights = dict[str, Tensor]
-AVERAGED_EVERY = 4  # steps: weights move little in between, and averaging them takes up to 4 % of a step
 
 
 @dataclass(frozen=True)
@@ -63,49 +57,6 @@ class Epoch:
     snapshot: Callable[[], dict[str, Any]]
 
 
-@dataclass
-class _State:
-    """What changes while a run trains, and is saved to resume it."""
-
-    NUMBERS: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
-
-    model: nn.Module
-    passed: nn.Module
-    """The model as batches pass it: itself, or compiled."""
-    ema: ModelEmaV3 | None
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    epoch: int = 0
-    step: int = 0
-    best: float = -math.inf
-    stale: int = 0
-    parts: int = 1
-    kept: Weights = field(default_factory=dict)
-
-    @property
-    def judged(self) -> nn.Module:
-        """The model that is evaluated and kept."""
-        return self.model if self.ema is None else self.ema.module
-
-    def save(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            **{name: getattr(self, name) for name in _State.NUMBERS},
-        }
-
-    def load(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        for name in _State.NUMBERS:
-            setattr(self, name, saved[name])
-
-
 def fit(
     model: nn.Module,
     plan: Plan,
@@ -125,12 +76,12 @@ def fit(
     resume: a snapshot of the same run.
     """
     model = model.to(machine.device)
-    state = _State(
+    state = State(
         model,
         machine.prepared(model),
-        _averaged(model, training),
+        averaged(model, training),
         learning.optimizer(model, plan.stages[0], knobs, training),
-        _scaler(machine),
+        scaler(machine),
     )
     scope = plan.stages[0].scope
     images = Images(train, plan, view, POLICIES[training.augment], machine)
@@ -141,7 +92,7 @@ def fit(
             model.load_state_dict(state.judged.state_dict())
             if stage.fresh_head:
                 _begin_anew(heads.classifier(model), [plan.seed, number])
-            state.ema, state.step = _averaged(model, training), 0
+            state.ema, state.step = averaged(model, training), 0
         if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
         if resume and begins < resume["epoch"] <= begins + stage.epochs:
@@ -158,7 +109,7 @@ def fit(
             judge = partial(_classified, features=features, machine=machine)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
-            loss, lr, seen = _one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
+            loss, lr, seen = one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             trained = time.perf_counter() - clock
             matrix = score(plan, judge(state.judged), watch.labels)
             state.epoch += 1
@@ -242,117 +193,6 @@ def passes_once(stage: Stage, model: nn.Module) -> bool:
     return stage.scope in ("head", "scales") and stage.mix is None and heads.apart(model)
 
 
-def _one_epoch(
-    state: _State,
-    stage: Stage,
-    plan: Plan,
-    batches: Images | Features,
-    knobs: Knobs,
-    machine: Machine,
-    epoch_of_stage: int,
-) -> tuple[float, float, int]:
-    """Returns the mean loss, the last learning rate and the number of rows seen.
-
-    Raises RunError, with the epoch and the batch, where the loss is no finite number.
-    """
-    device = machine.device
-    order_seed, torch_seed = np.random.SeedSequence([plan.seed, state.epoch]).generate_state(2, np.uint64) >> 1
-    odds = stage.odds_at((epoch_of_stage + 0.5) / stage.epochs)
-    rows = order(batches.labels, odds, np.random.default_rng(order_seed))
-    size = knobs.batch_size
-    starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
-    draw = torch.Generator(device).manual_seed(int(torch_seed))
-    shifts = None if stage.shifts is None else torch.from_numpy(stage.shifts).float().to(device)
-    _set_modes(state.model, stage)
-    losses, lr = torch.zeros(len(starts), device=device), 0.0
-    passed = partial(_passed, state, stage, shifts, batches, machine)
-    watching = nullcontext() if stage.weigh is None else batches.watching(state.model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
-        torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
-        for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
-            lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
-            learning.set_rate(state.optimizer, lr)
-            if stage.mix is not None:
-                inputs, targets = stage.mix(inputs, targets, draw)
-            losses[number] = _gradients(state, passed, inputs, targets)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            state.step += 1
-            if state.ema is not None and state.step % AVERAGED_EVERY == 0:
-                state.ema.update(state.model, step=state.step // AVERAGED_EVERY)
-    told = losses.tolist()
-    for number, loss in enumerate(told, start=1):
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss became {loss} in epoch {state.epoch + 1}, batch {number} of {len(told)}; "
-                "try a lower learning rate"
-            )
-    return fmean(told), lr, len(starts) * min(size, len(rows))
-
-
-def _gradients(
-    state: _State, passed: Callable[[Tensor, Tensor, float], Tensor], inputs: Tensor, targets: Tensor
-) -> Tensor:
-    """The mean loss of a batch, its gradients being left in the parameters.
-
-    A batch that does not fit in memory is passed in parts, from now on, whose gradients add up to those of the whole;
-    only what BatchNorm and dropout do within a part depends on it.
-    """
-    while True:
-        state.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=inputs.device)
-        try:
-            parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), strict=True)
-            for some, theirs in parts:
-                total += passed(some, theirs, len(some) / len(inputs))
-            return total
-        except (RuntimeError, MemoryError) as error:
-            if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts:
-                raise
-        hardware.release()
-        state.parts *= 2
-
-
-def _passed(
-    state: _State,
-    stage: Stage,
-    shifts: Tensor | None,
-    batches: Images | Features,
-    machine: Machine,
-    inputs: Tensor,
-    targets: Tensor,
-    share: float,
-) -> Tensor:
-    """The mean loss of these rows times their share of the batch, once its gradients have been added."""
-    with machine.autocast():
-        logits = batches.answered(state.model if stage.weigh is not None else state.passed, inputs)
-    loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean() * share
-    state.scaler.scale(loss).backward()
-    return loss.detach()
-
-
-def _loss_of_rows(
-    stage: Stage, shifts: Tensor | None, logits: Tensor, targets: Tensor, batches: Images | Features
-) -> Tensor:
-    """The loss of each row; of several classifiers, each with its shift, their mean."""
-    each = logits.unsqueeze(1) if logits.ndim == 2 else logits
-    if shifts is not None:
-        each = each + shifts
-    loss = torch.stack([stage.loss(each[:, copy], targets) for copy in range(each.shape[1])]).mean(0)
-    if stage.weigh is not None:
-        loss = loss * stage.weigh(batches.features.float(), each.mean(1), targets)
-    return loss
-
-
-def _set_modes(model: nn.Module, stage: Stage) -> None:
-    """Training mode for what learns. What is frozen must not move its BatchNorm statistics."""
-    model.train(stage.scope == "all")
-    if stage.scope != "all":
-        for module in model.modules():
-            if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-                module.train()
-
-
 def _begin_anew(head: nn.Module, seed: list[int]) -> None:
     """Forget what a classifier has learnt."""
     devices = {parameter.device for parameter in head.parameters() if parameter.device.type == "cuda"}
@@ -361,18 +201,6 @@ def _begin_anew(head: nn.Module, seed: list[int]) -> None:
         for module in head.modules():
             if isinstance(module, nn.Linear | heads.Classifier):
                 module.reset_parameters()
-
-
-def _averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:
-    """The decay of as many steps as pass between two updates; the warm-up, too, goes by steps and not by updates."""
-    if not training.ema:
-        return None
-    decay = training.ema**AVERAGED_EVERY
-    return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_gamma=AVERAGED_EVERY**0.5)
-
-
-def _scaler(machine: Machine) -> torch.amp.GradScaler:
-    return torch.amp.GradScaler(machine.device.type, enabled=machine.precision == "fp16")
 
 
 def _copied(model: nn.Module) -> Weights:

@@ -34,7 +34,7 @@ final: {seeds: 1}
 ensembles: []
 """
 PARTS = {  # what a part is called, and the functions whose time, all they call included, it is
-    "training": [("train.py", "_one_epoch"), ("train.py", "predict")],
+    "training": [("epoch.py", "one_epoch"), ("train.py", "predict")],
     "checkpoints": [("store.py", "save_checkpoint"), ("store.py", "save_history")],
     "search": [("search.py", "study"), ("search.py", "_suggested"), ("search.py", "report"), ("study.py", "tell")],
     "dashboard": [("dashboard.py", "record"), ("dashboard.py", "describe_arm")],
