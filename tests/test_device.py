@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from ferbal import device
-from ferbal.models.nets import FaceVGG
+from ferbal.models.build import build
+from ferbal.plan import Training
 
 
 def test_every_format_of_the_machine_is_measured() -> None:
-    speeds = device.fastest(FaceVGG((4, 8)), (8, 1, 16, 16), torch.device("cpu"))
+    net = build("facevgg_small", Training(image_size=16), classes=3, channels=1, seed=0)
+    speeds = device.fastest(net, (8, 1, 16, 16), torch.device("cpu"))
     assert set(speeds) == {"fp32", "bf16"}
     assert all(speed > 0 for speed in speeds.values())
 

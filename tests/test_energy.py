@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ferbal import data, energy
+from ferbal.device import Machine, pick
 from ferbal.energy import Counter, Meter, meter
 from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job, execute
@@ -108,7 +109,7 @@ def test_a_run_has_the_energy_of_all_its_sittings(
     def sit(step: float) -> Any:
         drawn = itertools.count(0.0, step)
         monkeypatch.setattr(energy, "meter", lambda device: Meter((Counter("CPU", lambda: next(drawn)),)))
-        return execute(job, dataset, folder, precision="fp32", keep=True)
+        return execute(job, dataset, folder, machine=Machine(pick()), keep=True)
 
     first = sit(10.0)
     next(first)
@@ -126,6 +127,6 @@ def test_a_run_without_a_figure_says_nothing(
     monkeypatch.setattr(energy, "meter", lambda device: Meter(()))
     training = Training(epochs=1, image_size=16, augment="none", precision="fp32")
     job = Job(Arm("plain", "plain", "facevgg_small"), Knobs(1e-2, 32, 3), 1, training, "drop", dataset.digest)
-    list(execute(job, dataset, RunFolder(tmp_path / "run"), precision="fp32", keep=False))
+    list(execute(job, dataset, RunFolder(tmp_path / "run"), machine=Machine(pick()), keep=False))
     assert "energy_j" not in RunFolder(tmp_path / "run").about
     assert np.isnan(RunFolder(tmp_path / "run").history()["energy_j"].item())

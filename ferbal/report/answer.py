@@ -93,7 +93,7 @@ def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
     enough = [row for row in found if row["seeds"] >= SEEDS_NEEDED]
     gains = [row for row in enough if row["significant"] and row["mean"] > 0]
     losses = [row for row in enough[::-1] if row["significant"] and row["mean"] < 0]
-    untold = [row for row in enough if not row["significant"]]
+    untold = [row for row in enough if not row["significant"] or row["mean"] == 0]
     if gains:
         best, *gains = gains
         finding = f"{names[best['model']]} {_changes('gains', best)} over {plain}{_rows(tables, best)}"
