@@ -15,35 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 
-
-@dataclass(frozen=True)
-class Policy:
-    """Ranges that are drawn from evenly. 0 switches a part off.
-
-    flip: chance of mirroring. rotate: degrees to either side. scale, brightness, contrast: share up or down.
-    shift: share of the side, in either direction. erase: chance of blanking a square of `erase_side` of the side.
-    noise: deviation of Gaussian noise on each pixel, as a share of white; each image's own, from 0 to this.
-    """
-
-    flip: float = 0.0
-    rotate: float = 0.0
-    scale: float = 0.0
-    shift: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    erase: float = 0.0
-    erase_side: tuple[float, float] = (0.08, 0.33)
-    noise: float = 0.0
-
-
-POLICIES = {
-    "none": Policy(),
-    "flip": Policy(flip=0.5),
-    "light": Policy(flip=0.5, rotate=8, scale=0.08, shift=0.06, brightness=0.1, contrast=0.1),
-    "standard": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.1, brightness=0.2, contrast=0.2, erase=0.25),
-    "strong": Policy(flip=0.5, rotate=15, scale=0.2, shift=0.15, brightness=0.2, contrast=0.2, erase=0.5),
-    "noisy": Policy(flip=0.5, rotate=12, scale=0.15, shift=0.1, brightness=0.2, contrast=0.2, noise=0.1),
-}
+from ferbal.policies import Policy
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ferbal.augment import Policy, View
+from ferbal.augment import View
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads
 from ferbal.plan import Plan, Resample, Split
+from ferbal.policies import Policy
 
 EVALUATION_BATCH = 512
 RESIDENT_SHARE = 0.4  # of the free memory: a larger array stays where it is and is fetched batch by batch

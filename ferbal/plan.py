@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Bool, Float, Int, UInt8
 
 from ferbal.errors import UsageError, nearest
+from ferbal.policies import Augment
 
 if TYPE_CHECKING:
     from torch import Generator as Generator
@@ -319,8 +320,9 @@ class Training:
     """Side of the square image the net sees, in pixels; other sizes are resized to it."""
     crop: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of the side that the net sees: the middle in evaluation, moved about by augmentation in training."""
-    augment: Literal["none", "flip", "light", "standard", "strong", "noisy"] = "standard"
-    """How strongly training images are varied; noisy is standard with Gaussian noise instead of erasing."""
+    augment: Augment = "standard"
+    """How strongly training images are varied: none, flip, light, standard, strong, noisy (standard with Gaussian
+    noise instead of erasing), or figures such as {flip: 0.5, rotate: 12, shift: 0.15}."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
     compile: bool | Literal["auto"] = "auto"

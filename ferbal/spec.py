@@ -308,7 +308,9 @@ def _relevant(problems: Sequence[Any]) -> list[Any]:
     def of_other_form(problem: Any) -> bool:
         if isinstance(problem["input"], list):
             return bool(problem["type"] in ("int_type", "float_type"))
-        return bool(problem["type"] == "tuple_type")
+        if isinstance(problem["input"], dict):
+            return bool(problem["type"] == "literal_error")
+        return bool(problem["type"] in ("tuple_type", "dataclass_type"))
 
     said = {_setting(problem) for problem in problems if not of_other_form(problem)}
     return [
@@ -318,7 +320,7 @@ def _relevant(problems: Sequence[Any]) -> list[Any]:
 
 def _setting(problem: Any) -> tuple[str, ...]:
     """Where a problem is, without the names pydantic gives to alternatives."""
-    alternatives = ("function-", "tuple[", "constrained", "float", "int")
+    alternatives = ("function-", "tuple[", "literal[", "Policy", "constrained", "float", "int")
     return tuple(str(part) for part in problem["loc"] if not str(part).startswith(alternatives))
 
 
@@ -341,6 +343,7 @@ def _keys(where: Sequence[str]) -> list[str]:
     section: Any = StudySpec
     for name in where:
         section = typing.get_type_hints(section)[name]
+        section = next((one for one in typing.get_args(section) if is_dataclass(one)), section)
     if is_dataclass(section):
         return [entry.name for entry in fields(section)]
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from ferbal import device as hardware
 from ferbal import metrics
-from ferbal.augment import POLICIES, View
+from ferbal.augment import View
 from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen
 from ferbal.device import Machine
 from ferbal.epoch import State, averaged, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Split, Stage, Training, Tta
+from ferbal.policies import policy
 from ferbal.views import several
 
 
@@ -84,7 +85,7 @@ def fit(
         scaler(machine),
     )
     scope = plan.stages[0].scope
-    images = Images(train, plan, view, POLICIES[training.augment], machine)
+    images = Images(train, plan, view, policy(training.augment), machine)
     begins = 0
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1

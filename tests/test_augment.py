@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ferbal.augment import POLICIES, Policy, View
+from ferbal.augment import View
+from ferbal.policies import POLICIES, Policy
 
 VIEW = View(size=48, mean=0.5, std=0.25)
 

@@ -200,3 +200,18 @@ def test_a_method_with_corrections_is_known_by_one_spelling(tmp_path: Path) -> N
     assert spec.load(path)[0].ensembles == ("average", "greedy + offsets", "stack + temperature")
     assert "no method 'greed' (did you mean 'greedy'?)" in complaint(tmp_path, STUDY + "ensembles: [greed]\n")
     assert "no correction 'offset'" in complaint(tmp_path, STUDY + "ensembles: [greedy + offset]\n")
+
+
+def test_how_images_are_varied_may_be_said_in_figures(tmp_path: Path) -> None:
+    from ferbal.policies import Policy
+
+    path = tmp_path / "s.yaml"
+    path.write_text(STUDY, encoding="utf-8")
+    settings, _ = spec.load(path, ["training.augment={flip: 0.5, shift: 0.15}"])
+    assert settings.training.augment == Policy(flip=0.5, shift=0.15)
+    with pytest.raises(UsageError, match=r"training.augment.flip: .*less than or equal to 1 but got 2"):
+        spec.load(path, ["training.augment={flip: 2}"])
+    with pytest.raises(UsageError, match=r"unknown key .*rotate.*Known here: flip, rotate, scale"):
+        spec.load(path, ["training.augment={rotat: 2}"])
+    with pytest.raises(UsageError, match=r"training.augment: input should be 'none'.* but got 'extreme'$"):
+        spec.load(path, ["training.augment=extreme"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from ferbal import data, device, ensemble, files, train
@@ -120,7 +121,7 @@ def _run(folder: RunFolder) -> Model:
 
 
 def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View, Machine]:
-    training = Training(**(about["training"] | {"pretrained": False}))
+    training = TypeAdapter(Training).validate_python(about["training"] | {"pretrained": False})
     weights = weights_file.read_safetensors(folder.path / "weights.safetensors")
     network = build(
         about["backbone"],
@@ -154,7 +155,7 @@ def _worked_out(
             "be worked out beside the data set it was trained on, which is not under data/"
         )
     arm = Arm(about["label"], about["recipe"], about["backbone"])
-    training = Training(**about["training"])
+    training = TypeAdapter(Training).validate_python(about["training"])
     plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
     if plan.adjust is None and not plan.fits:
         return {"correction": Correction.none(len(plan.classes)).as_json(), "data": made_for(dataset)}

@@ -19,10 +19,11 @@ from bench.loop import BATCH, CLASSES, Measure, chosen, fer_like, net, wait
 from bench.pairs import alternate, write
 
 from ferbal import device, train
-from ferbal.augment import POLICIES, View
+from ferbal.augment import View
 from ferbal.batches import Rows, features_of
 from ferbal.device import Machine
 from ferbal.plan import Knobs, Plan, Training, start
+from ferbal.policies import POLICIES
 from ferbal.recipe import parse
 
 SIZE, VIEW, EPOCHS = 48, View(48, 0.5, 0.25), 10
