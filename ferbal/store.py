@@ -141,7 +141,8 @@ class RunFolder:
 
     def save_history(self, rows: list[dict[str, Any]]) -> None:
         header = list(rows[0])
-        lines = [",".join(header), *(",".join(repr(row[name]) for name in header) for row in rows)]
+        cells = (["" if row[name] is None else repr(row[name]) for name in header] for row in rows)
+        lines = [",".join(header), *(",".join(row) for row in cells)]
         files.write_text(self.path / "history.csv", "\n".join(lines) + "\n")
 
     def history(self) -> pd.DataFrame:
