@@ -17,7 +17,7 @@ test: .venv/ready lint
 test-slow: .venv/ready
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WEIGHTS) $(BIN)/pytest -m slow -n auto
 
-# Kills a study 200 times: about an hour on two cores.
+# Kills a study 200 times: 20 minutes and more on two cores.
 soak: .venv/ready
 	$(BIN)/python tests/soak.py 200
 
