@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 
 from ferbal.policies import Policy
+from ferbal.shapes import Bool, Float, UInt8
 
 
 @dataclass(frozen=True)

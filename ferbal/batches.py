@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ferbal.augment import View
@@ -18,6 +17,7 @@ from ferbal.errors import RunError
 from ferbal.models import heads
 from ferbal.plan import Plan, Resample, Split
 from ferbal.policies import Policy
+from ferbal.shapes import Bool, Float, Int
 
 EVALUATION_BATCH = 512
 RESIDENT_SHARE = 0.4  # of the free memory: a larger array stays where it is and is fetched batch by batch

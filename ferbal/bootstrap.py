@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import metrics
 from ferbal.errors import DataError
+from ferbal.shapes import Float, Int
 
 WHOLE = ("macro_f1", "balanced_accuracy", "accuracy")
 """The scores of a whole test set. Arrays of scores [..., 3 + K] hold these, then the F1 of each class."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from ferbal import data, ensemble
 from ferbal.plan import Dataset
+from ferbal.shapes import Float
 from ferbal.store import RunFolder
 
 REVISION = 2  # raised when the same members would be combined otherwise: older ensembles are made again

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from ferbal.plan import Adjust
+from ferbal.shapes import Float
 
 
 @dataclass(frozen=True, eq=False)

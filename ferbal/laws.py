@@ -12,9 +12,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal.plan import Adjust, Fit, Loss, Mix, Plan, Resample, Schedule, Stage, Trained, Weigh
+from ferbal.shapes import Float, Int
 
 EXTREME = 50.0  # logits of an utterly certain model
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+
+from ferbal.shapes import Float, Int, Real
 
 
 def confusion(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
-from jaxtyping import Bool, Float, Int, UInt8
 
 from ferbal.errors import UsageError, nearest
 from ferbal.policies import Augment
+from ferbal.shapes import Bool, Float, Int, UInt8
 
 if TYPE_CHECKING:
     from torch import Generator as Generator

@@ -31,9 +31,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from ferbal.bootstrap import WHOLE
+from ferbal.shapes import Bool, Float, Int
 
 Each = Float[np.ndarray, " m"]
 """One number for each score: `WHOLE`, then the F1 of each class."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal.bootstrap import WHOLE, Scores
+from ferbal.shapes import Float, Int
 from ferbal.spread import Spread, spread
 
 LEVEL = 0.05

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import files
 from ferbal.errors import DataError, UsageError
 from ferbal.metrics import softmax
+from ferbal.shapes import Float, Int
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from ferbal.errors import UsageError
 from ferbal.laws import (
@@ -29,6 +28,7 @@ from ferbal.laws import (
 )
 from ferbal.plan import Plan, Stage, Strategy, start
 from ferbal.recipe import parse
+from ferbal.shapes import Int
 
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 EPOCHS = 10

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from ferbal import device as hardware
@@ -28,6 +27,7 @@ from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Split, Stage, Training, Tta
 from ferbal.policies import policy
+from ferbal.shapes import Float, Int, UInt8
 from ferbal.views import several
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ferbal.augment import View
 from ferbal.plan import Tta
+from ferbal.shapes import Float, UInt8
 
 TEN = 11 / 12  # of the side, in each of ten crops of a picture that is otherwise shown whole: 44 of FER2013's 48 px
 CORNERS_AND_MIDDLE = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5))

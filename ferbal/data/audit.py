@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from ferbal.data import near
 from ferbal.data.blanks import BLANK, NEARLY_BLANK, contrast
@@ -16,6 +15,7 @@ from ferbal.data.label_order import label_order
 from ferbal.data.storage import Rows
 from ferbal.data.table import SPLITS
 from ferbal.errors import DataError
+from ferbal.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+
+from ferbal.shapes import Float, Float32, UInt8
 
 BLANK = 0.0
 """Contrast of an image whose pixels are all equal. FER2013 has 12."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float, Int
+
+from ferbal.shapes import Float, Int
 
 
 def numbers(rows: pa.Table, column: str) -> Int[np.ndarray, " n"]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from ferbal.data import demo, demo_photos
 from ferbal.data.table import SPLITS
+from ferbal.shapes import UInt8
 
 Drawn: TypeAlias = Mapping[str, tuple[np.ndarray, np.ndarray]]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
+
+from ferbal.shapes import Float, UInt8
 
 WIDTH: Final = 480
 HEIGHT: Final = 360

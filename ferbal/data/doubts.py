@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
 
 from ferbal.errors import DataError
+from ferbal.shapes import Float, Float64, Int
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ferbal.errors import UsageError
+from ferbal.shapes import UInt8
 
 Photo: TypeAlias = UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]  # gray, or red, green and blue
 Gray: TypeAlias = UInt8[np.ndarray, "h w"]

@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
-from jaxtyping import Int, UInt8
 
 from ferbal.data.table import FER2013, UNLABELLED, Problems, Table
 from ferbal.errors import DataError
+from ferbal.shapes import Int, UInt8
 
 SPLIT_OF: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 SIDE: Final = 48

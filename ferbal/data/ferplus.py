@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal.data.fer_csv import SPLIT_OF
 from ferbal.data.table import FER2013, Problems, Table
 from ferbal.errors import DataError
+from ferbal.shapes import Float, Int
 
 Targets = Literal["hard", "soft"]
 

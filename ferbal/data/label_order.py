@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int
 
 from ferbal.data.table import FER2013
+from ferbal.shapes import Int
 
 FER2013_COUNTS: Final = (4953, 547, 5121, 8989, 6077, 4002, 6198)  # of each of its classes in all three splits
 AGREEING: Final = 5  # twins that a class needs before their labels say anything about its name

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from scipy import fft, sparse
 
 from ferbal.data.blanks import NEARLY_BLANK, gray
 from ferbal.errors import UsageError
+from ferbal.shapes import Bool, Float32, Int, UInt8, UInt64
 
 THRESHOLD = 0.85
 """Similarity from which two images count as one picture. See `find` for what it catches."""

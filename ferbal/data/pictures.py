@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ferbal.errors import DataError, UsageError
+from ferbal.shapes import UInt8
 
 FORMATS: Final = {
     ".jpg": "JPEG",

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8, UInt64
 
 from ferbal.data.table import SPLITS
 from ferbal.errors import DataError
 from ferbal.plan import Dataset, Split
+from ferbal.shapes import Bool, Int, UInt8, UInt64
 
 Twins = Literal["drop", "near", "keep"]
 

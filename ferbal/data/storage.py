@@ -23,7 +23,6 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float, Int, UInt8
 
 from ferbal import files
 from ferbal.data import columns, demo
@@ -32,6 +31,7 @@ from ferbal.data.splits import Twins, divided, fingerprints
 from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table
 from ferbal.errors import DataError, nearest
 from ferbal.plan import Dataset, Split
+from ferbal.shapes import Float, Int, UInt8
 
 FORMAT: Final = 2  # raised when the same images would be stored otherwise
 ORDER: Final = (*SPLITS, UNLABELLED)

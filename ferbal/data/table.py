@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
 
 from ferbal.data.pictures import Found, Pictures
 from ferbal.errors import DataError
+from ferbal.shapes import Bool, Float, Int, UInt8
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"

@@ -6,10 +6,10 @@ Both are fitted on what the ensemble says of rows that it was not fitted on: wha
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal.ensemble.estimate import out_of_fold
 from ferbal.ensemble.members import Combined, Labels, LogProbabilities, Members, Method, log_softmax
+from ferbal.shapes import Float, Int
 
 COLDEST, HOTTEST = 0.05, 20.0
 FARTHEST = 3.0  # offset of a class, in nats

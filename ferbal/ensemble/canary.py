@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from ferbal.ensemble.members import Labels, Members
 from ferbal.errors import DataError
+from ferbal.shapes import Bool, Float, Int
 
 ALARM = 1e-3  # chance that any of all honest members is suspected
 

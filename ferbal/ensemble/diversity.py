@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import metrics
 from ferbal.ensemble.members import Labels, Members
+from ferbal.shapes import Float, Int
 
 
 @dataclass(frozen=True, eq=False)

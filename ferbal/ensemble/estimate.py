@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
 
 from ferbal import metrics
 from ferbal.ensemble.members import Labels, LogProbabilities, Members, Method
 from ferbal.errors import DataError
+from ferbal.shapes import Int
 
 DRAWS = 1000  # of the bootstrap
 TAIL = 2.5  # percent of them to either side of an interval

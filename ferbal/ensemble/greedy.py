@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from ferbal.ensemble.members import Combined, Labels, Members, mixture
 from ferbal.errors import UsageError, nearest
+from ferbal.shapes import Bool, Float, Int
 
 Metric = Literal["macro_f1", "balanced_accuracy", "accuracy", "log_loss"]
 STEPS = 50

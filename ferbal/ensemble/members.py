@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import metrics
+from ferbal.shapes import Float, Int
 
 FLOOR = 1e-6  # of a probability: a class that a member left out, or is sure against, must not veto the others
 

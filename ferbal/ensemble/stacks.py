@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from ferbal.ensemble.estimate import dealt
 from ferbal.ensemble.members import (
@@ -29,6 +28,7 @@ from ferbal.ensemble.members import (
     mixture,
 )
 from ferbal.ensemble.mixtures import average
+from ferbal.shapes import Float
 
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards the average, strongest first
 FOLDS = 5

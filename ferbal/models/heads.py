@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from ferbal.errors import UsageError
 from ferbal.plan import Head, Trained
+from ferbal.shapes import Float
 
 
 class Classifier(nn.Module):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
 from ferbal import data
 from ferbal.plan import Arm, Dataset, Plan
@@ -17,6 +16,7 @@ from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.shapes import Float, Int
 from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, Int
+
+from ferbal.shapes import Float, Int
 
 RECALLS: Final = np.round(np.arange(41) / 40, 3)
 """Where precision is read off."""

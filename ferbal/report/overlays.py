@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from ferbal.errors import FerbalError
 from ferbal.report.pictures import png
+from ferbal.shapes import Float, UInt8
 from ferbal.store import RunFolder
 
 COLOUR: Final = (230, 97, 0)  # an orange that is told from gray by colour-blind readers too

@@ -7,7 +7,8 @@ import io
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import UInt8
+
+from ferbal.shapes import UInt8
 
 if TYPE_CHECKING:
     from PIL import Image

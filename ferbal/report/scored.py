@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
 
 from ferbal import bootstrap, ensemble, metrics
 from ferbal.report import curves, verdicts
 from ferbal.report.tables import frame
+from ferbal.shapes import Float, Int
 
 Row = dict[str, Any]
 Rows = Iterator[Row]

@@ -7,7 +7,6 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int
 
 from ferbal.report import frames
 from ferbal.report.canvas import looks
@@ -15,6 +14,7 @@ from ferbal.report.figures.predictions import PERCENT, draw_confusions
 from ferbal.report.figures.training import draw_curves
 from ferbal.report.page import templates
 from ferbal.report.parts import Chart
+from ferbal.shapes import Int
 
 PLOTLY: Final = "/plotly.min.js"  # where the server of the page has plotly.js
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from ferbal import stats
 from ferbal.bootstrap import WHOLE, Scores
+from ferbal.shapes import Int
 
 
 def intervals(scores: Mapping[str, Scores], classes: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Resample, Strategy
+from ferbal.shapes import Float, Int
 
 __all__ = ["adasyn", "borderline_smote", "edited_nearest_neighbours", "near_miss", "smote", "tomek_links"]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import metrics
 from ferbal.errors import UsageError
 from ferbal.plan import Adjust, Fit, Plan, Strategy, Trained
+from ferbal.shapes import Float, Int
 
 __all__ = ["class_offsets", "logit_adjust", "tau_norm"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
 
 from ferbal.errors import UsageError
 from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor, Weigh, cross_entropy
+from ferbal.shapes import Float
 
 __all__ = [
     "focal",

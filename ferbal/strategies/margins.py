@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
 
 from ferbal.errors import UsageError
 from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor
+from ferbal.shapes import Float
 from ferbal.strategies.losses import by_class, not_negative, shares
 
 __all__ = ["balanced_softmax", "cdt", "ldam", "logit_adjusted_loss", "seesaw", "vector_scaling"]

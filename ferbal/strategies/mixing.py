@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from ferbal.errors import UsageError
 from ferbal.plan import Generator, Mix, Plan, Strategy, Tensor
+from ferbal.shapes import Bool, Float, Int
 
 __all__ = ["balanced_mixup", "cutmix", "mixup", "remix"]
 

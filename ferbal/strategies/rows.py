@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Stage, Strategy
+from ferbal.shapes import Float, Int
 
 __all__ = ["balanced_draw", "drop", "merge", "mirror", "oversample", "plain", "progressive_draw", "undersample"]
 

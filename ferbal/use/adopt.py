@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import __version__, data, device, files, metrics, models, train
 from ferbal.augment import View
@@ -19,6 +18,7 @@ from ferbal.models import weights_file
 from ferbal.models.build import build
 from ferbal.plan import Dataset, Head, Training
 from ferbal.run import made_for, over_all
+from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder
 from ferbal.use.model import with_channels
 from ferbal.use.saved import filled

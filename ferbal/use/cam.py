@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from ferbal.errors import DataError
+from ferbal.shapes import Float, Int, UInt8
 from ferbal.use.model import Net, with_channels
 
 

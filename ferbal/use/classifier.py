@@ -7,7 +7,6 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypeVar, no_type_check
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from pydantic import TypeAdapter
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -23,6 +22,7 @@ from ferbal.models import heads, pretrained
 from ferbal.models.build import build
 from ferbal.plan import Arm, Dataset, Knobs, Plan, Split, Training
 from ferbal.run import corrections, plan_for
+from ferbal.shapes import Float, Int, UInt8
 from ferbal.train import Epoch, Weights
 from ferbal.use.model import Net
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 from torch import nn
 
 from ferbal import ensemble, metrics, train
@@ -18,6 +17,7 @@ from ferbal.device import Machine
 from ferbal.errors import DataError
 from ferbal.plan import Tta
 from ferbal.run import over_all
+from ferbal.shapes import Float, Int, UInt8
 
 if TYPE_CHECKING:
     import pandas as pd

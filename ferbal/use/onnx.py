@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ferbal import ensemble, files
 from ferbal.augment import View
 from ferbal.errors import UsageError
+from ferbal.shapes import Float, UInt8
 from ferbal.use.model import LUMA, Mixture, Model, Net
 from ferbal.views import span
 

@@ -10,12 +10,12 @@ from os import cpu_count
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from ferbal import data
 from ferbal.data.pictures import FORMATS, NO_FACE, Unreadable, framed, photo
 from ferbal.data.table import FER2013, UNLABELLED
 from ferbal.errors import DataError
+from ferbal.shapes import Float, UInt8
 
 AT_ONCE = 256  # pictures that are in memory at the same time
 STDIN = "-"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from ferbal.models import heads, weights_file
 from ferbal.models.build import build
 from ferbal.plan import Arm, Dataset, Head, Training
 from ferbal.run import corrections, made_for, plan_for
+from ferbal.shapes import Float
 from ferbal.store import RunFolder
 from ferbal.use.model import Mixture, Model, Net, convex
 

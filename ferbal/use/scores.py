@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ferbal import data, metrics
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.plan import Dataset, Split
+from ferbal.shapes import Float, Int
 
 RESAMPLES = 1000
 LEVEL = 0.95

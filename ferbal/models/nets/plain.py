@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from timm.models import register_model
 from torch import Tensor, nn
 
 from ferbal.models.nets import weights
+from ferbal.shapes import Float
 
 GRID = 6  # a 48 px face, halved three times
 
