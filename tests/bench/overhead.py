@@ -15,6 +15,7 @@ import pstats
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -43,6 +44,24 @@ PARTS = {  # what a part is called, and the functions whose time, all they call 
     "weights, logits, scores": [("store.py", "save_weights"), ("store.py", "save_logits"), ("store.py", "finish")],
     "nets and number format": [("build.py", "build"), ("device.py", "fastest")],
 }
+STEP = {  # the same for the parts of training; what remains of it is the loop itself
+    "fetching and augmentation": [("batches.py", "passed")],
+    "forward": [("batches.py", "answered")],
+    "loss": [("epoch.py", "_loss_of_rows")],
+    "backward": [("epoch.py", "_passed")],  # less the two above, which happen inside
+    "optimiser": [("adam.py", "step"), ("sgd.py", "step"), ("optimizer.py", "zero_grad")],
+    "averaged weights": [("model_ema.py", "update")],
+    "evaluation": [("train.py", "predict")],
+}
+
+
+def spent_in(stats: dict[Any, Any], functions: list[tuple[str, str]]) -> float:
+    """Seconds in these functions, all that they call included."""
+    return sum(
+        row[3]
+        for (file, _, name), row in stats.items()
+        if any(file.endswith(f"/{where}") and name == what for where, what in functions)
+    )
 
 
 def main(source: str) -> None:
@@ -63,20 +82,20 @@ def main(source: str) -> None:
         profile.disable()
     stats = pstats.Stats(profile).stats  # type: ignore[attr-defined]  # the stubs leave it out
     whole = sum(own for _, _, own, _, _ in stats.values())
-    seconds = {
-        part: sum(
-            row[3]
-            for (file, _, name), row in stats.items()
-            if any(file.endswith(f"/{where}") and name == what for where, what in functions)
-        )
-        for part, functions in PARTS.items()
-    }
+    seconds, step = (
+        {part: spent_in(stats, functions) for part, functions in parts.items()} for parts in (PARTS, STEP)
+    )
+    step["backward"] -= step["forward"] + step["loss"]
+    step["the loop itself"] = seconds["training"] - sum(step.values())
     seconds["other"] = whole - sum(seconds.values())
     outside = 1 - seconds["training"] / whole
     for part, spent in seconds.items():
         print(f"{part:26} {spent:8.2f} s   {spent / whole:6.2%}")
     print(f"{'outside training':26} {whole - seconds['training']:8.2f} s   {outside:6.2%} of {whole:.1f} s")
-    result = {"data": source, "seconds": {k: round(v, 3) for k, v in seconds.items()}, "outside": round(outside, 4)}
+    for part, spent in step.items():
+        print(f"  of training: {part:26} {spent:8.2f} s   {spent / seconds['training']:6.2%}")
+    seconds, step = ({part: round(spent, 3) for part, spent in parts.items()} for parts in (seconds, step))
+    result = {"data": source, "seconds": seconds, "step": step, "outside": round(outside, 4)}
     machine = device.describe() | {"torch": torch.__version__}
     write_json(here / "reports" / "bench" / "overhead.json", result | {"machine": machine})
     print(json.dumps(machine))
