@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import files, recipe
+from ferbal import database, files, recipe
 from ferbal.errors import UsageError
 from ferbal.plan import Arm, Plan, Stage
 from ferbal.store import RunFolder
@@ -62,7 +62,7 @@ def record(study: optuna.Study, trial: optuna.Trial, folder: RunFolder, artifact
         )
 
 
-def serve(database: str, artifacts: Path, host: str, port: int, ready: Callable[[str], object]) -> None:
+def serve(url: str, artifacts: Path, host: str, port: int, ready: Callable[[str], object]) -> None:
     """Show the studies of a database until interrupted. ready: is called with the URL. port: 0 for any free one."""
     from socketserver import ThreadingMixIn
     from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -74,7 +74,7 @@ def serve(database: str, artifacts: Path, host: str, port: int, ready: Callable[
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the name is the library's
             pass
 
-    app = _app(database, artifacts)
+    app = _app(url, artifacts)
     try:
         server = make_server(host, port, app, Server, Quiet)
     except OSError as error:
@@ -180,7 +180,7 @@ def _plain(text: str) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)
 
 
-def _app(database: str, artifacts: Path) -> WSGIApplication:
+def _app(url: str, artifacts: Path) -> WSGIApplication:
     """optuna-dashboard, with plotly.js beside it, and with notes that may frame a trial's figures."""
     try:
         import optuna_dashboard
@@ -191,7 +191,7 @@ def _app(database: str, artifacts: Path) -> WSGIApplication:
 
     from ferbal.report.trial_page import PLOTLY
 
-    inner = optuna_dashboard.wsgi(_storage(database), artifact_store=FileSystemArtifactStore(artifacts))
+    inner = optuna_dashboard.wsgi(_storage(url), artifact_store=FileSystemArtifactStore(artifacts))
     plotly_js = plotly.offline.get_plotlyjs().encode()
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -210,29 +210,29 @@ def _app(database: str, artifacts: Path) -> WSGIApplication:
     return app
 
 
-def _storage(database: str) -> optuna.storages.RDBStorage:
+def _storage(url: str) -> optuna.storages.RDBStorage:
     """The database of a study that may be running, which is waited for when it is locked."""
     import optuna
     from sqlalchemy import make_url
-    from sqlalchemy.exc import DatabaseError
+    from sqlalchemy.exc import DatabaseError, ProgrammingError
 
-    url = make_url(database)
-    file = url.database if url.get_backend_name() == "sqlite" else None
+    address = make_url(url)
+    file = address.database if address.get_backend_name() == "sqlite" else None
     missing = UsageError(
-        f"{file or url.render_as_string()}: no search has begun here; start it with `ferbal study run FILE` "
+        f"{file or address.render_as_string()}: no search has begun here; start it with `ferbal study run FILE` "
         "(a study whose knobs are fixed searches nothing)"
     )
     if file and not Path(file).exists():  # to connect would make it
         raise missing
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    settings = {"connect_args": {"timeout": _LOCKED}} if file else database.engine(url)
     storage = optuna.storages.RDBStorage(
-        database,
-        engine_kwargs={"connect_args": {"timeout": _LOCKED}} if file else None,
-        skip_compatibility_check=True,
-        skip_table_creation=True,
+        url, engine_kwargs=settings, skip_compatibility_check=True, skip_table_creation=True
     )
     try:
         storage.get_all_studies()
-    except DatabaseError:
-        raise missing from None
+    except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
+        if file or isinstance(error.__cause__ or error, ProgrammingError):  # it has no such tables
+            raise missing from None
+        raise database.failure(error) or error from None
     return storage

@@ -42,7 +42,8 @@ class ArmStarted:
 
 @dataclass(frozen=True)
 class Trained:
-    """One epoch of `epochs`. role: "trial" or "seed"; number of `of`."""
+    """One epoch of `epochs`. role: "trial" or "seed"; number of `of`. arm: None in logs of older versions, whose runs
+    belong to the arm that was started last."""
 
     role: str
     number: int
@@ -54,6 +55,7 @@ class Trained:
     best: float
     seconds: float
     images_per_s: float
+    arm: Arm | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class RunEnded:
     epochs: int
     seconds: float
     message: str = ""
+    arm: Arm | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Searched:
     further: dict[str, Any]
     trials: int
     best: float
+    arm: Arm | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class Log:
 
 def _event(row: dict[str, Any]) -> Event:
     kind = _KINDS[row.pop("event")]
-    if "arm" in row:
+    if row.get("arm"):
         row["arm"] = Arm(**row["arm"])
     if "knobs" in row:
         row["knobs"] = Knobs(**row["knobs"])

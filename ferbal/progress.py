@@ -23,6 +23,7 @@ from ferbal.events import (
     Started,
     Trained,
 )
+from ferbal.plan import Arm
 from ferbal.standing import Standing
 
 Result = TypeVar("Result")
@@ -47,6 +48,8 @@ class Display:
         )
         self.whole = self.bars.add_task("study", total=1, told="")
         self.run = self.bars.add_task("run", total=1, told="", visible=False)
+        self.heading = ""
+        """The arm under whose heading lines are said."""
 
     def watch(self, events: Generator[Event, None, Result]) -> Result:
         """Show every event; return what the generator returns."""
@@ -68,6 +71,7 @@ class Display:
             case Noticed(message):
                 self.say(f"note: {message}")
             case ArmStarted(number, of, arm, notes):
+                self.heading = arm.name
                 self.say(f"arm {number}/{of}  {arm.name}")
                 for note in notes:
                     self.say(f"  plan    {note}")
@@ -75,7 +79,7 @@ class Display:
                 self.bars.update(
                     self.run,
                     visible=True,
-                    description=f"{event.role} {event.number}/{event.of}",
+                    description=f"{event.role} {event.number}/{event.of}{self._of(event.arm)}",
                     total=event.epochs,
                     completed=event.epoch,
                     told=f"epoch {event.epoch}/{event.epochs}   macro-F1 {event.macro_f1:.3f}, best {event.best:.3f}"
@@ -83,16 +87,17 @@ class Display:
                 )
             case RunEnded():
                 self._run_ended(event)
-            case Searched(knobs, further, trials, best):
+            case Searched(knobs, further, trials, best, arm):
                 others = "".join(f"  {name} {_short(value)}" for name, value in further.items())
                 self.say(
-                    f"  search  {counted(trials, 'trial')}   best val macro-F1 {best:.3f}   "
+                    f"  search{self._of(arm)}  {counted(trials, 'trial')}   best val macro-F1 {best:.3f}   "
                     f"lr {knobs.lr:.2g}  batch {knobs.batch_size}  patience {knobs.patience}{others}"
                 )
-            case ArmEnded(_, scores, seconds, path):
+            case ArmEnded(arm, scores, seconds, path):
                 spread = f" ± {pstdev(scores):.3f}" if len(scores) > 1 else ""
                 count = counted(len(scores), "seed")
-                self.say(f"  final   {count}   val macro-F1 {fmean(scores):.3f}{spread}   {clock(seconds)}   {path}")
+                told = f"{count}   val macro-F1 {fmean(scores):.3f}{spread}   {clock(seconds)}   {path}"
+                self.say(f"  final{self._of(arm) or ' '}  {told}")
             case Combined(name, members, macro_f1):
                 self.say(f"ensemble {name}  {members} members   blend macro-F1 {macro_f1:.3f}")
             case Reported(path, failed):
@@ -104,12 +109,17 @@ class Display:
         self.console.print(escape(line), highlight=False, soft_wrap=True)
 
     def _run_ended(self, event: RunEnded) -> None:
-        self.bars.update(self.run, visible=False)
+        self.bars.update(self.run, visible=bool(self.standing.running))
+        which = f"{event.role} {event.number}/{event.of}{self._of(event.arm)}"
         told = f"macro-F1 {event.score:.3f}   {event.epochs} epochs   {clock(event.seconds)}"
         if event.state == "failed":
-            self.say(f"  {event.role} {event.number}/{event.of}  failed: {event.message}")
+            self.say(f"  {which}  failed: {event.message}")
         elif not self.console.is_terminal and event.state != "kept":
-            self.say(f"  {event.role} {event.number}/{event.of}  {event.state}  {told}")
+            self.say(f"  {which}  {event.state}  {told}")
+
+    def _of(self, arm: Arm | None) -> str:
+        """Which arm a line is about, where that is not the one whose heading stands above: arms may take turns."""
+        return "" if arm is None or arm.name == self.heading else f" of {arm.name}"
 
 
 def whole(now: dict[str, Any]) -> str:
@@ -129,9 +139,10 @@ def present(now: dict[str, Any]) -> str:
     run = now["run"]
     if run is None:
         return f"{now['arm'] or 'starting'}: between two trainings"
+    others = f"   and {counted(now['at_once'] - 1, 'other run')}" if now["at_once"] > 1 else ""
     return (
         f"{run['role']} {run['number']}/{run['of']} of {now['arm']}: epoch {now['epoch']}/{now['epochs']}   "
-        f"macro-F1 {now['macro_f1']:.3f}   {now['images_per_s']:,.0f} images/s"
+        f"macro-F1 {now['macro_f1']:.3f}   {now['images_per_s']:,.0f} images/s{others}"
     )
 
 

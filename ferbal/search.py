@@ -12,14 +12,14 @@ import json
 import warnings
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ferbal import recipe
-from ferbal.errors import FerbalError, RunError, UsageError
+from ferbal.database import storage
+from ferbal.errors import RunError, UsageError
 from ferbal.plan import Arm, Knobs
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Sampler = Literal["tpe", "random", "grid", "cmaes", "gp"]
 Pruner = Literal["median", "hyperband", "none"]
 Value = float | int | str | bool
-PATIENT = 600  # seconds to wait for a database that another process has locked
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,8 @@ Outcome = tuple[str, float | None, dict[str, Any]]
 class Search:
     """The search of one arm in a database (any SQLAlchemy URL).
 
-    settings: everything else a score depends on; another value begins another Optuna study.
+    settings: everything else a score depends on; another value begins another Optuna study. owner: whose search it
+    is, in a database that several studies share.
     """
 
     database: str
@@ -168,6 +168,7 @@ class Search:
     space: Space
     budget: Budget
     settings: Mapping[str, Any]
+    owner: str = ""
 
     def run(
         self, first_judged: int, epochs: int, begin: Point | None = None
@@ -252,7 +253,8 @@ class Search:
             {name: asdict(values) for name, values in self.space.knobs.items()},
         ]
         sha = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
-        return f"{recipe.canonical(self.arm.recipe)} · {self.arm.backbone} · {sha[:8]}"
+        what = f"{recipe.canonical(self.arm.recipe)} · {self.arm.backbone} · {sha[:8]}"
+        return f"{self.owner} · {what}" if self.owner else what
 
     def _given(self, begin: Point | None) -> list[dict[str, Value]]:
         """The points that are not left to the sampler, by trial number."""
@@ -339,31 +341,3 @@ class Search:
 
 
 _STATES = {"FAIL": "failed"}
-
-
-@cache
-def storage(database: str) -> optuna.storages.RDBStorage:
-    """Where Optuna keeps its studies. A database that somebody else has locked is waited for."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    waits = {"connect_args": {"timeout": PATIENT}} if database.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(database, engine_kwargs=waits)
-
-
-def failure(error: BaseException) -> FerbalError | None:
-    """What a user should know of an error of the database, or None for any other error."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    if not isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError):
-        return None
-    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-    said = str(getattr(cause, "orig", None) or cause or error)
-    if "locked" in said:
-        what = f"another process has kept it locked for {PATIENT} s; end that process"
-    elif "full" in said:
-        what = "there is no space left on the disk; make some"
-    else:
-        what = f"{said.splitlines()[0]}; see that it can be written and is whole"
-    return FerbalError(f"the search's database: {what}, then run the same command again: it goes on from here")

@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from ferbal import ensemble, recipe, settings_file
+from ferbal import database, ensemble, recipe, settings_file
 from ferbal.data import Twins
+from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
 from ferbal.plan import Arm, Training
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
@@ -189,6 +190,10 @@ class StudySpec(_Section):
     ensembles: Annotated[tuple[Method, ...], Several] = ("average", "stack")
     """How the final runs of all arms are combined."""
     report: ReportSpec = ReportSpec()
+    engine: EngineSpec = EngineSpec()
+    storage: str = "sqlite"
+    """Where the search is kept: sqlite, a file in the study's folder, or the URL of a database, such as
+    postgresql+psycopg://user@host/name. Passwords come from PGPASSWORD, ~/.pgpass or a service file alone."""
 
     @model_validator(mode="after")
     def _known_baseline(self) -> StudySpec:
@@ -262,7 +267,13 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
 
 
 def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
-    """What is wrong with the further settings that the search varies."""
+    """What is wrong with the database, and with the further settings that the search varies."""
+    if settings.storage != "sqlite":
+        try:
+            database.check(settings.storage)
+        except UsageError as error:
+            where = places.of(("storage",)).replace(settings.storage, "...")  # it may hold a password
+            yield f"{where}: {error}"
     used = {name for text in settings.strategies.values() for name in recipe.names(text)}
     for name, values in settings.search.further.items():
         place = places.of(("search", "further", name))

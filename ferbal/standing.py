@@ -19,6 +19,9 @@ class Standing:
     arm: Arm | None = None
     epochs: int = 1
     now: Trained | None = None
+    """The epoch that ended last, of a run that goes on."""
+    running: dict[tuple[str, str, int], Trained] = field(default_factory=dict)
+    """The last epoch of every run that goes on, by arm's name, role and number: several where they share the work."""
     best: tuple[float, str] | None = None
     """The best validation macro-F1 of a final run or trial so far, and its arm's name."""
     left: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -36,6 +39,7 @@ class Standing:
         match event:
             case Started(arms, epochs):
                 self.epochs, self.now, self.done = epochs, None, Counter()
+                self.running.clear()
                 self.left = Counter(
                     {
                         (arm.name, role, arm.backbone): count
@@ -47,22 +51,26 @@ class Standing:
             case ArmStarted(_, _, arm, _):
                 self.arm = arm
             case Trained():
+                self.arm = event.arm or self.arm
                 self.now = event
+                self.running[self._run(event)] = event
                 self._better(event.best)
             case RunEnded():
+                self.arm = event.arm or self.arm
                 self._ended(time, event)
-            case Searched() if self.arm is not None:
-                self.left.pop((self.arm.name, "trial", self.arm.backbone), None)
+            case Searched() if of := event.arm or self.arm:
+                self.left.pop((of.name, "trial", of.backbone), None)
             case Noticed(message):
                 self.last_notice = message
             case Reported():
                 self.now, self.left = None, Counter()
+                self.running.clear()
 
     @property
     def share(self) -> float:
         """How much of all trainings is done, 0..1, epochs of the present one included."""
         whole = sum(self.left.values()) + sum(self.done.values())
-        running = self.now.epoch / self.now.epochs if self.now else 0.0
+        running = sum(run.epoch / run.epochs for run in self.running.values())
         return min((sum(self.done.values()) + running) / whole, 1.0) if whole else 1.0
 
     def seconds_left(self, time: float) -> tuple[float, list[str]]:
@@ -80,7 +88,10 @@ class Standing:
                 unknown.append(backbone)
                 cost = fmean(known) if known else 0.0
             total += count * cost
-        if self.now is not None and self.arm is not None:
+        if len(self.running) > 1:  # as many go on side by side until the end
+            total -= sum(run.epoch * run.seconds for run in self.running.values())
+            total /= len(self.running)
+        elif self.now is not None and self.arm is not None:
             total -= min(time - self._mark, self._cost(self.arm.backbone, self.now.role) or 0.0)
         return max(total, 0.0), list(dict.fromkeys(unknown))
 
@@ -105,12 +116,20 @@ class Standing:
         key = (self.arm.name, event.role, self.arm.backbone)
         self.left[key] = max(self.left[key] - 1, 0)
         self.done[event.state] += 1
+        alone = len(self.running) < 2
+        self.running.pop(self._run(event), None)
         if event.state in ("complete", "pruned"):
-            took = max(time - self._mark, event.seconds)  # longer than in this call, if it was resumed
+            # longer than in this call, if it was resumed
+            took = max(time - self._mark, event.seconds) if alone else event.seconds
             self.costs[self.arm.backbone, event.role].append((event.epochs, took))
         if event.state in ("complete", "kept", "pruned"):
             self._better(event.score)
-        self._mark, self.now = time, None
+        self._mark, self.now = time, next(reversed(self.running.values()), None)
+        if self.now is not None:
+            self.arm = self.now.arm or self.arm
+
+    def _run(self, event: Trained | RunEnded) -> tuple[str, str, int]:
+        return self.arm.name if self.arm else "", event.role, event.number
 
     def _better(self, score: float) -> None:
         if self.arm is not None and (self.best is None or score > self.best[0]):
@@ -123,6 +142,7 @@ class Standing:
         return {
             "arm": self.arm.name if self.arm else None,
             "run": None if now is None else {"role": now.role, "number": now.number, "of": now.of},
+            "at_once": len(self.running),
             "epoch": now.epoch if now else None,
             "epochs": now.epochs if now else None,
             "macro_f1": now.macro_f1 if now else None,

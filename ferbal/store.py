@@ -2,6 +2,7 @@
 
     studies/<name>/
       spec.json  provenance.json  ledger.json  speeds.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
+      owner.json                only where the search is in a database that several studies share
       runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       artifacts/<uuid>          what the dashboard shows of a trial; optuna.db names it
@@ -22,6 +23,7 @@ import re
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ import numpy as np
 from ferbal import files
 from ferbal.errors import DataError, UsageError
 from ferbal.metrics import softmax
-from ferbal.shapes import Float, Int
+from ferbal.shapes import Float, Int, UInt8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,6 +186,25 @@ class RunFolder:
         with np.load(self.path / "blend.npz") as saved:
             return saved["ids"], saved["labels"]
 
+    def packed(self, *patterns: str) -> dict[str, UInt8[np.ndarray, " n"]]:
+        """The bytes of the files whose names match, by name, to be unpacked on another machine."""
+        paths = sorted({path for pattern in patterns for path in self.path.glob(pattern)})
+        return {path.name: np.fromfile(path, np.uint8) for path in paths}
+
+    def unpack(self, content: dict[str, UInt8[np.ndarray, " n"]]) -> None:
+        """Write these files, that which declares the folder complete last."""
+        for name in sorted(content, key=lambda name: name == "scores.json"):
+            files.write(self.path / name, lambda file, data=content[name].data: file.write(data))  # type: ignore[misc]
+        if "failed.json" not in content:  # that was an earlier attempt
+            (self.path / "failed.json").unlink(missing_ok=True)
+        for older in self._checkpoints()[2:]:
+            older.unlink()
+
+    @property
+    def newest(self) -> str:
+        """The name of the newest checkpoint, or a name that no file has."""
+        return next((path.name for path in self._checkpoints()), "none.ckpt")
+
     def rows(self, split: str) -> np.ndarray:
         """The names of the rows whose logits are here, as they lie."""
         with np.load(self.path / "logits.npz") as saved:
@@ -218,6 +239,16 @@ class StudyFolder:
     @property
     def database(self) -> str:
         return f"sqlite:///{self.path / 'optuna.db'}"
+
+    @property
+    def owner(self) -> str:
+        """What this folder is called in a database that several studies share; nothing before `sign`."""
+        return str(_read(self.path / "owner.json", {}).get("owner", ""))
+
+    def sign(self) -> None:
+        """Give the folder a name that no other has, not even one of a study of the same name."""
+        if not self.owner:
+            files.write_json(self.path / "owner.json", {"owner": f"{self.name} {uuid.uuid4().hex[:8]}"})
 
     @property
     def artifacts(self) -> Path:

@@ -51,7 +51,10 @@ class Study:
         """The search of an arm. What a trial's score depends on besides arm and knobs tells searches apart."""
         settings = self.job(arm, Point(Knobs(0, 0, 0)), 0).settings
         depends_on = {key: settings[key] for key in ("training", "twins", "digest", "format")}
-        return Search(self.folder.database, arm, self.spec.space(arm), self.spec.search.budget, depends_on)
+        space, budget = self.spec.space(arm), self.spec.search.budget
+        if self.spec.storage == "sqlite":
+            return Search(self.folder.database, arm, space, budget, depends_on)
+        return Search(self.spec.storage, arm, space, budget, depends_on, self.folder.owner)
 
     def finals(self, arm: Arm) -> dict[int, RunFolder]:
         """Where the final run of each seed is or will be; nothing before the search has found a point."""

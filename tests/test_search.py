@@ -12,7 +12,7 @@ from typing import get_args
 import optuna
 import pytest
 
-import ferbal.search
+import ferbal.database
 from ferbal.errors import RunError, UsageError
 from ferbal.plan import Arm, Knobs
 from ferbal.search import Budget, Choices, Outcome, Point, Pruner, Range, Sampler, Search, Space, Trial
@@ -209,8 +209,8 @@ def test_a_locked_database_is_waited_for(database: str) -> None:
 
 
 def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ferbal.search, "PATIENT", 0.2)
-    ferbal.search.storage.cache_clear()
+    monkeypatch.setattr(ferbal.database, "PATIENT", 0.2)
+    ferbal.database.storage.cache_clear()
     trials = looking(database, unpruned(2)).run(1, 9)
     first = next(trials)
     other = sqlite3.connect(database.removeprefix("sqlite:///"))
@@ -219,9 +219,9 @@ def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkey
         trials.send(by_lr(first))
     other.rollback()
     other.close()
-    ferbal.search.storage.cache_clear()
-    told = ferbal.search.failure(raised.value)
+    ferbal.database.storage.cache_clear()
+    told = ferbal.database.failure(raised.value)
     assert told is not None
     assert "kept it locked" in str(told)
-    assert ferbal.search.failure(ValueError("locked")) is None
+    assert ferbal.database.failure(ValueError("locked")) is None
     assert [trial.number for trial in drive(looking(database, unpruned(2)), by_lr)[0]] == [0, 1]

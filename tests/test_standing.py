@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -112,3 +114,47 @@ def test_the_display_shows_arm_run_speed_best_and_time_left() -> None:
     assert "best 0.600 (plain · small)" in whole_line
     assert "left" in whole_line
     assert "epoch 5/10   macro-F1 0.500, best 0.500   1,500 images/s" in run_line
+
+
+class TestSeveralAtOnce:
+    """Arms that take turns, as they do where many runs share the work."""
+
+    def turns(self) -> list[tuple[float, Event]]:
+        def of(event: Event, arm: Arm) -> Event:
+            return replace(event, arm=arm)  # type: ignore[type-var]
+
+        return [
+            *BEGUN,
+            (0.0, ArmStarted(2, 2, SLOW, ())),
+            (2.0, of(epoch("trial", 1, 1), FAST)),
+            (3.0, of(epoch("trial", 1, 1, 5.0), SLOW)),
+            (20.0, of(ended("trial", 1), FAST)),
+            (25.0, of(epoch("trial", 2, 2), FAST)),
+            (26.0, of(epoch("trial", 1, 5, 5.0), SLOW)),
+        ]
+
+    def test_each_run_counts_for_its_own_arm(self) -> None:
+        standing = told(*self.turns())
+        assert standing.left[FAST.name, "trial", "small"] == 1
+        assert standing.left[SLOW.name, "trial", "large"] == 2
+        assert standing.costs["small", "trial"] == [(10, 20.0)]
+        assert standing.best == (0.6, FAST.name)
+        assert standing.share == pytest.approx((1 + 0.2 + 0.5) / 10)
+
+    def test_the_time_left_is_shared_by_the_runs(self) -> None:
+        standing = told(*self.turns())
+        seconds, unknown = standing.seconds_left(26.0)
+        assert unknown == []
+        alone = 4 * 20 + 5 * 50 - 2 * 2.0 - 5 * 5.0  # small ones take 20 s; the large one at hand would take 50
+        assert seconds == pytest.approx(alone / 2)
+
+    def test_lines_name_the_arm_where_the_heading_does_not(self) -> None:
+        console = Console(record=True, width=160)
+        display = Display(console)
+        for time, event in [*self.turns(), (70.0, replace(ended("trial", 1), arm=SLOW))]:
+            display.standing.tell(time, event)
+            display.show(event)
+        lines = [line.rstrip() for line in console.export_text().splitlines() if "macro-F1" in line]
+        assert lines[0].startswith("  trial 1/3 of plain · small  complete")
+        assert lines[1].startswith("  trial 1/3  complete")
+        assert "and 1 other run" in present(told(*self.turns()).as_json(26.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,7 +86,8 @@ def study_run(
     if dry_run:
         return _say_what_is_left(checked, only, as_json)
     known = after(Log(checked.folder.log).read())
-    made = Display(Console(stderr=True), known).watch(conduct.run(checked, only))
+    with redirect_stdout(sys.stderr):  # where Ray says that a machine has died; results alone go to stdout
+        made = Display(Console(stderr=True), known).watch(conduct.run(checked, only))
     _print_reported(made, as_json)
     if made.failed:
         raise typer.Exit(4)
@@ -166,10 +168,12 @@ def study_dashboard(
         if browser:
             webbrowser.open(url)
 
-    folder = StudyFolder(root, spec.load(file, changes)[0].name)
+    settings, _ = spec.load(file, changes)
+    folder = StudyFolder(root, settings.name)
+    url = folder.database if settings.storage == "sqlite" else settings.storage
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is how this ends, and interrupts no work
     with suppress(KeyboardInterrupt):
-        dashboard.serve(folder.database, folder.artifacts, host, port, ready)
+        dashboard.serve(url, folder.artifacts, host, port, ready)
 
 
 @study_app.command("report")

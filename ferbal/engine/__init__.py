@@ -1,0 +1,84 @@
+"""Where runs execute: one after another in this process, or many at once on a Ray cluster.
+
+Whoever asks an engine for a run hears of each epoch as it ends, and closes the run to give it up. The study's folder
+is written to by the process that asks, and by no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+
+from annotated_types import Ge, Gt
+
+if TYPE_CHECKING:
+    from ferbal.plan import Dataset, Training
+    from ferbal.run import Job
+    from ferbal.store import RunFolder, StudyFolder
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Where the runs of a study execute. What they result in does not depend on it."""
+
+    kind: Literal["local", "ray"] = "local"
+    """local: one after another in this process; ray: as many at once as fit on a Ray cluster."""
+    address: str = ""
+    """Of the Ray cluster: host:port, or auto for the one this machine belongs to. Without one, Ray is started on this
+    machine, with all its cores and GPUs, and ends with the study."""
+    gpus_per_run: Annotated[float, Ge(0)] | None = None
+    """GPUs that a run takes: 0.25 packs four runs on one. If not given, 1 where the cluster has any, else 0."""
+    cpus_per_run: Annotated[int, Ge(1)] = 1
+    """Cores that a run takes, and the threads it computes with."""
+    at_once: Annotated[int, Ge(1)] = 256
+    """Runs that Ray is given at a time; those for which there is no room yet wait there."""
+    retries: Annotated[int, Ge(0)] = 3
+    """How often a run is begun again, each time where it last was, after its machine or process died."""
+    checkpoint_minutes: Annotated[float, Gt(0)] = 10.0
+    """Minutes of training that a death may cost: so often a run on a cluster sends back where it stands."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An epoch that has ended. loss: training mean in nats. macro_f1, best: of this epoch and of all so far."""
+
+    epoch: int
+    loss: float
+    macro_f1: float
+    best: float
+    seconds: float
+    images_per_s: float
+
+
+Running = Generator[Progress | str | None, None, None]
+"""A run: its epochs, as text what people should know of, and None while nothing has arrived. A failed run raises
+RunError. Closing it leaves the run to be continued."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What carries runs out."""
+
+    def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
+        """Train, or go on training, into the folder, as `ferbal.run.execute` does."""
+
+    def wait(self) -> None:
+        """Return as soon as one of the runs that yielded None has something to tell."""
+
+    def about(self) -> dict[str, Any]:
+        """The machine on which the runs execute, for the record."""
+
+    def close(self) -> None:
+        """Let go of everything that was taken."""
+
+
+def open(settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder) -> Engine:  # noqa: A001
+    """The engine that a study asks for. Nothing is started before the first run is."""
+    if settings.kind == "ray":
+        from ferbal.engine.ray import Ray
+
+        return Ray(settings, dataset, training, folder)
+    from ferbal.engine.local import Local
+
+    return Local(dataset, training, folder)

@@ -1,0 +1,245 @@
+"""Runs on a Ray cluster, as many at once as there is room for.
+
+A run is a Ray task that trains in a temporary folder of its machine and streams back its epochs, now and then the
+files to go on from, and in the end all of its files. The driver, the process that runs the study, puts them into the
+study's folder, `scores.json` last, so that no disk need be shared and a folder that looks complete is complete. A run
+whose machine died is begun again from what came back. The data set is put into Ray's object store once, which brings
+it once to each machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ferbal import __version__
+from ferbal.engine import EngineSpec, Running
+from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured
+from ferbal.errors import FerbalError, RunError, UsageError
+from ferbal.plan import Dataset, Split, Training
+from ferbal.run import Job
+from ferbal.store import RunFolder, StudyFolder
+
+_log = logging.getLogger(__name__)
+ANSWER = 10  # seconds that the head of a cluster has to answer
+
+
+class _DiedError(Exception):
+    """The process or the machine of a run is gone."""
+
+
+class Ray:
+    """The engine of a study that has a cluster."""
+
+    def __init__(self, settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise UsageError("engine.kind: ray is not installed; get it with `pip install 'ferbal[ray]'`") from None
+        self._ray = ray
+        self._settings, self._dataset, self._training, self._folder = settings, dataset, training, folder
+        self._arrived: dict[Any, deque[Any]] = {}
+        """What came from each run under way and has not been told yet, by its stream."""
+        self._machines: dict[str, Any] = {}
+        self._ours = False
+        self._about: dict[str, Any] = {}
+        self._placed: Any = None
+        self._execute: Any = None
+
+    def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
+        self._begin()
+        while len(self._arrived) >= self._settings.at_once:
+            yield None
+        for death in range(self._settings.retries + 1):
+            try:
+                yield from self._attempt(job, folder, keep)
+                return
+            except _DiedError as died:
+                why = str(died)
+                self._machines.pop(job.arm.backbone, None)  # it may be that which died
+                if death < self._settings.retries:
+                    yield f"its machine or process died ({why}); it is begun again where it last was"
+        message = (
+            f"its machine or process died {self._settings.retries + 1} times, at last so: {why}; see that a run has "
+            "the memory it needs (cpus_per_run, gpus_per_run), then run again"
+        )
+        folder.fail(message)
+        raise RunError(message)
+
+    def wait(self) -> None:
+        streams = list(self._arrived)
+        ready, _ = self._ray.wait(streams, num_returns=1)
+        if len(streams) > 1:
+            ready, _ = self._ray.wait(streams, num_returns=len(streams), timeout=0)
+        for stream in ready:
+            self._arrived[stream].append(self._next(stream))
+
+    def about(self) -> dict[str, Any]:
+        self._begin()
+        return self._about
+
+    def close(self) -> None:
+        if self._ours:
+            self._ray.shutdown()
+            self._ours = False
+
+    def _attempt(self, job: Job, folder: RunFolder, keep: bool) -> Running:
+        every = 60 * self._settings.checkpoint_minutes
+        begun = folder.packed(folder.newest)
+        stream = self._execute.remote(job, self._placed, self._machine(job.arm.backbone), begun, keep, every)
+        arrived = self._arrived[stream] = deque[Any]()
+        brief: Files = {}
+        over = False
+        try:
+            while True:
+                while not arrived:
+                    yield None
+                match arrived.popleft():
+                    case Reached(progress, content):
+                        brief = content
+                        if len(content) > len(BRIEF):
+                            folder.unpack(content)
+                        yield progress
+                    case Ended(content, failure):
+                        over, brief = True, {}
+                        folder.unpack(content)
+                        folder.tidy()
+                        if failure:
+                            raise RunError(failure)
+                        return
+                    case dict() as speeds:
+                        if self._folder.load("speeds") != speeds:
+                            self._folder.save("speeds", speeds)
+                    case BaseException() as error:
+                        over = True
+                        raise error
+                    case told:
+                        yield told
+        finally:
+            del self._arrived[stream]
+            if not over:  # to cancel a task that just ends can bring Ray down, and this process with it
+                self._ray.cancel(stream)
+            if brief:
+                folder.unpack(brief)
+
+    def _next(self, stream: Any) -> Any:
+        """What comes next from a run, or the error that has ended it."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(next(stream))
+        except StopIteration:
+            return _DiedError("its stream ended before it did")
+        except errors.RayError as error:
+            return self._meant(error)
+
+    def _meant(self, error: Any) -> BaseException:
+        """What to make of an error of Ray's: a full disk, a death, or what the run's own code raised."""
+        errors = self._ray.exceptions
+        cause = error.cause if isinstance(error, errors.RayTaskError) else error
+        if isinstance(cause, errors.ObjectStoreFullError | errors.OutOfDiskError):
+            return FerbalError(
+                "Ray's object store is full, and so is the disk it spills to; give it more (ray start "
+                "--object-store-memory=BYTES) or free the disk under /tmp/ray, then run the same command again: it "
+                "goes on from here"
+            )
+        if isinstance(cause, errors.RayError):  # also where a task is told that what it was given is gone
+            return _DiedError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}")
+        return cause if isinstance(cause, FerbalError) else error
+
+    def _machine(self, backbone: str) -> Any:
+        if backbone not in self._machines:
+            known = self._folder.load("speeds")
+            self._machines[backbone] = self._task(measured).remote(backbone, self._training, self._placed, known)
+        return self._machines[backbone]
+
+    def _task(self, act: Any) -> Any:
+        return self._ray.remote(
+            num_cpus=self._settings.cpus_per_run, num_gpus=self._settings.gpus_per_run or 0, max_retries=0
+        )(act)
+
+    def _begin(self) -> None:
+        """Reach the cluster, or start Ray here, and place the data set."""
+        if self._about:
+            return
+        ray = self._ray
+        if not ray.is_initialized():
+            self._reach()
+        if self._settings.gpus_per_run is None:
+            self._settings = replace(self._settings, gpus_per_run=1 if ray.cluster_resources().get("GPU") else 0)
+        self._fit([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        try:
+            about = ray.get(self._task(look).remote())
+            self._placed = ray.put(_flat(self._dataset))
+            # a generator also where `executed` is wrapped, as it is while types are checked
+            self._execute = self._task(lambda *given: (yield from executed(*given)))
+        except ray.exceptions.RayError as error:
+            meant = self._meant(error)
+            if isinstance(meant, _DiedError):
+                raise FerbalError(
+                    f"the Ray cluster: {meant}; see `ray status`, then run the same command again"
+                ) from None
+            raise meant from None
+        if about["ferbal"] != __version__:
+            raise UsageError(
+                f"the machines of the Ray cluster have ferbal {about['ferbal']}, but this is {__version__}; "
+                "install the same everywhere"
+            )
+        machines = sum(node["Alive"] for node in ray.nodes())
+        self._about = about | {"engine": f"ray {ray.__version__}", "machines": machines}
+
+    def _fit(self, machines: list[dict[str, float]]) -> None:
+        """See that a run fits on one of the machines. One that is not there yet may still join a cluster."""
+        cores, gpus = self._settings.cpus_per_run, self._settings.gpus_per_run or 0
+        if any(room.get("CPU", 0) >= cores and room.get("GPU", 0) >= gpus for room in machines):
+            return
+        told = f"no machine of the Ray cluster has {cores} cores and {gpus:g} GPUs, which a run takes (engine)"
+        if not self._settings.address:
+            raise UsageError(f"{told}; lower cpus_per_run or gpus_per_run")
+        _log.warning("%s; waiting for one that has", told)
+
+    def _reach(self) -> None:
+        ray, address = self._ray, self._settings.address
+        host, _, port = address.rpartition(":")
+        unreachable = UsageError(
+            f"engine.address: no Ray cluster answers at {address}; start one with `ray start --head`, or leave the "
+            "address out to start Ray on this machine"
+        )
+        if host:  # Ray itself would try for minutes
+            try:
+                socket.create_connection((host, int(port)), ANSWER).close()
+            except (OSError, ValueError):
+                raise unreachable from None
+        threads = {"OMP_NUM_THREADS": str(self._settings.cpus_per_run), "GOMP_SPINCOUNT": "1000"}
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        before = signal.getsignal(signal.SIGTERM)  # which Ray takes for itself
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=None if address else False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": threads},
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"{unreachable} ({str(error).splitlines()[0]})") from None
+        finally:
+            with suppress(ValueError):  # not in the main thread, where none was set
+                signal.signal(signal.SIGTERM, before)
+        self._ours = True
+
+
+def _flat(dataset: Dataset) -> Dataset:
+    """The data set with plain arrays, which Ray shares among the processes of a machine."""
+
+    def plain(split: Split) -> Split:
+        return replace(split, images=np.asarray(split.images))
+
+    train, val, test = plain(dataset.train), plain(dataset.val), plain(dataset.test)
+    return replace(dataset, train=train, val=val, test=test, unlabelled=None)

@@ -1,0 +1,95 @@
+"""What a machine of a cluster does for a study: it says what it is, how fast it is, and carries runs out.
+
+Nothing here knows of Ray: these are functions and generators, and what they return or yield can be sent.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ferbal import __version__
+from ferbal.engine import Progress
+from ferbal.errors import RunError
+from ferbal.plan import Dataset, Training
+from ferbal.run import Job, execute
+from ferbal.store import RunFolder
+
+Files = dict[str, np.ndarray]
+"""Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
+
+ALL, BRIEF = "[!.]*", ("run.json", "history.csv")
+
+
+@dataclass(frozen=True)
+class Reached:
+    """An epoch has ended: what a run that is given up leaves behind, and at times the files to go on from."""
+
+    progress: Progress
+    files: Files
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that is over: all of its files, and why it failed, if it did."""
+
+    files: Files
+    failure: str = ""
+
+
+def look() -> dict[str, Any]:
+    """What a machine of the cluster is."""
+    from ferbal import device
+
+    return device.describe() | {"ferbal": __version__}
+
+
+def measured(
+    backbone: str, training: Training, dataset: Dataset, known: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """How a backbone trains on a machine of the cluster, for all of its runs alike; and what is known now."""
+    from ferbal.engine.machine import choose
+
+    machine, found = choose(backbone, training, dataset, known)
+    return (machine.precision, machine.compiled), found
+
+
+def executed(
+    job: Job, dataset: Dataset, chosen: tuple[Any, dict[str, Any]], begun: Files, keep: bool, every: float
+) -> Iterator[str | dict[str, Any] | Reached | Ended]:
+    """Carry a run out on this machine. begun: files to go on from. every: seconds between two checkpoints."""
+    import torch
+
+    from ferbal import device
+    from ferbal.engine.local import told
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    (precision, compiled), speeds = chosen
+    yield speeds
+    machine, last = device.Machine(device.pick(), precision, compiled), time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
+        folder = RunFolder(Path(place) / job.slug)
+        folder.unpack(begun)
+        epochs = execute(job, dataset, folder, machine=machine, keep=keep)
+        failure = ""
+        try:
+            for one in told(epochs):
+                if isinstance(one, str):
+                    yield one
+                elif time.monotonic() - last > every:
+                    last = time.monotonic()
+                    yield Reached(one, folder.packed(*BRIEF, folder.newest))
+                else:
+                    yield Reached(one, folder.packed(*BRIEF))
+        except RunError as error:
+            failure = str(error)
+        finally:
+            epochs.close()
+        yield Ended(folder.packed(ALL), failure)
