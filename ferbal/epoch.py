@@ -19,7 +19,7 @@ from ferbal import device as hardware
 from ferbal.batches import Features, Images, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
-from ferbal.models import learning
+from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Stage, Training
 
 Weights = dict[str, Tensor]
@@ -49,6 +49,19 @@ class State:
     def judged(self) -> nn.Module:
         """The model that is evaluated and kept."""
         return self.model if self.ema is None else self.ema.module
+
+    @torch.no_grad()
+    def average(self, head_alone: bool) -> None:
+        """Move the averaged weights towards the present ones; what is frozen is its own average."""
+        if self.ema is None:
+            return
+        step = self.step // AVERAGED_EVERY
+        if not head_alone:
+            self.ema.update(self.model, step=step)
+            return
+        heads_of = (heads.classifier(net).parameters() for net in (self.ema.module, self.model))
+        for mean, value in zip(*heads_of, strict=True):
+            mean.lerp_(value, 1 - self.ema.get_decay(step))
 
     def save(self) -> dict[str, Any]:
         return {
@@ -105,8 +118,8 @@ def one_epoch(
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
-            if state.ema is not None and state.step % AVERAGED_EVERY == 0:
-                state.ema.update(state.model, step=state.step // AVERAGED_EVERY)
+            if state.step % AVERAGED_EVERY == 0:
+                state.average(head_alone=isinstance(batches, Features))
     told = losses.tolist()
     for number, loss in enumerate(told, start=1):
         if not math.isfinite(loss):

@@ -41,6 +41,7 @@ def head_stage(backbone: str, rows: int, machine: Machine, naive: bool) -> Measu
 
     def measured() -> float:
         model = net(backbone, SIZE)
+        features_of(model, Rows(data.images[:1024], machine.device), np.arange(1024), VIEW, machine)  # warms it up
         knobs = Knobs(lr=1e-3, batch_size=BATCH, patience=EPOCHS)
         begin = time.perf_counter()
         with mock.patch.object(train, "passes_once", return_value=False) if naive else mock.MagicMock():
