@@ -38,7 +38,7 @@ class Machine:
         if not self.compiled:
             return model
         graphs = self.device.type == "cuda"  # recorded once: a small net spends its time waiting for launches
-        prepared: nn.Module = torch.compile(model, mode="reduce-overhead" if graphs else "default")  # type: ignore
+        prepared: Any = torch.compile(model, mode="reduce-overhead" if graphs else "default")
         return prepared
 
 
