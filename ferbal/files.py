@@ -48,8 +48,12 @@ def sweep(folder: Path, name: str = "") -> None:
         draft.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    write(path, lambda file: file.write(content))
+
+
 def write_text(path: Path, text: str) -> None:
-    write(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

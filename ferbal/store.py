@@ -194,7 +194,7 @@ class RunFolder:
     def unpack(self, content: dict[str, UInt8[np.ndarray, " n"]]) -> None:
         """Write these files, that which declares the folder complete last."""
         for name in sorted(content, key=lambda name: name == "scores.json"):
-            files.write(self.path / name, lambda file, data=content[name].data: file.write(data))  # type: ignore[misc]
+            files.write_bytes(self.path / name, content[name].data)
         if "failed.json" not in content:  # that was an earlier attempt
             (self.path / "failed.json").unlink(missing_ok=True)
         for older in self._checkpoints()[2:]:

@@ -74,7 +74,7 @@ class Engine(Protocol):
 
 
 def open(settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder) -> Engine:  # noqa: A001
-    """The engine that a study asks for. Nothing is started before the first run is."""
+    """The engine that a study asks for; `engine.open` reads well. Nothing is started before the first run is."""
     if settings.kind == "ray":
         from ferbal.engine.ray import Ray
 

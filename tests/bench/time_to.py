@@ -8,25 +8,24 @@ person waits for is counted: imports, opening the data, compiling. Writes report
 
 from __future__ import annotations
 
+import argparse
 import time
+from pathlib import Path
 
 STARTED = time.perf_counter()
 
-import argparse  # noqa: E402  the clock runs while the rest is imported
-from pathlib import Path  # noqa: E402
-
-import numpy as np  # noqa: E402
-from bench.pairs import write  # noqa: E402
-
-from ferbal import data, device, train  # noqa: E402
-from ferbal.augment import View  # noqa: E402
-from ferbal.device import Machine  # noqa: E402
-from ferbal.models.build import build  # noqa: E402
-from ferbal.plan import Arm, Knobs, Training  # noqa: E402
-from ferbal.run import plan_for  # noqa: E402
-
 
 def main() -> None:
+    # imported here, so that the clock runs meanwhile
+    from bench.pairs import write
+
+    from ferbal import data, device, train
+    from ferbal.augment import View
+    from ferbal.device import Machine
+    from ferbal.models.build import build
+    from ferbal.plan import Arm, Knobs, Training
+    from ferbal.run import plan_for
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="fer2013")
     parser.add_argument("--accuracy", type=float, default=70.0, help="percent")
@@ -69,7 +68,7 @@ def main() -> None:
             break
     reached = rows[-1]["test"] >= how.accuracy
     print(f"{how.accuracy} % after {rows[-1]['seconds']} s" if reached else f"{how.accuracy} % was not reached")
-    best = float(np.max([row["test"] for row in rows]))
+    best = max(row["test"] for row in rows)
     write("time-to", vars(how) | {"reached": reached, "best": best, "epochs_done": rows})
 
 
