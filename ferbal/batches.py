@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ferbal.augment import View
+from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads
-from ferbal.plan import Plan, Resample, Split
+from ferbal.plan import Plan, Resample
 from ferbal.policies import Policy
 from ferbal.shapes import Bool, Float, Int
 
@@ -64,6 +65,8 @@ class Images:
     def __init__(self, train: Split, plan: Plan, view: View, policy: Policy, machine: Machine) -> None:
         device = machine.device
         self.machine, self.view, self.policy = machine, view, policy
+        self.shown = view
+        """As training sees them at this time, which may be smaller."""
         self.pixels = Rows(train.images, device)
         self.labels, self.source = plan.samples.label, plan.samples.source
         self.mirror = torch.from_numpy(plan.samples.mirror).to(device)
@@ -81,7 +84,7 @@ class Images:
         there = torch.from_numpy(order).to(self.machine.device)
         for first, pixels in zip(starts, self.pixels.batches(self.source[order], starts), strict=True):
             rows = there[first : first + starts.step]
-            yield self.view.varied(pixels, self.mirror[rows], self.policy, draw), self.targets[self.target[rows]]
+            yield self.shown.varied(pixels, self.mirror[rows], self.policy, draw), self.targets[self.target[rows]]
 
     def answered(self, model: nn.Module, images: Tensor) -> Tensor:
         said: Tensor = model(images.contiguous(memory_format=torch.channels_last))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ferbal import data, ensemble
-from ferbal.plan import Dataset
+from ferbal.dataset import Dataset
 from ferbal.shapes import Float
 from ferbal.store import RunFolder
 

@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from ferbal.errors import UsageError, nearest
 from ferbal.policies import Augment
-from ferbal.shapes import Bool, Float, Int, UInt8
+from ferbal.shapes import Bool, Float, Int
 
 if TYPE_CHECKING:
     from torch import Generator as Generator
@@ -318,6 +318,9 @@ class Training:
     """Epochs of one training at most; early stopping may end it sooner."""
     image_size: Annotated[int, Ge(8)] = 48
     """Side of the square image the net sees, in pixels; other sizes are resized to it."""
+    first_size: Annotated[int, Ge(8)] | None = None
+    """Side in the first epoch, in pixels: it grows to image_size, 4 px at a time, within two thirds of the epochs.
+    Small images pass sooner; epochs are judged at image_size, and none of a growing size ends the training."""
     crop: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of the side that the net sees: the middle in evaluation, moved about by augmentation in training."""
     augment: Augment = "standard"
@@ -330,8 +333,9 @@ class Training:
     pretrained: bool | str = False
     """Start from weights instead of at random: true for timm's published ones, which timm downloads, or a file of
     them, or a folder with such a file (one named after each backbone, or a single one)."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with Nesterov momentum 0.9."""
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """AdamW; SGD with Nesterov momentum 0.9; or Muon (Jordan et al. 2024), whose steps of weight matrices are made
+    orthogonal and as large as AdamW's, and which leaves everything else to AdamW."""
     weight_decay: Annotated[float, Ge(0)] = 0.02
     """Decay of weights; biases and normalisation layers never decay."""
     warmup: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -348,6 +352,10 @@ class Training:
     tta: Tta = "none"
     """How the logits that a final run saves are made; no epoch is chosen by it."""
 
+    def __post_init__(self) -> None:
+        if self.first_size is not None and self.first_size > self.image_size:
+            raise ValueError(f"first_size grows to image_size, but {self.first_size} is above {self.image_size}")
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -360,39 +368,3 @@ class Arm:
     @property
     def name(self) -> str:
         return f"{self.label} · {self.backbone}"
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled images, which may be memory-mapped. Rows of one group show the same picture.
-
-    ids: str [N], the row's name in its source: unique within the data set, and how logits find their rows.
-    votes: the soft target of each row, over the data set's classes, where people voted and training should know it.
-    """
-
-    images: UInt8[np.ndarray, "n c h w"]
-    labels: Int[np.ndarray, " n"]
-    ids: np.ndarray
-    group: Int[np.ndarray, " n"]
-    votes: Float[np.ndarray, "n k"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Three splits over the same classes. `digest` changes with any pixel, label or split.
-
-    unlabelled: rows that can be predicted but not scored; their labels are -1.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: Split
-    val: Split
-    test: Split
-    digest: str
-    mean: float = 0.5
-    std: Annotated[float, Gt(0)] = 0.25
-    unlabelled: Split | None = None

@@ -13,9 +13,10 @@ import numpy as np
 
 from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
+from ferbal.dataset import Dataset, Split
 from ferbal.errors import RunError
 from ferbal.models import weights_file
-from ferbal.plan import Adjust, Arm, Dataset, Knobs, Plan, Split, Trained, Training, start
+from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, start
 from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import label_smoothing

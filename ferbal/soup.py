@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ferbal.augment import View
 from ferbal.batches import Rows
+from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.errors import UsageError
-from ferbal.plan import Plan, Split
+from ferbal.plan import Plan
 
 Weights = dict[str, Tensor]
 ONE_ARM = ("backbone", "recipe", "head", "classes", "digest", "twins")

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ferbal import __version__, combining, data, files, models, spec
+from ferbal.dataset import Dataset
 from ferbal.errors import UsageError, nearest
 from ferbal.events import (
     Combined,
     Log,
 )
 from ferbal.models import weights_file
-from ferbal.plan import Arm, Dataset, Knobs, Plan
+from ferbal.plan import Arm, Knobs, Plan
 from ferbal.run import Job, plan_for
 from ferbal.search import Point, Search
 from ferbal.spec import StudySpec

@@ -7,9 +7,10 @@ from the plan's seed and the epoch's number, so a run resumed from a snapshot go
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +22,17 @@ from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import View
 from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen
+from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.epoch import State, averaged, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, learning
-from ferbal.plan import Knobs, Plan, Split, Stage, Training, Tta
+from ferbal.plan import Knobs, Plan, Stage, Training, Tta
 from ferbal.policies import policy
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.views import several
+
+GROWS, GROWN = 4, 2 / 3  # px at a time that images grow by, and the share of the epochs after which they are grown
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,14 @@ def fit(
             judge = partial(_classified, features=features, machine=machine)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
+            images.shown = replace(view, size=side(training, state.epoch / plan.epochs))
             loss, lr, seen = one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             trained = time.perf_counter() - clock
             matrix = score(plan, judge(state.judged), watch.labels)
             state.epoch += 1
             f1 = metrics.macro_f1(matrix)
             if last:
-                state.stale += 1
+                state.stale += images.shown == view
                 if f1 > state.best:
                     state.best, state.stale, state.kept = f1, 0, _copied(state.judged)
             row = Row(
@@ -132,6 +137,14 @@ def fit(
             yield Epoch(row, state.best, state.parts, state.save)
         begins += stage.epochs
     return state.kept
+
+
+def side(training: Training, share: float) -> int:
+    """Of the images that training sees once this share of the epochs is over: progressive resizing (Howard 2018)."""
+    if training.first_size is None:
+        return training.image_size
+    steps = math.ceil((training.image_size - training.first_size) / GROWS)
+    return min(training.first_size + GROWS * int(share / GROWN * steps), training.image_size)
 
 
 def score(plan: Plan, logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "k k"]:

@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 
 from ferbal.data.table import Table
-from ferbal.plan import Dataset
+from ferbal.dataset import Dataset
 from ferbal.store import RunFolder
 from ferbal.study import Study
 

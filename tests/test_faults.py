@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from ferbal import batches, conduct, data, run, study, train
 from ferbal.augment import View
+from ferbal.dataset import Dataset
 from ferbal.device import Machine, pick
 from ferbal.errors import RunError
 from ferbal.events import Log, Noticed, RunEnded, Started, Trained
 from ferbal.models.build import build
-from ferbal.plan import Dataset, Knobs, Training, start
+from ferbal.plan import Knobs, Training, start
 from ferbal.search import Point
 from ferbal.store import RunFolder
 

@@ -63,3 +63,18 @@ def test_one_step_moves_the_first_layer_by_its_share() -> None:
         made.step()
         moved[decay] = model.features[0].weight.detach() - before
     assert torch.allclose(moved[0.5], moved[1.0] / 16, atol=1e-7)
+
+
+def test_a_step_of_muon_turns_a_weight_matrix_by_the_same_amount_in_every_direction() -> None:
+    training = Training(optimizer="muon", weight_decay=0.0)
+    model = build("facevgg_small", training, classes=7, channels=1, seed=0).train()
+    made = optimizer(model, Stage(1), KNOBS, training)
+    weight = model.features[7].weight
+    before = weight.detach().flatten(1).clone()
+    torch.manual_seed(0)
+    model(torch.randn(8, 1, 16, 16)).logsumexp(-1).sum().backward()
+    made.step()
+    strengths = torch.linalg.svdvals(weight.detach().flatten(1) - before)
+    assert strengths.max() / strengths.min() < 2
+    gradient = torch.linalg.svdvals(weight.grad.flatten(1))
+    assert gradient.max() / gradient.min() > 5

@@ -12,10 +12,11 @@ import torch
 
 from ferbal import data, recipe, soup
 from ferbal.augment import View
+from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import UsageError
 from ferbal.models.build import build
-from ferbal.plan import Dataset, Plan, Training, start
+from ferbal.plan import Plan, Training, start
 from ferbal.soup import Ingredient
 
 CPU = Machine(torch.device("cpu"))

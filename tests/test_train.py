@@ -13,11 +13,12 @@ import torch
 
 from ferbal import batches, data, recipe, train
 from ferbal.augment import View
+from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import nets
 from ferbal.models.build import build
-from ferbal.plan import Dataset, Knobs, Plan, Training, start
+from ferbal.plan import Knobs, Plan, Training, start
 
 KNOBS = Knobs(lr=5e-3, batch_size=16, patience=10)
 TRAINING = Training(epochs=4, image_size=16, augment="strong", dropout=0.2, ema=0.9)
@@ -93,12 +94,12 @@ RESUMED = [
 
 
 @pytest.mark.parametrize(
-    ("text", "optimizer"), [(text, "adamw") for text in RESUMED] + [(text, "sgd") for text in RESUMED[:3]]
+    ("text", "optimizer"), [(text, "adamw") for text in RESUMED] + [(text, other) for text in RESUMED[:3] for other in ("sgd", "muon")]
 )
 def test_a_run_resumed_after_any_epoch_ends_with_the_same_weights(
     run: Callable[..., Any], tmp_path: Path, text: str, optimizer: str
 ) -> None:
-    training = replace(TRAINING, optimizer=optimizer)
+    training = replace(TRAINING, optimizer=optimizer, first_size=8 if optimizer == "muon" else None)
     undisturbed, weights = run(text, training)
     for stop in range(1, len(undisturbed)):
         # Snapshots share memory with the model, so each is written while its epoch is the current one.
@@ -145,6 +146,20 @@ def test_patience_ends_a_run_that_does_not_improve(run: Callable[..., Any]) -> N
     best = max(range(len(epochs)), key=lambda e: epochs[e].row.macro_f1)
     assert len(epochs) < 30
     assert len(epochs) == best + 3
+
+
+def test_images_grow_within_two_thirds_of_the_epochs() -> None:
+    training = Training(epochs=60, image_size=42, first_size=24)
+    sides = [train.side(training, epoch / 60) for epoch in range(60)]
+    assert {size: sides.count(size) for size in dict.fromkeys(sides)} == {24: 8, 28: 8, 32: 8, 36: 8, 40: 8, 42: 20}
+    assert {train.side(replace(training, first_size=None), epoch / 60) for epoch in range(60)} == {42}
+
+
+def test_growing_images_do_not_exhaust_patience(run: Callable[..., Any]) -> None:
+    growing = replace(TRAINING, epochs=12, image_size=16, first_size=8)
+    epochs, weights = run(training=growing, knobs=Knobs(lr=1e-9, batch_size=32, patience=1))
+    assert len(epochs) >= 9
+    assert weights
 
 
 def test_early_stopping_and_the_best_epoch_concern_the_last_stage_only(run: Callable[..., Any]) -> None:

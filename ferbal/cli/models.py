@@ -13,7 +13,7 @@ from ferbal.cli.shared import HERE, AsJson, Root, print_json, print_table
 from ferbal.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from ferbal.plan import Dataset
+    from ferbal.dataset import Dataset
     from ferbal.use.model import Model
     from ferbal.use.photos import Answer
 

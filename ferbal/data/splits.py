@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from ferbal.data.table import SPLITS
+from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError
-from ferbal.plan import Dataset, Split
 from ferbal.shapes import Bool, Int, UInt8, UInt64
 
 Twins = Literal["drop", "near", "keep"]

@@ -29,8 +29,8 @@ from ferbal.data import columns, demo
 from ferbal.data.pictures import NO_FACE
 from ferbal.data.splits import Twins, divided, fingerprints
 from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table
+from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, nearest
-from ferbal.plan import Dataset, Split
 from ferbal.shapes import Float, Int, UInt8
 
 FORMAT: Final = 2  # raised when the same images would be stored otherwise

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_che
 from annotated_types import Ge, Gt
 
 if TYPE_CHECKING:
-    from ferbal.plan import Dataset, Training
+    from ferbal.dataset import Dataset
+    from ferbal.plan import Training
     from ferbal.run import Job
     from ferbal.store import RunFolder, StudyFolder
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ferbal.dataset import Dataset
 from ferbal.engine import Progress, Running
-from ferbal.plan import Dataset, Training
+from ferbal.plan import Training
 from ferbal.run import Job, execute
 from ferbal.store import RunFolder, StudyFolder
 

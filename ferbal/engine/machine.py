@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ferbal import device as hardware
+from ferbal.dataset import Dataset
 from ferbal.models.build import build
-from ferbal.plan import Dataset, Training
+from ferbal.plan import Training
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__
+from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured
 from ferbal.errors import FerbalError, RunError, UsageError
-from ferbal.plan import Dataset, Split, Training
+from ferbal.plan import Training
 from ferbal.run import Job
 from ferbal.store import RunFolder, StudyFolder
 

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__
+from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import RunError
-from ferbal.plan import Dataset, Training
+from ferbal.plan import Training
 from ferbal.run import Job, execute
 from ferbal.store import RunFolder
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
 from ferbal.models import heads
 from ferbal.plan import Knobs, Stage, Training
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {"opt": "adamw", "fused": True},
+    "sgd": {"opt": "sgd", "momentum": 0.9, "fused": True},
+    "muon": {"opt": "nmuon", "momentum": 0.95},
+}
+"""What timm makes of each `training.optimizer`."""
 
 
 def optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) -> torch.optim.Optimizer:
@@ -22,12 +31,10 @@ def optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) 
         parameter.requires_grad_(name in moving)
     made: torch.optim.Optimizer = create_optimizer_v2(
         model,
-        opt=training.optimizer,
         lr=knobs.lr,
         weight_decay=training.weight_decay,
-        momentum=0.9,
-        fused=True,
         layer_decay=training.layer_decay if training.layer_decay < 1 else None,
+        **OPTIMIZERS[training.optimizer],
     )
     return made
 

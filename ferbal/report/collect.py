@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ferbal import data
-from ferbal.plan import Arm, Dataset, Plan
+from ferbal.dataset import Dataset
+from ferbal.plan import Arm, Plan
 from ferbal.report.curves import Mistake
 from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri

@@ -12,11 +12,12 @@ import numpy as np
 from ferbal import __version__, data, device, files, metrics, models, train
 from ferbal.augment import View
 from ferbal.correction import Correction
+from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.models import weights_file
 from ferbal.models.build import build
-from ferbal.plan import Dataset, Head, Training
+from ferbal.plan import Head, Training
 from ferbal.run import made_for, over_all
 from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder

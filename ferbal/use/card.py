@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ferbal import __version__, metrics
-from ferbal.plan import Dataset
+from ferbal.dataset import Dataset
 from ferbal.store import RunFolder
 from ferbal.use import scores
 from ferbal.use.model import Model

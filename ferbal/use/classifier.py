@@ -17,10 +17,11 @@ from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.data.splits import groups
 from ferbal.data.splits import part as held_out
+from ferbal.dataset import Dataset, Split
 from ferbal.device import Machine
 from ferbal.models import heads, pretrained
 from ferbal.models.build import build
-from ferbal.plan import Arm, Dataset, Knobs, Plan, Split, Training
+from ferbal.plan import Arm, Knobs, Plan, Training
 from ferbal.run import corrections, plan_for
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.train import Epoch, Weights

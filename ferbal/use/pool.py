@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ferbal import combining, data, ensemble, files, metrics
+from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
-from ferbal.plan import Dataset
 from ferbal.store import RunFolder, slug
 
 

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from ferbal import data, device, ensemble, files, train
 from ferbal.augment import View
 from ferbal.correction import Correction
+from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
 from ferbal.models.build import build
-from ferbal.plan import Arm, Dataset, Head, Training
+from ferbal.plan import Arm, Head, Training
 from ferbal.run import corrections, made_for, plan_for
 from ferbal.shapes import Float
 from ferbal.store import RunFolder

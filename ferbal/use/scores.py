@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ferbal import data, metrics
+from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, UsageError, nearest
-from ferbal.plan import Dataset, Split
 from ferbal.shapes import Float, Int
 
 RESAMPLES = 1000

@@ -30,9 +30,10 @@ from torchvision import transforms
 from ferbal import device, train
 from ferbal.augment import View
 from ferbal.batches import EVALUATION_BATCH
+from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.models.build import build
-from ferbal.plan import Knobs, Precision, Split, Training, start
+from ferbal.plan import Knobs, Precision, Training, start
 from ferbal.recipe import parse
 
 BATCH, CLASSES = 128, 7

@@ -31,6 +31,8 @@ from ruamel.yaml import YAML
 from torch import nn
 
 from ferbal import data, device
+from ferbal.batches import EVALUATION_BATCH
+from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.models.build import build
 from ferbal.plan import Training
@@ -65,25 +67,31 @@ def run(arguments: list[str], folder: Path) -> tuple[float, float]:
     return time.perf_counter() - begin, usage.ru_maxrss / 1024
 
 
-def passes(study: Path) -> Counter[tuple[Any, ...]]:
-    """How often each kind of step and each kind of forward pass was made, by all trials and runs."""
+def passes(study: Path, dataset: Dataset) -> Counter[tuple[Any, ...]]:
+    """How often each kind of step was made, and how many rows were evaluated, by all trials and runs.
+
+    Every epoch is judged on select. In the end a trial passes validation, and a final run validation and test.
+    """
     found: Counter[tuple[Any, ...]] = Counter()
-    for path in [*study.glob("runs/*/run.json"), *study.glob("trials/*/run.json")]:
-        about = json.loads(path.read_text())
-        shape = (about["backbone"], about["training"]["image_size"], about["precision"])
-        batch, rows = about["knobs"]["batch_size"], sum(about["counts"])
-        found["step", *shape, min(batch, rows)] += about["epochs"] * max(rows // batch, 1)
-        found["pass", *shape, 512] += about["epochs"]
+    watched, val, test = len(data.halves(dataset.val).select), len(dataset.val), len(dataset.test)
+    for role in ("runs", "trials"):
+        for path in study.glob(f"{role}/*/run.json"):
+            about = json.loads(path.read_text())
+            shape = (about["backbone"], about["training"]["image_size"], about["precision"])
+            batch, rows = about["knobs"]["batch_size"], sum(about["counts"])
+            found["step", *shape, min(batch, rows)] += about["epochs"] * max(rows // batch, 1)
+            found["pass", *shape, watched] += about["epochs"] * watched
+            found["pass", *shape, EVALUATION_BATCH] += val + (test if role == "runs" else 0)
     return found
 
 
-def bare(kinds: Counter[tuple[Any, ...]], watched: int) -> float:
-    """Seconds of so many bare steps and evaluations of `watched` rows, each kind measured on its own."""
+def bare(kinds: Counter[tuple[Any, ...]]) -> float:
+    """Seconds of so many bare steps and evaluated rows, each kind measured on its own."""
     total = 0.0
     for (kind, backbone, size, precision, batch), times in kinds.items():
-        rows = batch if kind == "step" else min(watched, batch)
+        rows = min(batch, EVALUATION_BATCH)
         each = seconds_of(kind == "step", backbone, size, Machine(device.pick(), precision), rows)
-        total += each * times * (1 if kind == "step" else watched / rows)
+        total += each * times / (1 if kind == "step" else rows)
     return total
 
 
@@ -127,9 +135,9 @@ def main() -> None:
         name = YAML(typ="safe", pure=True).load(how.file.read_text())["name"]
         (root / "studies" / how.file.name).write_text(how.file.read_text())
         source = YAML(typ="safe", pure=True).load(how.file.read_text())["data"]["source"]
-        watched = len(data.halves(data.open(source, root).val).select)
+        dataset = data.open(source, root)
         seconds, _ = run(["-m", "ferbal", "study", "run", f"studies/{how.file.name}"], root)
-        limit = bare(passes(root / "studies" / name), watched)
+        limit = bare(passes(root / "studies" / name, dataset))
         found["study"] = {"file": how.file.name, "seconds": round(seconds, 1), "bare_s": round(limit, 1)}
         found["study"]["ratio"] = round(seconds / limit, 3)
         print(f"{how.file.name}: {seconds:.1f} s, bare {limit:.1f} s, ratio {seconds / limit:.3f}   aim 1.10")

@@ -13,8 +13,8 @@ from conftest import table
 from scipy.ndimage import gaussian_filter
 
 from ferbal import data, files
+from ferbal.dataset import Split
 from ferbal.errors import DataError
-from ferbal.plan import Split
 
 
 def test_what_is_saved_is_opened(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from ferbal import data
 from ferbal.batches import soft_targets
 from ferbal.data import demo_files, ferplus
 from ferbal.data.demo import CLASSES
-from ferbal.plan import Split, start
+from ferbal.dataset import Split
+from ferbal.plan import start
 from ferbal.strategies.rows import drop
 
 ORDER = (*ferplus.CLASSES, "unknown", "NF")
