@@ -18,8 +18,7 @@ GRID = 6  # a 48 px face, halved three times
 class Plain(nn.Module):
     """Blocks of layers, then `pool`, which makes one vector of each image, dropout and a linear classifier.
 
-     Follows timm's conventions: `forward_features`, `forward_head`, `get_classifier`, `reset_classifier`.
-    XX
+    Follows timm's conventions: `forward_features`, `forward_head`, `get_classifier`, `reset_classifier`.
     """
 
     def __init__(
