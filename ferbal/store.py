@@ -4,6 +4,7 @@
       spec.json  provenance.json  ledger.json  speeds.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
       owner.json                only where the search is in a database that several studies share
       runs/<slug>-<hash8>/      run.json  history.csv  weights.safetensors  logits.npz  scores.json
+                                weights.json instead of the weights, where they are kept elsewhere
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       artifacts/<uuid>          what the dashboard shows of a trial; optuna.db names it
       ensembles/<name>/         ensemble.json  logits.npz  scores.json
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ferbal import files
+from ferbal import elsewhere, files
 from ferbal.errors import DataError, UsageError
 from ferbal.metrics import softmax
 from ferbal.shapes import Float, Int, UInt8
@@ -157,6 +158,29 @@ class RunFolder:
 
         content = save(weights)
         files.write(self.path / "weights.safetensors", lambda file: file.write(content))
+
+    def send_weights(self, url: str) -> None:
+        """Keep the weights there and not here, where a note says what was sent where. Nothing if there are none."""
+        path = self.path / "weights.safetensors"
+        if path.exists():
+            content = path.read_bytes()
+            elsewhere.put(url, content)
+            files.write_json(self.path / "weights.json", {"url": url, "sha256": hashlib.sha256(content).hexdigest()})
+            path.unlink()
+
+    @property
+    def has_weights(self) -> bool:
+        return any((self.path / name).exists() for name in ("weights.safetensors", "weights.json"))
+
+    def weights(self) -> Path:
+        """The file of weights, which is fetched if it is kept elsewhere. Raises DataError if that fails."""
+        path, note = self.path / "weights.safetensors", _read(self.path / "weights.json", {})
+        if note and not path.exists():
+            content = elsewhere.get(note["url"])
+            if hashlib.sha256(content).hexdigest() != note["sha256"]:
+                raise DataError(f"{note['url']}: these are not the weights that {self.path.name} has sent there")
+            files.write_bytes(path, content)
+        return path
 
     def save_logits(self, logits: dict[str, Float[np.ndarray, "n k"]], ids: dict[str, np.ndarray]) -> None:
         """logits and ids: by split, in the same order of rows."""

@@ -36,6 +36,9 @@ class EngineSpec:
     """Runs that Ray is given at a time; those for which there is no room yet wait there."""
     retries: Annotated[int, Ge(0)] = 3
     """How often a run is begun again, each time where it last was, after its machine or process died."""
+    weights: str = ""
+    """Where runs on a cluster keep their weights: a folder that all machines see, or s3://, gs:// and the like. If
+    not given, they come back to the study's folder. Whoever needs them later fetches them from there."""
     checkpoint_minutes: Annotated[float, Gt(0)] = 10.0
     """Minutes of training that a death may cost: so often a run on a cluster sends back where it stands."""
 

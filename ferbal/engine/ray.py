@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import __version__
+from ferbal import __version__, elsewhere
 from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured
@@ -44,6 +44,8 @@ class Ray:
             import ray
         except ImportError:
             raise UsageError("engine.kind: ray is not installed; get it with `pip install 'ferbal[ray]'`") from None
+        if settings.weights:
+            elsewhere.check(settings.weights)
         self._ray = ray
         self._settings, self._dataset, self._training, self._folder = settings, dataset, training, folder
         self._arrived: dict[Any, deque[Any]] = {}
@@ -93,8 +95,11 @@ class Ray:
 
     def _attempt(self, job: Job, folder: RunFolder, keep: bool) -> Running:
         every = 60 * self._settings.checkpoint_minutes
-        begun = folder.packed(folder.newest)
-        stream = self._execute.remote(job, self._placed, self._machine(job.arm.backbone), begun, keep, every)
+        begun, url = folder.packed(folder.newest), self._settings.weights
+        if url:
+            url = f"{url.rstrip('/')}/{self._folder.name}/{job.slug}.safetensors"
+        machine = self._machine(job.arm.backbone)
+        stream = self._execute.remote(job, self._placed, machine, begun, keep, every, url)
         arrived = self._arrived[stream] = deque[Any]()
         brief: Files = {}
         over = False

@@ -63,9 +63,12 @@ def measured(
 
 
 def executed(
-    job: Job, dataset: Dataset, chosen: tuple[Any, dict[str, Any]], begun: Files, keep: bool, every: float
+    job: Job, dataset: Dataset, chosen: tuple[Any, dict[str, Any]], begun: Files, keep: bool, every: float, url: str
 ) -> Iterator[str | dict[str, Any] | Reached | Ended]:
-    """Carry a run out on this machine. begun: files to go on from. every: seconds between two checkpoints."""
+    """Carry a run out on this machine.
+
+    begun: files to go on from. every: seconds between two checkpoints. url: where to keep the weights, if elsewhere.
+    """
     import torch
 
     from ferbal import device
@@ -93,4 +96,6 @@ def executed(
             failure = str(error)
         finally:
             epochs.close()
+        if url:
+            folder.send_weights(url)
         yield Ended(folder.packed(ALL), failure)

@@ -42,7 +42,7 @@ def load(path: str | Path) -> Model:
         return _from_hub(path)
     if "members" in folder.about and folder.complete:
         return _ensemble(folder)
-    if "backbone" in folder.about and folder.complete and (path / "weights.safetensors").exists():
+    if "backbone" in folder.about and folder.complete and folder.has_weights:
         return _run(folder)
     if "backbone" in folder.about:
         why = "its weights were not kept" if folder.complete else "it is not finished"
@@ -123,7 +123,8 @@ def _run(folder: RunFolder) -> Model:
 
 def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View, Machine]:
     training = TypeAdapter(Training).validate_python(about["training"] | {"pretrained": False})
-    weights = weights_file.read_safetensors(folder.path / "weights.safetensors")
+    path = folder.weights()
+    weights = weights_file.read_safetensors(path)
     network = build(
         about["backbone"],
         training,
@@ -135,7 +136,7 @@ def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View,
     place = device.pick()
     # another device than the run's may lack its number format, or be slow in it
     machine = Machine(place, about["precision"] if about.get("device") == str(place) else "fp32")
-    filled(network, weights, folder.path / "weights.safetensors", about["backbone"])
+    filled(network, weights, path, about["backbone"])
     mean, std = (tuple(about[name]) if isinstance(about[name], list) else about[name] for name in ("mean", "std"))
     return network.to(machine.device), View(training.image_size, mean, std, training.crop), machine
 
