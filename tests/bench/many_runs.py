@@ -4,12 +4,13 @@
 
 Everything but the training is as in a real study: its file, the order of the runs, Ray's scheduling, the epochs that
 are streamed back, files of the size that a small net has, written into the study's folder. A worker counts as busy
-while a run sleeps on it. Prints the figures and writes reports/bench/many_runs.json.
+while a run sleeps on it; all have begun before, since on a cluster it is not two cores that begin 64 of them. Prints the figures and writes reports/bench/many_runs.json.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import sys
@@ -65,6 +66,16 @@ def busy(spans: list[tuple[float, float]], workers: int) -> tuple[float, float]:
     return inside / (workers * (last - first)), whole / (workers * (max(end for _, end in spans) - begins[0]))
 
 
+def met(place: Path, workers: int) -> None:
+    """Carried out by every worker at once: begin, import what a run needs, and wait for the others."""
+    import ferbal.run
+    import ferbal.train
+
+    (place / str(os.getpid())).touch()
+    while len(list(place.iterdir())) < workers:
+        time.sleep(0.5)
+
+
 def main(workers: int, arms: int) -> None:
     import ray
 
@@ -81,6 +92,8 @@ def main(workers: int, arms: int) -> None:
         data.open("demo", root)
         checked = study.prepare(root / "many.yaml", root)
         ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+        (place := root / "workers").mkdir()  # on a cluster, machines start their own at the same time
+        ray.get([ray.remote(num_cpus=1)(met).remote(place, workers) for _ in range(workers)])
         before, clock = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
         events = conduct.run(checked)
         ended = 0
