@@ -4,7 +4,8 @@
 
 Everything but the training is as in a real study: its file, the order of the runs, Ray's scheduling, the epochs that
 are streamed back, files of the size that a small net has, written into the study's folder. A worker counts as busy
-while a run sleeps on it; all have begun before, since on a cluster it is not two cores that begin 64 of them. Prints the figures and writes reports/bench/many_runs.json.
+while a run sleeps on it. All have begun before: on a cluster it is not two cores that begin 64 of them.
+Prints the figures and writes reports/bench/many_runs.json.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +70,7 @@ def busy(spans: list[tuple[float, float]], workers: int) -> tuple[float, float]:
 
 def met(place: Path, workers: int) -> None:
     """Carried out by every worker at once: begin, import what a run needs, and wait for the others."""
-    import ferbal.run
-    import ferbal.train
-
+    import_module("ferbal.train")
     (place / str(os.getpid())).touch()
     while len(list(place.iterdir())) < workers:
         time.sleep(0.5)
