@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 RETRIES = 5
-FORMAT = 3  # raised when the same settings would train differently: runs of an older format are made again
+FORMAT = 3  # raised when the same settings, or what is usual, would train differently: older runs are made again
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,14 @@ class Job:
         }
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """Settings without those of training that are what they are if nobody sets them: new ones change no job."""
+        usual, own = asdict(Training()), self.settings
+        return own | {"training": {name: value for name, value in own["training"].items() if value != usual[name]}}
+
+    @property
     def slug(self) -> str:
-        sha = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        sha = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         return f"{slug(self.arm.label)}-{slug(self.arm.backbone)}-s{self.seed}-{sha[:8]}"
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from ferbal import __version__, combining, data, files, models, spec
 from ferbal.dataset import Dataset
@@ -50,7 +52,7 @@ class Study:
 
     def search(self, arm: Arm) -> Search:
         """The search of an arm. What a trial's score depends on besides arm and knobs tells searches apart."""
-        settings = self.job(arm, Point(Knobs(0, 0, 0)), 0).settings
+        settings = self.job(arm, Point(Knobs(0, 0, 0)), 0).identity
         depends_on = {key: settings[key] for key in ("training", "twins", "digest", "format")}
         space, budget = self.spec.space(arm), self.spec.search.budget
         if self.spec.storage == "sqlite":
@@ -124,7 +126,10 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
 
 def changed(study: Study) -> list[str]:
     """What differs from when the study last ran: settings, the data set, and libraries."""
-    before, now = _flat(study.folder.load("spec")), _flat(spec.as_json(study.spec))
+    saved = study.folder.load("spec")
+    with suppress(ValidationError):  # what is new since then was as it is if nobody sets it
+        saved = spec.as_json(StudySpec.model_validate(saved)) if saved else saved
+    before, now = _flat(saved), _flat(spec.as_json(study.spec))
     said = []
     if before:
         for name in dict.fromkeys([*before, *now]):

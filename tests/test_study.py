@@ -9,15 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ferbal import conduct, files, metrics, study
+from ferbal import conduct, files, metrics, spec, study
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
+from ferbal.plan import Knobs, Training
+from ferbal.search import Point
 from ferbal.store import RunFolder
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
@@ -305,3 +308,24 @@ def test_a_second_backbone_begins_where_the_first_ended_and_further_settings_are
     assert final.about["recipe"] == f"focal(gamma={best.further['focal.gamma']!r})"
     assert final.about["training"]["dropout"] == best.further["dropout"]
     assert final.about["label"] == "focal"
+
+
+def test_a_setting_that_is_as_usual_changes_no_job(root: Path) -> None:
+    checked = study.prepare(root / "studies" / "tiny.yaml", root)
+    ((arm, _), *_) = checked.plans
+    job = checked.job(arm, Point(Knobs(0.1, 16, 5)), 1)
+    assert "first_size" not in job.identity["training"]
+    assert "first_size" in job.settings["training"]
+    assert job.identity["training"]["image_size"] == job.training.image_size != Training().image_size
+    smaller = replace(job, training=replace(job.training, first_size=8))
+    assert smaller.slug != job.slug
+
+
+def test_settings_that_are_new_are_no_change(root: Path) -> None:
+    checked = study.prepare(root / "studies" / "tiny.yaml", root)
+    saved = spec.as_json(checked.spec)
+    del saved["training"]["first_size"], saved["storage"]
+    checked.folder.save("spec", saved)
+    assert study.changed(checked) == []
+    checked.folder.save("spec", saved | {"backbones": ["resnet18"]})
+    assert len(study.changed(checked)) == 1
