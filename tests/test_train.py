@@ -94,7 +94,8 @@ RESUMED = [
 
 
 @pytest.mark.parametrize(
-    ("text", "optimizer"), [(text, "adamw") for text in RESUMED] + [(text, other) for text in RESUMED[:3] for other in ("sgd", "muon")]
+    ("text", "optimizer"),
+    [(text, "adamw") for text in RESUMED] + [(text, other) for text in RESUMED[:3] for other in ("sgd", "muon")],
 )
 def test_a_run_resumed_after_any_epoch_ends_with_the_same_weights(
     run: Callable[..., Any], tmp_path: Path, text: str, optimizer: str
