@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -25,16 +24,17 @@ from crewed import KNOBS, TRAINING, Case
 from ferbal import data, study
 from ferbal.crew import ALONE, Crew
 from ferbal.dataset import Dataset
-from ferbal.engine import Progress, several
+from ferbal.engine import Progress, Running, several
 from ferbal.engine.local import Local
 from ferbal.errors import RunError, UsageError
-from ferbal.run import Job
 from ferbal.store import RunFolder
 
 CASES = {
-    "plain": Case(),
-    "adamw": Case(training=replace(TRAINING, optimizer="adamw", first_size=8), knobs=replace(KNOBS, lr=2e-3)),
-    "no average": Case(training=replace(TRAINING, ema=0.0)),
+    "learns": Case(
+        training=replace(TRAINING, epochs=4, optimizer="adamw", augment="none", ema=0.0),
+        knobs=replace(KNOBS, lr=1e-3),
+    ),
+    "growing": Case(training=replace(TRAINING, first_size=8)),
     "head": Case("retrain_head(epochs=2)"),
     "resampled": Case("retrain_head(smote, epochs=2)"),
     "scales": Case("learn_scales(epochs=2)"),
@@ -45,8 +45,9 @@ CASES = {
 }
 DROPPING = replace(TRAINING, dropout=0.2)
 AGAIN = {
-    "BatchNorm and dropout": Case(backbone="facevgg_small", training=DROPPING),
-    "a head of it, on mixed images": Case("retrain_head(epochs=2) | cutmix", "facevgg_small", DROPPING),
+    "BatchNorm, dropout, and a head on mixed images": Case(
+        "retrain_head(epochs=2) | cutmix", "facevgg_small", DROPPING
+    ),
     "influence": CASES["influence"],
 }
 
@@ -92,8 +93,8 @@ def test_two_processes_learn_what_one_does(dataset: Dataset, shared: dict[str, A
 
 
 def test_what_is_compared_has_learnt_something(shared: dict[str, Any]) -> None:
-    assert shared["adamw"].rows[-1].macro_f1 > 0.6
-    assert len({row.macro_f1 for row in shared["adamw"].rows}) > 1
+    scores = [row.macro_f1 for row in shared["learns"].rows]
+    assert scores[0] < 0.8 < scores[-1]
 
 
 @pytest.mark.parametrize("name", AGAIN)
@@ -121,7 +122,7 @@ def test_parts_of_batches_make_up_the_batches() -> None:
 
 @pytest.mark.parametrize(("rows", "size"), [(96, 15), (15, 96)])
 def test_a_batch_that_cannot_be_divided_is_refused(rows: int, size: int) -> None:
-    with pytest.raises(RunError, match="a batch of 15 rows cannot be divided evenly among training.devices: 2; take"):
+    with pytest.raises(RunError, match=r"batch of 15 rows cannot be divided evenly among training\.devices: 2; take"):
         Crew(0, 2).divided(np.arange(rows), range(0, max(rows - size, 0) + 1, size))
 
 
@@ -156,29 +157,24 @@ def test_a_memory_map_is_sent_as_its_place(tmp_path: Path) -> None:
         assert len(sent) < 1000 or not part.flags.c_contiguous
 
 
-def job(root: Path, **changes: Any) -> tuple[Job, Dataset]:
+def begun(root: Path, devices: int, place: str) -> tuple[Running, RunFolder, Dataset]:
+    """A run of many short epochs, by the local engine."""
+    long = ("search={trials: 0, lr: 1e-3, batch_size: 16, patience: 99}", "training.epochs=20")
     shown = study.prepare(
-        root / "studies" / "tiny.yaml",
-        root,
-        ["backbones=[simple_cnn]", "search={trials: 0, lr: 2e-3, batch_size: 16, patience: 9}", "training.epochs=6"],
+        root / "studies" / "tiny.yaml", root, ["backbones=[simple_cnn]", f"training.devices={devices}", *long]
     )
     arm, _ = shown.plans[0]
-    point = shown.search(arm).chosen()
+    point, folder = shown.search(arm).chosen(), RunFolder(root / place)
     assert point is not None
-    made = shown.job(arm, point, 1)
-    return replace(made, training=replace(made.training, devices=2, **changes)), shown.dataset
-
-
-def started(root: Path, **changes: Any) -> tuple[Iterator[Any], RunFolder, Job, Dataset]:
-    one, dataset = job(root, **changes)
-    shown = study.prepare(root / "studies" / "tiny.yaml", root)
-    folder = RunFolder(root / "run")
-    return Local(dataset, one.training, shown.folder).run(one, folder, keep=True), folder, one, dataset
+    engine = Local(shown.dataset, shown.spec.training, shown.folder)
+    return engine.run(shown.job(arm, point, 1), folder, keep=True), folder, shown.dataset
 
 
 def test_a_device_that_dies_ends_the_run_which_goes_on_later(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    running, folder, _, _ = started(root)
-    assert next(running) == pytest.approx(Progress(1, 0, 0, 0, 0, 0), abs=1e9)
+    running, folder, dataset = begun(root, 2, "both")
+    first = next(running)
+    assert isinstance(first, Progress)
+    assert first.epoch == 1
     doomed = mp.active_children()
     assert len(doomed) == 2
     os.kill(doomed[0].pid or 0, signal.SIGKILL)
@@ -187,35 +183,28 @@ def test_a_device_that_dies_ends_the_run_which_goes_on_later(root: Path, capfd: 
     assert not any(process.is_alive() for process in doomed)
     assert "died with signal 9" in folder.failure
     reached = int(folder.newest[6:11])
-    assert reached >= 1
 
-    again, folder, one, dataset = started(root)
-    epochs = [told.epoch for told in again]
-    assert epochs == list(range(reached + 1, 7))
+    running, _, _ = begun(root, 2, "both")
+    assert [told.epoch for told in running if isinstance(told, Progress)] == list(range(reached + 1, 21))
     assert folder.complete
     assert not folder.failure
     assert folder.about["devices"] == 2
     assert not mp.active_children()
     assert "Traceback" not in capfd.readouterr().err
-    alone = RunFolder(root / "alone")
-    kept = study.prepare(root / "studies" / "tiny.yaml", root).folder
-    list(
-        Local(dataset, one.training, kept).run(
-            replace(one, training=replace(one.training, devices=1)), alone, keep=True
-        )
-    )
-    for split in (dataset.val, dataset.test):
-        name = "val" if split is dataset.val else "test"
-        assert folder.logits(name, split.ids) == pytest.approx(alone.logits(name, split.ids), abs=2e-3)
+
+    running, alone, _ = begun(root, 1, "alone")
+    list(running)
+    for name, split in (("val", dataset.val), ("test", dataset.test)):
+        assert folder.logits(name, split.ids) == pytest.approx(alone.logits(name, split.ids), abs=0.02)
     assert folder.scores == alone.scores
 
 
 @pytest.mark.slow
 def test_a_run_that_is_given_up_leaves_no_process_and_no_attempt(root: Path) -> None:
-    running, folder, _, _ = started(root)
-    with closing(running):  # type: ignore[type-var]
-        next(running)
-        assert len(mp.active_children()) == 2
+    running, folder, _ = begun(root, 2, "both")
+    next(running)
+    assert len(mp.active_children()) == 2
+    running.close()
     assert not mp.active_children()
     assert not (folder.path / "attempts.json").exists()
     assert folder.newest != "none.ckpt"
@@ -224,11 +213,8 @@ def test_a_run_that_is_given_up_leaves_no_process_and_no_attempt(root: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
 def test_processes_end_with_the_study_that_started_them(root: Path, sign: signal.Signals) -> None:
-    changes = (
-        "training.devices=2",
-        "training.epochs=500",
-        "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 999}",
-    )
+    long = "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 999}"
+    changes = ("training.devices=2", "training.epochs=500", long)
     command = [sys.executable, "-m", "ferbal", "study", "run", "studies/tiny.yaml"]
     command += [word for change in changes for word in ("--set", change)]
     with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:

@@ -6,6 +6,7 @@ import atexit
 import mmap
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import threading
 import traceback
@@ -82,7 +83,7 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
         for pipe in ready:
             rank, process = left[pipe]
             try:
-                told = pipe.recv()
+                sent = pipe.recv_bytes()
             except (EOFError, OSError):
                 del left[pipe]
                 process.join()
@@ -93,6 +94,7 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
                         "run again: it goes on after its last epoch"
                     ) from doubt
                 continue
+            told = pickle.loads(sent)
             if isinstance(told, FerbalError):
                 raise told
             if isinstance(told, BaseException):
@@ -125,10 +127,10 @@ def _take_part(
         with joined(crew, meeting, card=crew.rank):
             for told in act(crew, *given):
                 if crew.rank == 0:
-                    pipe.send(told)
+                    pipe.send_bytes(pickle.dumps(told))  # by value: torch's own way needs the sender to live on
     except Exception as error:
         error.add_note(f"in the process of device {crew.rank}:\n{traceback.format_exc()}")
-        pipe.send(error)
+        pipe.send_bytes(pickle.dumps(error))
 
 
 def _end_with(pipe: Connection) -> None:

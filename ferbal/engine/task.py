@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__
+from ferbal.crew import ALONE, Crew, joined
 from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import RunError
 from ferbal.plan import Training
 from ferbal.run import Job, execute
-from ferbal.store import RunFolder
+from ferbal.store import Beside, RunFolder
 
 Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
@@ -45,6 +46,10 @@ class Ended:
     failure: str = ""
 
 
+Told = str | dict[str, Any] | Reached | Ended
+"""What comes from a run as it goes: a note, speeds that were measured, an epoch, or its end."""
+
+
 def look() -> dict[str, Any]:
     """What a machine of the cluster is."""
     from ferbal import device
@@ -63,8 +68,14 @@ def measured(
 
 
 def executed(
-    job: Job, dataset: Dataset, chosen: tuple[Any, dict[str, Any]], begun: Files, keep: bool, every: float
-) -> Iterator[str | dict[str, Any] | Reached | Ended]:
+    job: Job,
+    dataset: Dataset,
+    chosen: tuple[Any, dict[str, Any]],
+    begun: Files,
+    keep: bool,
+    every: float,
+    crew: Crew = ALONE,
+) -> Iterator[Told]:
     """Carry a run out on this machine. begun: files to go on from. every: seconds between two checkpoints."""
     import torch
 
@@ -74,11 +85,12 @@ def executed(
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     (precision, compiled), speeds = chosen
     yield speeds
-    machine, last = device.Machine(device.pick(), precision, compiled), time.monotonic()
+    machine, last = device.Machine(device.pick(), precision, compiled, crew), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
         folder = RunFolder(Path(place) / job.slug)
         folder.unpack(begun)
-        epochs = execute(job, dataset, folder, machine=machine, keep=keep)
+        own = folder if crew.rank == 0 else Beside(folder.path / "beside", folder)
+        epochs = execute(job, dataset, own, machine=machine, keep=keep)
         failure = ""
         try:
             for one in told(epochs):
@@ -94,3 +106,16 @@ def executed(
         finally:
             epochs.close()
         yield Ended(folder.packed(ALL), failure)
+
+
+def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
+    """What one of several devices does for a run that is `executed` with what is given; the first alone tells of it.
+
+    meeting: where the devices find each other.
+    """
+    with joined(crew, meeting, card=0):  # the GPU that this process is let see
+        for told in executed(*given, crew):
+            if crew.rank == 0:
+                yield told
+            elif isinstance(told, Ended):
+                yield Ended({}, told.failure)
