@@ -48,9 +48,11 @@ class Machine:
         return prepared
 
 
-def pick() -> torch.device:
-    """The GPU if torch sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick(card: int | None = None) -> torch.device:
+    """The GPU if torch sees one, or that of this number, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if card is None else torch.device("cuda", card)
 
 
 def out_of_memory(error: BaseException) -> bool:

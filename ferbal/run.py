@@ -201,7 +201,7 @@ def _executed(
         **_energy(rows, meter),
         "images_per_s": round(float(np.median([row["images_per_s"] for row in rows])), 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": str(machine.device),
+        "device": machine.device.type,
         "devices": machine.crew.size,
         "threads": torch.get_num_threads(),
     }

@@ -21,9 +21,10 @@ import pytest
 import torch
 from crewed import KNOBS, TRAINING, Case
 
-from ferbal import data, study
+from ferbal import data, epoch, study
 from ferbal.crew import ALONE, Crew
 from ferbal.dataset import Dataset
+from ferbal.device import Machine
 from ferbal.engine import Progress, Running, several
 from ferbal.engine.local import Local
 from ferbal.errors import RunError, UsageError
@@ -124,6 +125,19 @@ def test_parts_of_batches_make_up_the_batches() -> None:
 def test_a_batch_that_cannot_be_divided_is_refused(rows: int, size: int) -> None:
     with pytest.raises(RunError, match=r"batch of 15 rows cannot be divided evenly among training\.devices: 2; take"):
         Crew(0, 2).divided(np.arange(rows), range(0, max(rows - size, 0) + 1, size))
+
+
+def test_one_of_several_devices_does_not_pass_its_part_of_a_batch_in_parts(dataset: Dataset) -> None:
+    """The others would wait for ever."""
+    net = torch.nn.Linear(2, 3)
+    state = epoch.State(net, None, torch.optim.SGD(net.parameters()), epoch.scaler(Machine(crewed.CPU)))
+
+    def full(inputs: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        epoch._gradients(state, full, torch.ones(16, 2), torch.ones(16, 3), Machine(crewed.CPU, crew=Crew(1, 2)))
+    assert state.parts == 1
 
 
 def test_the_study_file_is_checked_for_it(root: Path) -> None:

@@ -37,7 +37,8 @@ def executed(
     """What one of several devices does for a run. place: where those that are not the first write."""
     from ferbal import device
 
-    machine = device.Machine(device.pick(), precision, compiled, crew)
+    # by its number, for another thread would take the first
+    machine = device.Machine(device.pick(crew.rank), precision, compiled, crew)
     own = folder if crew.rank == 0 else Beside(place / str(crew.rank), folder)
     yield from told(execute(job, dataset, own, machine=machine, keep=keep))
 
@@ -68,9 +69,11 @@ class Local:
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run on several devices, whose first process writes the folder."""
+        from ferbal import device
         from ferbal.engine import several
 
         several.check(job.training.devices)
+        device.release()  # what measuring took is needed by the first process
         with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
             given = (job, self.dataset, folder, Path(place), machine.precision, machine.compiled, keep)
             try:

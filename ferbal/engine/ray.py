@@ -25,9 +25,8 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__
-from ferbal.crew import Crew, meeting_point
 from ferbal.dataset import Dataset, Split
-from ferbal.engine import EngineSpec, Running
+from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
 from ferbal.errors import FerbalError, RunError, UsageError
 from ferbal.plan import Training
@@ -36,7 +35,6 @@ from ferbal.store import RunFolder, StudyFolder
 
 _log = logging.getLogger(__name__)
 ANSWER = 10  # seconds that the head of a cluster has to answer
-MOMENT = 10  # seconds in which the other devices of a run that is over end by themselves
 
 
 class _DiedError(Exception):
@@ -145,7 +143,7 @@ class Ray:
                 folder.unpack(brief)
 
     def _started(self, given: tuple[Any, ...]) -> tuple[list[Any], Callable[[bool], None]]:
-        """The streams of a run, that of the first device first, and how to end it: that it is over, or given up."""
+        """The streams of a run, the first device's first, and how to end it: as over, or as given up."""
         devices = self._training.devices
         if devices == 1:
             stream = self._execute.remote(*given)
@@ -155,28 +153,8 @@ class Ray:
                     self._ray.cancel(stream)
 
             return [stream], give_up
-        from ray.util import get_node_ip_address, placement_group, remove_placement_group
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        host = get_node_ip_address()
-        store, room = meeting_point(host), {"CPU": self._settings.cpus_per_run, "GPU": self._settings.gpus_per_run}
-        group = placement_group([{name: much for name, much in room.items() if much}] * devices, strategy="PACK")
-        streams = [
-            self._together.options(
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
-            ).remote(Crew(rank, devices), (host, store.port), *given)
-            for rank in range(devices)
-        ]
-
-        def release(over: bool) -> None:
-            nonlocal store
-            if over:
-                ends = [stream.completed() for stream in streams]
-                self._ray.wait(ends, num_returns=len(ends), timeout=MOMENT)
-            remove_placement_group(group)  # which ends what still runs there
-            store = None
-
-        return streams, release
+        room = {"CPU": self._settings.cpus_per_run, "GPU": self._settings.gpus_per_run or 0}
+        return side_by_side.started(self._together, devices, room, given)
 
     def _next(self, stream: Any) -> Any:
         """What comes next from a run, or the error that has ended it."""

@@ -11,6 +11,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -62,17 +63,25 @@ def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Itera
             arguments = (theirs, Crew(rank, size), (HERE, store.port), threads, act, given)
             process = mp.get_context("spawn").Process(target=_take_part, args=arguments, daemon=True)
             members[ours] = (rank, process)
-            # what is sent to all processes of a terminal, or of a job, is for this one to act on
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-            try:
+            with theirs, _deaf():
                 process.start()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
-                theirs.close()
         yield from _heard(dict(members), size)
     finally:
         atexit.unregister(end)
         end()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is sent to all processes of a terminal, or of a job, is not heard by one that is started in here."""
+    if os.name != "posix":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
