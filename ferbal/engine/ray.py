@@ -187,8 +187,9 @@ class Ray:
         return self._machines[backbone]
 
     def _task(self, act: Any, **further: Any) -> Any:
-        room = {"num_cpus": self._settings.cpus_per_run, "num_gpus": self._settings.gpus_per_run or 0}
-        return self._ray.remote(**room, max_retries=0, **further)(act)
+        remote: Any = self._ray.remote
+        cores, gpus = self._settings.cpus_per_run, self._settings.gpus_per_run or 0
+        return remote(num_cpus=cores, num_gpus=gpus, max_retries=0, **further)(act)
 
     def _begin(self) -> None:
         """Reach the cluster, or start Ray here, and place the data set."""

@@ -108,13 +108,22 @@ def executed(
         yield Ended(folder.packed(ALL), failure)
 
 
-def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
-    """What one of several devices does for a run that is `executed` with what is given; the first alone tells of it.
+def shared(
+    crew: Crew,
+    meeting: tuple[str, int],
+    job: Job,
+    dataset: Dataset,
+    chosen: tuple[Any, dict[str, Any]],
+    begun: Files,
+    keep: bool,
+    every: float,
+) -> Iterator[Told]:
+    """What one of several devices does to carry a run out, as above; the first alone tells how it goes.
 
     meeting: where the devices find each other.
     """
     with joined(crew, meeting, card=0):  # the GPU that this process is let see
-        for told in executed(*given, crew):
+        for told in executed(job, dataset, chosen, begun, keep, every, crew):
             if crew.rank == 0:
                 yield told
             elif isinstance(told, Ended):
