@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from ferbal.crew import ALONE, Crew
 from ferbal.policies import Policy
 from ferbal.shapes import Bool, Float, UInt8
 
@@ -43,16 +44,28 @@ class View:
         return pixels.sub_(_over_channels(self.mean, pixels)).div_(_over_channels(self.std, pixels))
 
     def varied(
-        self, images: UInt8[Tensor, "b c h w"], mirror: Bool[Tensor, " b"], policy: Policy, draw: Generator
+        self,
+        images: UInt8[Tensor, "b c h w"],
+        mirror: Bool[Tensor, " b"],
+        policy: Policy,
+        draw: Generator,
+        crew: Crew = ALONE,
     ) -> Float[Tensor, "b c s s"]:
-        """Images for training. `mirror` names those that are stored the other way round."""
-        rows, device = len(images), images.device
+        """Images for training. `mirror` names those that are stored the other way round.
+
+        crew: who has the other parts of the batch. Numbers are drawn for all of it, so that each image is varied as
+        if it were here as a whole.
+        """
+        rows, device = len(images) * crew.size, images.device
+
+        def uniform() -> Float[Tensor, " b"]:
+            return crew.part(torch.rand(rows, generator=draw, device=device))
 
         def spread(width: float) -> Float[Tensor, " b"]:
-            return (torch.rand(rows, generator=draw, device=device) * 2 - 1) * width
+            return (uniform() * 2 - 1) * width
 
         def chance(probability: float) -> Bool[Tensor, " b"]:
-            return torch.rand(rows, generator=draw, device=device) < probability
+            return uniform() < probability
 
         flipped = mirror ^ chance(policy.flip)
         if policy.rotate or policy.scale or policy.shift:
@@ -71,12 +84,12 @@ class View:
         scale = gain / std
         pixels = pixels.mul_(scale).add_(offset * float(np.mean(self.mean)) / float(np.mean(self.std)) - mean * scale)
         if policy.noise:
-            width = policy.noise / float(np.mean(self.std)) * torch.rand(rows, generator=draw, device=device)
-            drawn = torch.randn(pixels.shape, generator=draw, device=device)
+            width = policy.noise / float(np.mean(self.std)) * uniform()
+            drawn = crew.part(torch.randn((rows, *pixels.shape[1:]), generator=draw, device=device))
             pixels = pixels.addcmul_(drawn, _over_image(width))
         if policy.erase:
             low, high = policy.erase_side
-            side = low + (high - low) * torch.rand(rows, generator=draw, device=device)
+            side = low + (high - low) * uniform()
             pixels = pixels.mul_(self._around_squares(spread(1), spread(1), side * chance(policy.erase)))
         return pixels
 

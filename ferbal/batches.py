@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ferbal.augment import View
+from ferbal.crew import ALONE
 from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads
-from ferbal.plan import Plan, Resample
+from ferbal.plan import Mix, Plan, Resample
 from ferbal.policies import Policy
 from ferbal.shapes import Bool, Float, Int
 
@@ -64,9 +65,11 @@ class Images:
 
     def __init__(self, train: Split, plan: Plan, view: View, policy: Policy, machine: Machine) -> None:
         device = machine.device
-        self.machine, self.view, self.policy = machine, view, policy
+        self.machine, self.crew, self.view, self.policy = machine, machine.crew, view, policy
         self.shown = view
         """As training sees them at this time, which may be smaller."""
+        self.mix: Mix | None = None
+        """How training blends them at this time."""
         self.pixels = Rows(train.images, device)
         self.labels, self.source = plan.samples.label, plan.samples.source
         self.mirror = torch.from_numpy(plan.samples.mirror).to(device)
@@ -80,11 +83,22 @@ class Images:
     def passed(
         self, order: Int[np.ndarray, " n"], starts: range, draw: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of an order of the rows, with their targets."""
-        there = torch.from_numpy(order).to(self.machine.device)
-        for first, pixels in zip(starts, self.pixels.batches(self.source[order], starts), strict=True):
-            rows = there[first : first + starts.step]
-            yield self.shown.varied(pixels, self.mirror[rows], self.policy, draw), self.targets[self.target[rows]]
+        """This process's part of each batch of an order of the rows, with the targets of the whole batch.
+
+        Images that are mixed need the whole batch, which every process then varies for itself.
+        """
+        crew = self.crew if self.mix is None else ALONE
+        own, begins = crew.divided(order, starts)
+        there, here = (torch.from_numpy(rows).to(self.machine.device) for rows in (order, own))
+        found = self.pixels.batches(self.source[own], begins)
+        for first, begin, pixels in zip(starts, begins, found, strict=True):
+            turned = self.mirror[here[begin : begin + begins.step]]
+            images = self.shown.varied(pixels, turned, self.policy, draw, crew)
+            targets = self.targets[self.target[there[first : first + starts.step]]]
+            if self.mix is not None:
+                images, targets = self.mix(images, targets, draw)
+                images = self.crew.part(images)
+            yield images, targets
 
     def answered(self, model: nn.Module, images: Tensor) -> Tensor:
         said: Tensor = model(images.contiguous(memory_format=torch.channels_last))
@@ -111,6 +125,7 @@ class Features:
         self, features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], targets: Tensor, device: torch.device
     ) -> None:
         self.rows, self.labels, self.targets = Rows(features, device), labels, targets
+        self.crew = ALONE  # a classifier alone is trained on the whole batch sooner than it is shared
         self.features = torch.empty(0)
 
     def passed(
@@ -160,17 +175,19 @@ def features_of(
         found.append(given[0].float().cpu())
 
     handle = heads.classifier(model).register_forward_pre_hook(keep)
-    starts = range(0, len(source), EVALUATION_BATCH)
+    own = machine.crew.rows(len(source))
+    mirrored = None if mirror is None else mirror[torch.from_numpy(own).to(mirror.device)]
+    starts = range(0, len(own), EVALUATION_BATCH)
     try:
         with machine.autocast():
-            for first, images in zip(starts, pixels.batches(source, starts), strict=True):
-                if mirror is not None:
-                    turned = mirror[first : first + len(images), None, None, None]
+            for first, images in zip(starts, pixels.batches(source[own], starts), strict=True):
+                if mirrored is not None:
+                    turned = mirrored[first : first + len(images), None, None, None]
                     images = torch.where(turned, images.flip(-1), images)
                 model(view.plain(images).contiguous(memory_format=torch.channels_last))
     finally:
         handle.remove()
-    return torch.cat(found).numpy()
+    return machine.crew.whole(torch.cat(found))[: len(source)].numpy()
 
 
 def order(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ferbal.crew import ALONE, Crew
 from ferbal.plan import Precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,11 +24,15 @@ WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chose
 
 @dataclass(frozen=True)
 class Machine:
-    """Where training runs, in which number format its forward passes are, and whether they are compiled."""
+    """Where training runs, in which number format its forward passes are, and whether they are compiled.
+
+    crew: the processes that train the same net, of which this is one.
+    """
 
     device: torch.device
     precision: Precision = "fp32"
     compiled: bool = False
+    crew: Crew = ALONE
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Forward passes in the machine's format; fp32 changes nothing."""
@@ -37,14 +42,17 @@ class Machine:
         """The model, compiled if that is wished: with the same parameters; sums and dropout differ."""
         if not self.compiled:
             return model
-        graphs = self.device.type == "cuda"  # recorded once: a small net spends its time waiting for launches
+        # recorded once: a small net spends its time waiting for launches; what devices exchange cannot be recorded
+        graphs = self.device.type == "cuda" and self.crew.size == 1
         prepared: Any = torch.compile(model, mode="reduce-overhead" if graphs else "default")
         return prepared
 
 
-def pick() -> torch.device:
-    """The GPU if torch sees one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def pick(card: int | None = None) -> torch.device:
+    """The GPU if torch sees one, or that of this number, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if card is None else torch.device("cuda", card)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -33,8 +33,6 @@ class State:
     NUMBERS: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
 
     model: nn.Module
-    passed: nn.Module
-    """The model as batches pass it: itself, or compiled."""
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -44,6 +42,15 @@ class State:
     stale: int = 0
     parts: int = 1
     kept: Weights = field(default_factory=dict)
+    shared: nn.Module = field(init=False)
+    """The model as batches pass it: itself, or with gradients that the devices of a crew share."""
+    passed: nn.Module = field(init=False)
+    """That again, or compiled."""
+
+    def prepare(self, machine: Machine) -> None:
+        """Be ready to pass batches, now that it is known which parameters learn."""
+        self.shared = machine.crew.wrapped(self.model)
+        self.passed = machine.prepared(self.shared)
 
     @property
     def judged(self) -> nn.Module:
@@ -108,13 +115,11 @@ def one_epoch(
     passed = partial(_passed, state, stage, shifts, batches, machine)
     watching = nullcontext() if stage.weigh is None else batches.watching(state.model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
-        torch.manual_seed(int(torch_seed))  # dropout has no generator of its own
+        torch.manual_seed(int(torch_seed) + batches.crew.rank)  # dropout has no generator of its own
         for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
             lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
             learning.set_rate(state.optimizer, lr)
-            if stage.mix is not None:
-                inputs, targets = stage.mix(inputs, targets, draw)
-            losses[number] = _gradients(state, passed, inputs, targets)
+            losses[number] = _gradients(state, passed, inputs, targets, machine)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -131,12 +136,16 @@ def one_epoch(
 
 
 def _gradients(
-    state: State, passed: Callable[[Tensor, Tensor, float], Tensor], inputs: Tensor, targets: Tensor
+    state: State,
+    passed: Callable[[Tensor, Tensor, float], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    machine: Machine,
 ) -> Tensor:
     """The mean loss of a batch, its gradients being left in the parameters.
 
     A batch that does not fit in memory is passed in parts, from now on, whose gradients add up to those of the whole;
-    only what BatchNorm and dropout do within a part depends on it.
+    only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
     """
     while True:
         state.optimizer.zero_grad(set_to_none=True)
@@ -147,7 +156,7 @@ def _gradients(
                 total += passed(some, theirs, len(some) / len(inputs))
             return total
         except (RuntimeError, MemoryError) as error:
-            if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts:
+            if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts or machine.crew.size > 1:
                 raise
         hardware.release()
         state.parts *= 2
@@ -163,11 +172,16 @@ def _passed(
     targets: Tensor,
     share: float,
 ) -> Tensor:
-    """The mean loss of these rows times their share of the batch, once its gradients have been added."""
+    """The mean loss of these rows times their share of the batch, once its gradients have been added.
+
+    Of several devices each works out the loss of the whole batch, on which some losses and weights depend, and sends
+    back what concerns its own rows: the sum over the devices is the gradient, of which they take the mean.
+    """
+    crew, net = batches.crew, state.passed if stage.weigh is None else state.shared
     with machine.autocast():
-        logits = batches.answered(state.model if stage.weigh is not None else state.passed, inputs)
-    loss = _loss_of_rows(stage, shifts, logits.float(), targets, batches).mean() * share
-    state.scaler.scale(loss).backward()
+        logits = batches.answered(state.model if isinstance(batches, Features) else net, inputs)
+    loss = _loss_of_rows(stage, shifts, crew.whole(logits.float()), targets, batches).mean() * share
+    state.scaler.scale(loss * crew.size).backward()
     return loss.detach()
 
 
@@ -180,7 +194,7 @@ def _loss_of_rows(
         each = each + shifts
     loss = torch.stack([stage.loss(each[:, copy], targets) for copy in range(each.shape[1])]).mean(0)
     if stage.weigh is not None:
-        loss = loss * stage.weigh(batches.features.float(), each.mean(1), targets)
+        loss = loss * stage.weigh(batches.crew.whole(batches.features.float()), each.mean(1), targets)
     return loss
 
 

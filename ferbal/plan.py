@@ -351,6 +351,11 @@ class Training:
     nets, 0.75 say."""
     tta: Tta = "none"
     """How the logits that a final run saves are made; no epoch is chosen by it."""
+    devices: Annotated[int, Ge(1)] = 1
+    """GPUs that share each batch of a run, or processes of the CPU where there are none; batch_size is a multiple of
+    it."""
+    sync_batchnorm: bool = False
+    """Whether BatchNorm sees a batch whole that several GPUs share, and not the part of each."""
 
     def __post_init__(self) -> None:
         if self.first_size is not None and self.first_size > self.image_size:

@@ -182,7 +182,8 @@ def _executed(
         machine=machine,
         resume=saved.state,
     )
-    meter = energy.meter(machine.device)
+    # of several devices this process sees one alone
+    meter = energy.meter(machine.device) if machine.crew.size == 1 else energy.Meter(())
     weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size, meter)
     model.load_state_dict(weights)
     logits, tta = {}, job.training.tta if keep else "none"
@@ -206,7 +207,8 @@ def _executed(
         **_energy(rows, meter),
         "images_per_s": round(float(np.median([row["images_per_s"] for row in rows])), 1),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "device": str(machine.device),
+        "device": machine.device.type,
+        "devices": machine.crew.size,
         "threads": torch.get_num_threads(),
     }
     scores = {"select": metrics.summary(matrix), "confusion": matrix.tolist()}

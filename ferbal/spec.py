@@ -267,13 +267,19 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
 
 
 def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
-    """What is wrong with the database, and with the further settings that the search varies."""
+    """What is wrong with the database, with the size of batches, and with further settings that the search varies."""
     if settings.storage != "sqlite":
         try:
             database.check(settings.storage)
         except UsageError as error:
             where = places.of(("storage",)).replace(settings.storage, "...")  # it may hold a password
             yield f"{where}: {error}"
+    devices, sizes = settings.training.devices, settings.search.batch_size
+    if uneven := [str(size) for size in (sizes if isinstance(sizes, tuple) else (sizes,)) if size % devices]:
+        yield (
+            f"{places.of(('search', 'batch_size'))}: training.devices: {devices} share each batch, so its size must "
+            f"be a multiple of {devices} but got {', '.join(uneven)}"
+        )
     used = {name for text in settings.strategies.values() for name in recipe.names(text)}
     for name, values in settings.search.further.items():
         place = places.of(("search", "further", name))

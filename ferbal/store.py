@@ -98,8 +98,13 @@ class RunFolder:
         (self.path / "attempts.json").unlink(missing_ok=True)
 
     def fail(self, message: str) -> None:
-        files.write_json(self.path / "failed.json", {"message": message})
+        """Declare the run failed: it is to be made again, and from its beginning."""
+        self.halt(message)
         self.tidy()
+
+    def halt(self, message: str) -> None:
+        """Declare the run failed for now: it goes on from here."""
+        files.write_json(self.path / "failed.json", {"message": message})
 
     def finish(self, about: dict[str, Any], scores: dict[str, Any]) -> None:
         """Declare the folder complete. Nothing is written to it afterwards."""
@@ -212,7 +217,7 @@ class RunFolder:
 
     def packed(self, *patterns: str) -> dict[str, UInt8[np.ndarray, " n"]]:
         """The bytes of the files whose names match, by name, to be unpacked on another machine."""
-        paths = sorted({path for pattern in patterns for path in self.path.glob(pattern)})
+        paths = sorted({path for pattern in patterns for path in self.path.glob(pattern) if path.is_file()})
         return {path.name: np.fromfile(path, np.uint8) for path in paths}
 
     def unpack(self, content: dict[str, UInt8[np.ndarray, " n"]]) -> None:
@@ -243,6 +248,19 @@ class RunFolder:
         for path in self._checkpoints():
             path.unlink()
         self.rest()
+
+
+@dataclass(frozen=True)
+class Beside(RunFolder):
+    """For a process that trains the net of `run` together with the one that keeps it: it begins where that does."""
+
+    run: RunFolder
+
+    def checkpoint(self) -> Checkpoint:
+        return self.run.checkpoint()
+
+    def save_checkpoint(self, rows: list[dict[str, Any]], snapshot: dict[str, Any]) -> None:
+        """Nothing: one of them is enough."""
 
 
 @dataclass(frozen=True)

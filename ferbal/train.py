@@ -81,13 +81,15 @@ def fit(
     resume: a snapshot of the same run.
     """
     model = model.to(machine.device)
+    if training.sync_batchnorm:
+        model = machine.crew.synchronised(model)
     state = State(
         model,
-        machine.prepared(model),
         averaged(model, training),
         learning.optimizer(model, plan.stages[0], knobs, training),
         scaler(machine),
     )
+    state.prepare(machine)
     scope = plan.stages[0].scope
     images = Images(train, plan, view, policy(training.augment), machine)
     begins = 0
@@ -100,11 +102,13 @@ def fit(
             state.ema, state.step = averaged(model, training), 0
         if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
+            state.prepare(machine)
         if resume and begins < resume["epoch"] <= begins + stage.epochs:
             state.load(resume)
         elif resume and begins + stage.epochs < resume["epoch"]:
             begins += stage.epochs
             continue
+        images.mix = stage.mix
         batches: Images | Features = images
         judge = partial(predict, images=watch.images, view=view, machine=machine)
         if passes_once(stage, model):
@@ -116,6 +120,7 @@ def fit(
             clock = time.perf_counter()
             images.shown = replace(view, size=side(training, state.epoch / plan.epochs))
             loss, lr, seen = one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
+            machine.crew.same(model, state.judged)
             trained = time.perf_counter() - clock
             matrix = score(plan, judge(state.judged), watch.labels)
             state.epoch += 1
@@ -165,11 +170,11 @@ def predict(
     pixels = Rows(images, machine.device)
     said: list[Tensor] = []
     first, size = 0, EVALUATION_BATCH
+    own = torch.from_numpy(machine.crew.rows(len(images))).to(machine.device)
     with machine.autocast():
-        while first < len(images):
-            rows = torch.arange(first, min(first + size, len(images)), device=machine.device)
+        while first < len(own):
             try:
-                batch = view.plain(pixels.at(rows)).contiguous(memory_format=torch.channels_last)
+                batch = view.plain(pixels.at(own[first : first + size])).contiguous(memory_format=torch.channels_last)
                 said.append(model(batch).float())
             except (RuntimeError, MemoryError) as error:
                 if not hardware.out_of_memory(error) or size == 1:
@@ -177,7 +182,7 @@ def predict(
                 size //= 2
                 continue
             first += size
-    return torch.cat(said).cpu().numpy()
+    return machine.crew.whole(torch.cat(said))[: len(images)].cpu().numpy()
 
 
 def answers(
@@ -191,10 +196,10 @@ def answers(
 @torch.no_grad()
 def _classified(model: nn.Module, features: Float[np.ndarray, "n d"], machine: Machine) -> Float[np.ndarray, "n k"]:
     """Logits from what the classifier is given."""
-    head = heads.classifier(model.eval())
+    head, own = heads.classifier(model.eval()), machine.crew.rows(len(features))
     with machine.autocast():
-        said: Tensor = head(torch.from_numpy(features).to(machine.device))
-    return said.float().cpu().numpy()
+        said: Tensor = head(torch.from_numpy(features[own]).to(machine.device))
+    return machine.crew.whole(said.float())[: len(features)].cpu().numpy()
 
 
 def passes_once(stage: Stage, model: nn.Module) -> bool:

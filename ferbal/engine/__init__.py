@@ -1,7 +1,8 @@
 """Where runs execute: one after another in this process, or many at once on a Ray cluster.
 
 Whoever asks an engine for a run hears of each epoch as it ends, and closes the run to give it up. The study's folder
-is written to by the process that asks, and by no other.
+is written to by the process that asks, and by no other; that of a run on several devices of this machine by the first
+of its processes, which does not outlive the one that asks.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ class EngineSpec:
     """Of the Ray cluster: host:port, or auto for the one this machine belongs to. Without one, Ray is started on this
     machine, with all its cores and GPUs, and ends with the study."""
     gpus_per_run: Annotated[float, Ge(0)] | None = None
-    """GPUs that a run takes: 0.25 packs four runs on one. If not given, 1 where the cluster has any, else 0."""
+    """GPUs that a run takes, or each of its devices: 0.25 packs four runs on one. If not given, 1 where the
+    cluster has any, else 0."""
     cpus_per_run: Annotated[int, Ge(1)] = 1
-    """Cores that a run takes, and the threads it computes with."""
+    """Cores that a run takes, or each of its devices, and the threads it computes with."""
     at_once: Annotated[int, Ge(1)] = 256
     """Runs that Ray is given at a time; those for which there is no room yet wait there."""
     retries: Annotated[int, Ge(0)] = 3

@@ -31,12 +31,13 @@ def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -
         found["images_per_s"] = hardware.fastest(fresh(), shape, device)
         found["precision"] = hardware.choose(found["images_per_s"])
     machine = hardware.Machine(device, found["precision"] if training.precision == "auto" else training.precision)
-    if training.compile == "auto" and device.type == "cuda" and "compiled" not in found:
+    compiles = training.compile == "auto" and training.devices == 1  # what is measured is a device by itself
+    if compiles and device.type == "cuda" and "compiled" not in found:
         found["compiled_images_per_s"], found["compiling_s"] = hardware.compiled(fresh(), shape, machine)
         plain = found.get("images_per_s") or hardware.fastest(fresh(), shape, device)
         images = len(train) * training.epochs
         found["compiled"] = hardware.worth_compiling(
             plain.get(machine.precision, plain["fp32"]), found["compiled_images_per_s"], found["compiling_s"], images
         )
-    compiled = found.get("compiled", False) if training.compile == "auto" else training.compile
+    compiled = training.compile is True or (compiles and found.get("compiled", False))
     return replace(machine, compiled=compiled), known | ({key: found} if found else {})

@@ -5,14 +5,19 @@ files to go on from, and in the end all of its files. The driver, the process th
 study's folder, `scores.json` last, so that no disk need be shared and a folder that looks complete is complete. A run
 whose machine died is begun again from what came back. The data set is put into Ray's object store once, which brings
 it once to each machine.
+
+A run on several devices is as many such tasks, placed together, which find each other through the driver. The first
+streams back; the others say how they ended. Where one dies, all are begun again.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import socket
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -21,8 +26,8 @@ import numpy as np
 
 from ferbal import __version__, elsewhere
 from ferbal.dataset import Dataset, Split
-from ferbal.engine import EngineSpec, Running
-from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured
+from ferbal.engine import EngineSpec, Running, side_by_side
+from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
 from ferbal.errors import FerbalError, RunError, UsageError
 from ferbal.plan import Training
 from ferbal.run import Job
@@ -55,6 +60,7 @@ class Ray:
         self._about: dict[str, Any] = {}
         self._placed: Any = None
         self._execute: Any = None
+        self._together: Any = None
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
         self._begin()
@@ -98,42 +104,61 @@ class Ray:
         begun, url = folder.packed(folder.newest), self._settings.weights
         if url:
             url = f"{url.rstrip('/')}/{self._folder.name}/{job.slug}.safetensors"
-        machine = self._machine(job.arm.backbone)
-        stream = self._execute.remote(job, self._placed, machine, begun, keep, every, url)
-        arrived = self._arrived[stream] = deque[Any]()
+        given = (job, self._placed, self._machine(job.arm.backbone), begun, keep, every, url)
         brief: Files = {}
         over = False
+        streams, release = self._started(given)
+        self._arrived |= {stream: deque() for stream in streams}
         try:
             while True:
-                while not arrived:
+                while not (ready := [stream for stream in streams if self._arrived.get(stream)]):
                     yield None
-                match arrived.popleft():
+                match self._arrived[ready[0]].popleft():
                     case Reached(progress, content):
                         brief = content
                         if len(content) > len(BRIEF):
                             folder.unpack(content)
                         yield progress
-                    case Ended(content, failure):
+                    case Ended(content, failure) if content or failure:
                         over, brief = True, {}
                         folder.unpack(content)
                         folder.tidy()
                         if failure:
+                            folder.fail(failure)
                             raise RunError(failure)
                         return
+                    case Ended():  # one of the devices that are not the first
+                        del self._arrived[ready[0]]
                     case dict() as speeds:
                         if self._folder.load("speeds") != speeds:
                             self._folder.save("speeds", speeds)
                     case BaseException() as error:
                         over = True
+                        if len(streams) > 1 and not isinstance(error, FerbalError):  # it may not have reached another
+                            raise _DiedError((str(error).strip() or type(error).__name__).splitlines()[-1])
                         raise error
                     case told:
                         yield told
         finally:
-            del self._arrived[stream]
-            if not over:  # to cancel a task that just ends can bring Ray down, and this process with it
-                self._ray.cancel(stream)
+            for stream in streams:
+                self._arrived.pop(stream, None)
+            release(over)
             if brief:
                 folder.unpack(brief)
+
+    def _started(self, given: tuple[Any, ...]) -> tuple[list[Any], Callable[[bool], None]]:
+        """The streams of a run, the first device's first, and how to end it: as over, or as given up."""
+        devices = self._training.devices
+        if devices == 1:
+            stream = self._execute.remote(*given)
+
+            def give_up(over: bool) -> None:
+                if not over:  # to cancel a task that just ends can bring Ray down, and this process with it
+                    self._ray.cancel(stream)
+
+            return [stream], give_up
+        room = {"CPU": self._settings.cpus_per_run, "GPU": self._settings.gpus_per_run or 0}
+        return side_by_side.started(self._together, devices, room, given)
 
     def _next(self, stream: Any) -> Any:
         """What comes next from a run, or the error that has ended it."""
@@ -165,10 +190,10 @@ class Ray:
             self._machines[backbone] = self._task(measured).remote(backbone, self._training, self._placed, known)
         return self._machines[backbone]
 
-    def _task(self, act: Any) -> Any:
-        return self._ray.remote(
-            num_cpus=self._settings.cpus_per_run, num_gpus=self._settings.gpus_per_run or 0, max_retries=0
-        )(act)
+    def _task(self, act: Any, **further: Any) -> Any:
+        remote: Any = self._ray.remote
+        cores, gpus = self._settings.cpus_per_run, self._settings.gpus_per_run or 0
+        return remote(num_cpus=cores, num_gpus=gpus, max_retries=0, **further)(act)
 
     def _begin(self) -> None:
         """Reach the cluster, or start Ray here, and place the data set."""
@@ -185,6 +210,7 @@ class Ray:
             self._placed = ray.put(_flat(self._dataset))
             # a generator also where `executed` is wrapped, as it is while types are checked
             self._execute = self._task(lambda *given: (yield from executed(*given)))
+            self._together = self._task(lambda *given: (yield from shared(*given)), max_calls=1)
         except ray.exceptions.RayError as error:
             meant = self._meant(error)
             if isinstance(meant, _DiedError):
@@ -198,14 +224,31 @@ class Ray:
                 "install the same everywhere"
             )
         machines = sum(node["Alive"] for node in ray.nodes())
-        self._about = about | {"engine": f"ray {ray.__version__}", "machines": machines}
+        self._about = about | {
+            "devices": self._training.devices,
+            "engine": f"ray {ray.__version__}",
+            "machines": machines,
+        }
 
     def _fit(self, machines: list[dict[str, float]]) -> None:
-        """See that a run fits on one of the machines. One that is not there yet may still join a cluster."""
-        cores, gpus = self._settings.cpus_per_run, self._settings.gpus_per_run or 0
-        if any(room.get("CPU", 0) >= cores and room.get("GPU", 0) >= gpus for room in machines):
+        """See that a run fits on the machines. One that is not there yet may still join a cluster."""
+        cores, gpus, devices = self._settings.cpus_per_run, self._settings.gpus_per_run or 0, self._training.devices
+        if devices > 1 and 0 < gpus < 1:
+            raise UsageError(
+                f"engine.gpus_per_run: each of training.devices: {devices} takes a GPU of its own, but got {gpus:g}; "
+                "set 1"
+            )
+        places = [
+            min(room.get("CPU", 0) // cores, room.get("GPU", 0) // gpus if gpus else math.inf) for room in machines
+        ]
+        if sum(places) >= devices:
             return
         told = f"no machine of the Ray cluster has {cores} cores and {gpus:g} GPUs, which a run takes (engine)"
+        if devices > 1:
+            told = (
+                f"the Ray cluster has {sum(places):g} times {cores} cores and {gpus:g} GPUs, but a run takes "
+                f"{devices} times as much (training.devices)"
+            )
         if not self._settings.address:
             raise UsageError(f"{told}; lower cpus_per_run or gpus_per_run")
         _log.warning("%s; waiting for one that has", told)

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__
+from ferbal.crew import ALONE, Crew, joined
 from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import RunError
 from ferbal.plan import Training
 from ferbal.run import Job, execute
-from ferbal.store import RunFolder
+from ferbal.store import Beside, RunFolder
 
 Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
@@ -45,6 +46,10 @@ class Ended:
     failure: str = ""
 
 
+Told = str | dict[str, Any] | Reached | Ended
+"""What comes from a run as it goes: a note, speeds that were measured, an epoch, or its end."""
+
+
 def look() -> dict[str, Any]:
     """What a machine of the cluster is."""
     from ferbal import device
@@ -63,8 +68,15 @@ def measured(
 
 
 def executed(
-    job: Job, dataset: Dataset, chosen: tuple[Any, dict[str, Any]], begun: Files, keep: bool, every: float, url: str
-) -> Iterator[str | dict[str, Any] | Reached | Ended]:
+    job: Job,
+    dataset: Dataset,
+    chosen: tuple[Any, dict[str, Any]],
+    begun: Files,
+    keep: bool,
+    every: float,
+    url: str,
+    crew: Crew = ALONE,
+) -> Iterator[Told]:
     """Carry a run out on this machine.
 
     begun: files to go on from. every: seconds between two checkpoints. url: where to keep the weights, if elsewhere.
@@ -77,11 +89,12 @@ def executed(
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     (precision, compiled), speeds = chosen
     yield speeds
-    machine, last = device.Machine(device.pick(), precision, compiled), time.monotonic()
+    machine, last = device.Machine(device.pick(), precision, compiled, crew), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
         folder = RunFolder(Path(place) / job.slug)
         folder.unpack(begun)
-        epochs = execute(job, dataset, folder, machine=machine, keep=keep)
+        own = folder if crew.rank == 0 else Beside(folder.path / "beside", folder)
+        epochs = execute(job, dataset, own, machine=machine, keep=keep)
         failure = ""
         try:
             for one in told(epochs):
@@ -99,3 +112,26 @@ def executed(
         if url:
             folder.send_weights(url)
         yield Ended(folder.packed(ALL), failure)
+
+
+def shared(
+    crew: Crew,
+    meeting: tuple[str, int],
+    job: Job,
+    dataset: Dataset,
+    chosen: tuple[Any, dict[str, Any]],
+    begun: Files,
+    keep: bool,
+    every: float,
+    url: str,
+) -> Iterator[Told]:
+    """What one of several devices does to carry a run out, as above; the first alone tells how it goes.
+
+    meeting: where the devices find each other.
+    """
+    with joined(crew, meeting, card=0):  # the GPU that this process is let see
+        for told in executed(job, dataset, chosen, begun, keep, every, url, crew):
+            if crew.rank == 0:
+                yield told
+            elif isinstance(told, Ended):
+                yield Ended({}, told.failure)

@@ -201,6 +201,55 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(where: tuple[str, ...], 
     assert len(list(root.rglob("failed.json"))) == 4
 
 
+TOGETHER = (
+    "training.devices=2",
+    "backbones=[simple_cnn]",
+    "strategies={plain: plain}",
+    *LONG[:2],
+    "training.epochs=4",
+)
+
+
+def test_a_run_on_two_devices_of_two_machines_is_that_of_the_local_engine(
+    where: tuple[str, ...], root: Path, local: Callable[..., Path]
+) -> None:
+    assert ended(list(conduct.run(prepared(root, *where, *TOGETHER)))) == {"complete": 2}
+    assert bits(root) == bits(local(*TOGETHER))
+    assert all('\n "devices": 2,' in path.read_text() for path in root.rglob("runs/*/run.json"))
+
+
+def test_a_run_one_of_whose_devices_dies_is_begun_again(
+    where: tuple[str, ...], root: Path, local: Callable[..., Path]
+) -> None:
+    """Its second process ends itself, once, in the second epoch."""
+    (root / "plugin.py").write_text(
+        "import os\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "import torch\n"
+        "from ferbal.plan import Strategy, cross_entropy\n"
+        "seen = []\n"
+        "def loss(z, t):\n"
+        "    seen.append(1)\n"
+        f"    mark = Path({str(root / 'died')!r})\n"
+        "    if len(seen) == 8 and torch.distributed.get_rank() == 1 and not mark.exists():\n"
+        "        mark.touch()\n"
+        "        os._exit(1)\n"
+        "    return cross_entropy(z, t)\n"
+        "def mortal() -> Strategy:\n"
+        "    return lambda plan: plan.each_stage(lambda stage: replace(stage, loss=loss))\n"
+    )
+    changes = [*TOGETHER, "strategies={plain: plugin.mortal}", "final.seeds=1", "engine.checkpoint_minutes=0.0001"]
+    path = f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = started(root, *where, *changes, PYTHONPATH=path)
+    told = said(process)
+    assert process.returncode == 0, told
+    assert told.count("it is begun again where it last was") == 1
+    (weights,) = root.rglob("runs/*/weights.safetensors")
+    plain = next(local(*TOGETHER).rglob("runs/*-s1-*/weights.safetensors"))
+    assert weights.read_bytes() == plain.read_bytes()
+
+
 class TestMessages:
     def test_without_the_extra_it_is_named(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
@@ -218,6 +267,12 @@ class TestMessages:
         pytest.importorskip("ray", reason="ray is not installed: pip install 'ferbal[ray]'")
         with pytest.raises(UsageError, match="no machine of the Ray cluster has 1000 cores and 0 GPUs, which a run"):
             list(conduct.run(prepared(root, "engine={kind: ray, cpus_per_run: 1000, gpus_per_run: 0}", *LONG)))
+        many = ("training.devices=1000", "search.batch_size=1000")
+        with pytest.raises(UsageError, match="a run takes 1000 times as much"):
+            list(conduct.run(prepared(root, "engine={kind: ray, gpus_per_run: 0}", *LONG, *many)))
+        shares = ("training.devices=2", "engine={kind: ray, gpus_per_run: 0.5}")
+        with pytest.raises(UsageError, match=r"each of training\.devices: 2 takes a GPU of its own, but got 0\.5"):
+            list(conduct.run(prepared(root, *shares, *LONG)))
 
     def test_a_full_object_store_is_one_message_and_loses_nothing(self, root: Path) -> None:
         """Filled for real, on a disk that Ray takes to be full too."""
