@@ -70,7 +70,7 @@ def busy(spans: list[tuple[float, float]], workers: int) -> tuple[float, float]:
 
 def met(place: Path, workers: int) -> None:
     """Carried out by every worker at once: begin, import what a run needs, and wait for the others."""
-    import_module("ferbal.train")
+    import_module("ferbal.engine.task")  # as the sleeps do
     (place / str(os.getpid())).touch()
     while len(list(place.iterdir())) < workers:
         time.sleep(0.5)
