@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +68,7 @@ def busy(spans: list[tuple[float, float]], workers: int) -> tuple[float, float]:
 
 
 def met(place: Path, workers: int) -> None:
-    """Carried out by every worker at once: begin, import what a run needs, and wait for the others."""
-    import_module("ferbal.engine.task")  # as the sleeps do
+    """Carried out by every worker at once: begin, and wait for the others."""
     (place / str(os.getpid())).touch()
     while len(list(place.iterdir())) < workers:
         time.sleep(0.5)
