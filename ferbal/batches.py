@@ -137,7 +137,8 @@ class Features:
 
     def answered(self, model: nn.Module, features: Tensor) -> Tensor:
         self.features = features
-        said: Tensor = heads.classifier(model)(features)
+        with torch.autocast(features.device.type, enabled=False):  # a classifier alone is too small to gain by it
+            said: Tensor = heads.classifier(model)(features)
         return said
 
     @contextmanager

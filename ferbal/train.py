@@ -197,8 +197,7 @@ def answers(
 def _classified(model: nn.Module, features: Float[np.ndarray, "n d"], machine: Machine) -> Float[np.ndarray, "n k"]:
     """Logits from what the classifier is given."""
     head, own = heads.classifier(model.eval()), machine.crew.rows(len(features))
-    with machine.autocast():
-        said: Tensor = head(torch.from_numpy(features[own]).to(machine.device))
+    said: Tensor = head(torch.from_numpy(features[own]).to(machine.device))
     return machine.crew.whole(said.float())[: len(features)].cpu().numpy()
 
 
