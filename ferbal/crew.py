@@ -10,15 +10,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch import distributed as dist
 
 from ferbal.errors import RunError, UsageError
 from ferbal.shapes import Int
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+else:
+    Tensor = Module = Any  # what only asks where a run goes on need not import torch
 
 
 @dataclass(frozen=True)
@@ -57,41 +60,49 @@ class Crew:
         """The parts of all processes one after another. Gradients go back into this process's own."""
         if self.size == 1:
             return part
+        import torch
+        from torch import distributed as dist
+
         parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(parts, part.detach().contiguous())
         parts[self.rank] = part
         return torch.cat(parts)
 
-    @torch.no_grad()
-    def same(self, *nets: nn.Module) -> None:
+    def same(self, *nets: Module) -> None:
         """Give all processes what the first has: BatchNorm's statistics, which each gathers from its own part."""
         if self.size == 1:
             return
+        from torch import distributed as dist
+
         for value in (value for net in dict.fromkeys(nets) for value in net.state_dict().values()):
             sent = value.contiguous()  # torch sends memory as it lies
             dist.broadcast(sent, 0)
             value.copy_(sent)
 
-    def wrapped(self, net: nn.Module) -> nn.Module:
+    def wrapped(self, net: Module) -> Module:
         """The net, of which a backward pass leaves in each process the mean of all processes' gradients.
 
         To be made anew when other parameters learn.
         """
         if self.size == 1:
             return net
+        from torch.nn.parallel import DistributedDataParallel
+
         with warnings.catch_warnings():  # of the name, whose successor older versions of torch do not know
             warnings.simplefilter("ignore", FutureWarning)
-            return nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+            return DistributedDataParallel(net, broadcast_buffers=False)
 
-    def synchronised(self, net: nn.Module) -> nn.Module:
+    def synchronised(self, net: Module) -> Module:
         """The net, with BatchNorm over the parts of all processes together."""
         if self.size == 1:
             return net
+        import torch
+
         if not torch.cuda.is_available():
             raise UsageError("training.sync_batchnorm: torch has it for GPUs alone, and here is none; leave it out")
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation of some of timm's
 
-        synchronised: nn.Module = convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        synchronised: Module = convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         return synchronised
 
 
@@ -104,6 +115,9 @@ def joined(crew: Crew, meeting: tuple[str, int], card: int) -> Iterator[None]:
 
     meeting: host and port of the store where they find each other. card: the GPU of this process, if there are any.
     """
+    import torch
+    from torch import distributed as dist
+
     gpus = torch.cuda.is_available()
     if gpus:
         torch.cuda.set_device(card)
@@ -124,4 +138,6 @@ def meeting_point(host: str) -> Any:
 
 
 def _store(host: str, port: int, **given: Any) -> Any:
+    from torch import distributed as dist
+
     return dist.TCPStore(host, port, **given)  # type: ignore[attr-defined]
