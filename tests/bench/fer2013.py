@@ -5,7 +5,7 @@
 ROOT is a folder in which `studies/projects/*.yaml`, `studies/best*.yaml` and others were run on a data set `fer2013`.
 Scores every finished run and ensemble of them on PrivateTest, over all classes and over those that the model knows,
 with and without the rows whose picture is also among the others, with 95 % intervals over resampled rows.
-Writes reports/fer2013.csv, and the table in reports/fer2013.md between its two marks.
+Writes reports/fer2013-figures.csv, and the table in reports/fer2013.md between its two marks.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("root", type=Path)
     root = parser.parse_args().root
     found = pd.DataFrame(models(root, data.open("fer2013", root)))
-    found.to_csv(REPORTS / "fer2013.csv", index=False)
+    found.to_csv(REPORTS / "fer2013-figures.csv", index=False)
     page = REPORTS / "fer2013.md"
     begin, end = MARKS
     made = f"{begin}\n{table(found)}\n{end}"
