@@ -102,6 +102,7 @@ class Crew:
             raise UsageError("training.sync_batchnorm: torch has it for GPUs alone, and here is none; leave it out")
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation of some of timm's
 
+        # timm gives this function no types
         synchronised: Module = convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         return synchronised
 
@@ -140,4 +141,5 @@ def meeting_point(host: str) -> Any:
 def _store(host: str, port: int, **given: Any) -> Any:
     from torch import distributed as dist
 
+    # torch has it, and its stubs do not
     return dist.TCPStore(host, port, **given)  # type: ignore[attr-defined]

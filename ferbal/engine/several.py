@@ -150,6 +150,7 @@ def _end_with(pipe: Connection) -> None:
 
 def _mapped(array: np.memmap) -> Any:
     """A memory map as the place where it lies, to be mapped again by another process of this machine."""
+    # numpy keeps the map itself there alone, and its stubs leave it out
     file: Any = array._mmap  # type: ignore[attr-defined]
     if file is None or not array.size or not array.flags.c_contiguous:
         return np.asarray(array).__reduce__()

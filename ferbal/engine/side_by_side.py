@@ -21,6 +21,7 @@ def started(
     from ray.util import get_node_ip_address, placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+    # Ray gives this function no types
     host = get_node_ip_address()  # type: ignore[no-untyped-call]
     store = meeting_point(host)
     group = placement_group([{name: much for name, much in room.items() if much}] * devices, strategy="PACK")
