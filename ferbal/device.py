@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ferbal import memory
 from ferbal.crew import ALONE, Crew
 from ferbal.plan import Precision
 
@@ -49,8 +50,9 @@ class Machine:
 
 
 def pick(card: int | None = None) -> torch.device:
-    """The GPU if torch sees one, or that of this number, else the CPU."""
+    """The GPU if torch sees one, or that of this number, else the CPU, whose memory is kept from step to step."""
     if not torch.cuda.is_available():
+        memory.keep()
         return torch.device("cpu")
     return torch.device("cuda") if card is None else torch.device("cuda", card)
 
@@ -65,8 +67,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def release() -> None:
-    """Give back the memory that torch keeps for later tensors."""
+    """Give back the memory that is kept for later tensors."""
     gc.collect()
+    memory.give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

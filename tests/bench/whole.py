@@ -3,10 +3,11 @@
     PYTHONPATH=tests python -m bench.whole [FILE] [--data fer2013]
 
 Runs `ferbal study run` on a study file (the demo's, if none is named) in a folder of its own, where its data set is
-already and the libraries have been read once from the disk, and then as many bare
-training steps and forward passes, of the same nets, batches and sizes, as its trials and runs took: imports, search,
-augmentation, checkpoints, ensembles and the report are all that lies between. With a data set, a training of it is
-run too, and its peak memory set against a bare loop that holds the same images.
+already and the libraries have been read once from the disk, and sets its time against as many bare training steps and
+forward passes, of the same nets, batches and sizes, as its trials and runs took: imports, search, augmentation,
+checkpoints, ensembles and the report are all that lies between. A shared machine changes its pace within minutes, so
+the study stands still every few seconds while one bare step is timed: both sides are counted in such steps. With a
+data set, a training of it is run too, and its peak memory set against a bare loop that holds the same images.
 
 Writes reports/bench/whole-<device>.json.
 """
@@ -17,12 +18,16 @@ import argparse
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -49,6 +54,7 @@ LIBRARIES = (
     "plotly.io",
     "sqlalchemy",
 )
+SLICE, PACE_ROWS, PACE_STEPS, PAIRS = 4.0, 64, 30, 5  # seconds that a study runs at a time, and how its pace is taken
 TRAINING = """\
 name: memory
 data: {source: %s}
@@ -67,6 +73,34 @@ held = data.open(%r, Path(%r))
 images = [torch.tensor(part.images) for part in (held.train, held.val, held.test)]
 bare_step("resnet18", 48, Machine(pick()), 40)()
 """
+
+
+class Pace:
+    """How long the machine takes, at the moment, for one and the same bare step."""
+
+    def __init__(self, backbone: str, size: int) -> None:
+        self.step = bare_pass(True, backbone, size, Machine(device.pick()), PACE_ROWS)
+
+    def now(self) -> float:
+        return self.step(PACE_STEPS)
+
+
+def paced(arguments: list[str], folder: Path, pace: Pace) -> tuple[float, float]:
+    """Seconds that a process ran, and the same in steps of the pace that was measured while it stood still."""
+    seconds = steps = 0.0
+    before = pace.now()
+    child = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
+    while child.returncode is None:
+        begin = time.perf_counter()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(SLICE)
+        ran = time.perf_counter() - begin
+        child.send_signal(signal.SIGSTOP)
+        after = pace.now()
+        child.send_signal(signal.SIGCONT)
+        seconds, steps, before = seconds + ran, steps + ran / ((before + after) / 2), after
+    assert child.returncode == 0, arguments
+    return seconds, steps
 
 
 def run(arguments: list[str], folder: Path) -> tuple[float, float]:
@@ -97,18 +131,19 @@ def passes(study: Path, dataset: Dataset) -> Counter[tuple[Any, ...]]:
     return found
 
 
-def bare(kinds: Counter[tuple[Any, ...]]) -> float:
-    """Seconds of so many bare steps and evaluated rows, each kind measured on its own."""
+def bare(kinds: Counter[tuple[Any, ...]], pace: Pace) -> float:
+    """So many bare steps and evaluated rows in steps of the pace, each kind timed in turns with it."""
     total = 0.0
     for (kind, backbone, size, precision, batch), times in kinds.items():
         rows = min(batch, EVALUATION_BATCH)
-        each = seconds_of(kind == "step", backbone, size, Machine(device.pick(), precision), rows)
+        passing = bare_pass(kind == "step", backbone, size, Machine(device.pick(), precision), rows)
+        each = median(passing(10) / pace.now() for _ in range(PAIRS))
         total += each * times / (1 if kind == "step" else rows)
     return total
 
 
-def seconds_of(step: bool, backbone: str, size: int, machine: Machine, rows: int, repeats: int = 40) -> float:
-    """Of a bare training step on so many rows, or of a forward pass."""
+def bare_pass(step: bool, backbone: str, size: int, machine: Machine, rows: int) -> Callable[[int], float]:
+    """Makes so many bare training steps or forward passes, of so many rows, and says how many seconds each took."""
     model = build(backbone, Training(image_size=size), classes=CLASSES, channels=1, seed=0).to(machine.device)
     images = torch.randn(rows, 1, size, size, device=machine.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (rows,), device=machine.device)
@@ -123,14 +158,17 @@ def seconds_of(step: bool, backbone: str, size: int, machine: Machine, rows: int
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    for _ in range(3):
+    def timed(times: int) -> float:
         once()
-    wait(machine)
-    begin = time.perf_counter()
-    for _ in range(repeats):
-        once()
-    wait(machine)
-    return (time.perf_counter() - begin) / repeats
+        wait(machine)
+        begin = time.perf_counter()
+        for _ in range(times):
+            once()
+        wait(machine)
+        return (time.perf_counter() - begin) / times
+
+    timed(2)
+    return timed
 
 
 def main() -> None:
@@ -144,16 +182,16 @@ def main() -> None:
         if Path("data").is_dir():
             (root / "data").symlink_to(Path("data").resolve())
         (root / "studies").mkdir()
-        name = YAML(typ="safe", pure=True).load(how.file.read_text())["name"]
+        asked = YAML(typ="safe", pure=True).load(how.file.read_text())
         (root / "studies" / how.file.name).write_text(how.file.read_text())
-        source = YAML(typ="safe", pure=True).load(how.file.read_text())["data"]["source"]
-        dataset = data.open(source, root)
+        dataset = data.open(asked["data"]["source"], root)
         run(["-c", f"import {', '.join(LIBRARIES)}"], root)  # how fast a disk is read is no matter of the study
-        seconds, _ = run(["-m", "ferbal", "study", "run", f"studies/{how.file.name}"], root)
-        limit = bare(passes(root / "studies" / name, dataset))
-        found["study"] = {"file": how.file.name, "seconds": round(seconds, 1), "bare_s": round(limit, 1)}
-        found["study"]["ratio"] = round(seconds / limit, 3)
-        print(f"{how.file.name}: {seconds:.1f} s, bare {limit:.1f} s, ratio {seconds / limit:.3f}   aim 1.10")
+        pace = Pace(asked["backbones"][0], asked["training"]["image_size"])
+        seconds, steps = paced(["-m", "ferbal", "study", "run", f"studies/{how.file.name}"], root, pace)
+        ratio = steps / bare(passes(root / "studies" / asked["name"], dataset), pace)
+        found["study"] = {"file": how.file.name, "seconds": round(seconds, 1), "bare_s": round(seconds / ratio, 1)}
+        found["study"]["ratio"] = round(ratio, 3)
+        print(f"{how.file.name}: {seconds:.1f} s, bare {seconds / ratio:.1f} s, ratio {ratio:.3f}   aim 1.10")
         if how.data:
             (root / "memory.yaml").write_text(TRAINING % how.data)
             _, ours = run(["-m", "ferbal", "study", "run", "memory.yaml"], root)
