@@ -114,23 +114,13 @@ def executed(
         yield Ended(folder.packed(ALL), failure)
 
 
-def shared(
-    crew: Crew,
-    meeting: tuple[str, int],
-    job: Job,
-    dataset: Dataset,
-    chosen: tuple[Any, dict[str, Any]],
-    begun: Files,
-    keep: bool,
-    every: float,
-    url: str,
-) -> Iterator[Told]:
-    """What one of several devices does to carry a run out, as above; the first alone tells how it goes.
+def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
+    """What one of several devices does to carry out what `executed` is given; the first alone tells of it.
 
     meeting: where the devices find each other.
     """
     with joined(crew, meeting, card=0):  # the GPU that this process is let see
-        for told in executed(job, dataset, chosen, begun, keep, every, url, crew):
+        for told in executed(*given, crew=crew):
             if crew.rank == 0:
                 yield told
             elif isinstance(told, Ended):
