@@ -1,32 +1,26 @@
-"""How this process takes memory from the system, and what it keeps of it.
+"""What this process keeps of the memory that it frees.
 
 A training step on the CPU takes some hundred megabytes for its activations and frees them again. As the C library is
-set, it gives much of that back to the system each time, which clears every page before it is used again: 4 to 15 % of
-a step. And in pages of 4 KB the processor looks up addresses more than it needs to.
+set, it gives much of that back to the system each time, which clears every page before it is used again: a sixth to a
+quarter of a step (docs/performance.md).
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from functools import cache
 
-# of mallopt(3), the same on every glibc; its ints have 32 bits
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEPT, LARGE = 2**31 - 1, 2**30
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3), the same on every glibc
+KEPT, LARGE = 2**31 - 1, 2**30  # bytes; the first is the most that its int can say
 LARGE_ONCE = 2**25  # the most that older releases accept
 
 
 @cache
 def keep() -> None:
-    """Keep up to 2 GiB of what is freed, and take what is large in pages of 2 MB, where the system is Linux.
-
-    Large pages are for tensors: torch asks the environment once, before its first one, which must not be there yet.
-    """
+    """Keep up to 2 GiB of what is freed for the next who asks, where the C library is glibc."""
     if (library := _glibc()) is None:
         return
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     library.mallopt(TRIM_THRESHOLD, KEPT)
     if not library.mallopt(MMAP_THRESHOLD, LARGE):
         library.mallopt(MMAP_THRESHOLD, LARGE_ONCE)

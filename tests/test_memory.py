@@ -37,13 +37,12 @@ def faults(keep: bool, after: str = "") -> tuple[int, int]:
 def test_what_is_freed_is_taken_again_without_the_system() -> None:
     again, given_back = faults(keep=True, after="memory.give_back()")
     assert again < 50
-    assert given_back > 100  # of 2 MB each at best
+    assert given_back > 5_000
     assert faults(keep=False)[0] > 5_000
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)  # nothing is called
     memory.keep.__wrapped__()
     memory.give_back()
-    assert "THP_MEM_ALLOC_ENABLE" not in memory.os.environ

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__, elsewhere
+from ferbal.crew import ALONE
 from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
@@ -150,7 +151,7 @@ class Ray:
         """The streams of a run, the first device's first, and how to end it: as over, or as given up."""
         devices = self._training.devices
         if devices == 1:
-            stream = self._execute.remote(*given)
+            stream = self._execute.remote(ALONE, *given)
 
             def give_up(over: bool) -> None:
                 if not over:  # to cancel a task that just ends can bring Ray down, and this process with it

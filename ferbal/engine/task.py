@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ferbal import __version__
-from ferbal.crew import ALONE, Crew, joined
+from ferbal.crew import Crew, joined
 from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import RunError
@@ -68,6 +68,7 @@ def measured(
 
 
 def executed(
+    crew: Crew,
     job: Job,
     dataset: Dataset,
     chosen: tuple[Any, dict[str, Any]],
@@ -75,11 +76,11 @@ def executed(
     keep: bool,
     every: float,
     url: str,
-    crew: Crew = ALONE,
 ) -> Iterator[Told]:
     """Carry a run out on this machine.
 
-    begun: files to go on from. every: seconds between two checkpoints. url: where to keep the weights, if elsewhere.
+    crew: the devices that share it, as one of them sees them. begun: files to go on from. every: seconds between two
+    checkpoints. url: where to keep the weights, if elsewhere.
     """
     import torch
 
@@ -120,7 +121,7 @@ def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
     meeting: where the devices find each other.
     """
     with joined(crew, meeting, card=0):  # the GPU that this process is let see
-        for told in executed(*given, crew=crew):
+        for told in executed(crew, *given):
             if crew.rank == 0:
                 yield told
             elif isinstance(told, Ended):

@@ -5,17 +5,21 @@
 The bare step passes one fixed batch, forward, backward and optimiser, and is the limit. ferbal's loop does all that a
 training does, with the standard augmentation and averaged weights. The notebook reads PIL images through torchvision
 transforms and a DataLoader with two workers and trains with Adam; skorch, where it is installed, does the same with
-its own loop. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<device>.json.
+its own loop, and both are asked in turns in processes of their own. Batches of 128 gray images of 48 px. Writes
+reports/bench/loop-<device>.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing as mp
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -176,6 +180,29 @@ def skorch_loop(backbone: str, size: int, machine: Machine, batches: int) -> Mea
     return measured
 
 
+def apart(make: Callable[..., Measure], *given: Any) -> Measure:
+    """The same measure taken in a process of its own, where ferbal has not told the C library to keep memory."""
+    ours, theirs = mp.get_context("spawn").Pipe()
+    mp.get_context("spawn").Process(target=_answer, args=(theirs, mp.get_start_method(), make, given)).start()
+    theirs.close()
+
+    def measured() -> float:
+        ours.send("go")
+        return float(ours.recv())
+
+    return measured
+
+
+def _answer(pipe: Connection, method: str, make: Callable[..., Measure], given: tuple[Any, ...]) -> None:
+    """Measure whenever that is asked for, until whoever asks is gone."""
+    mp.set_start_method(method, force=True)  # of loaders' workers, as usual and not as this process was started
+    warnings.filterwarnings("ignore", category=UserWarning)
+    measured = make(*given)
+    with suppress(EOFError):
+        while pipe.recv():
+            pipe.send(measured())
+
+
 def evaluations(backbone: str, size: int, machine: Machine, batches: int) -> tuple[Measure, Measure]:
     """Seconds of ferbal's evaluation of a split, and of the bare forward passes of the same batches."""
     model, rows, view = net(backbone, size).to(machine.device), fer_like(batches * BATCH, size), View(size, 0.5, 0.25)
@@ -227,7 +254,7 @@ def measure(backbone: str, size: int, batches: int, pairs: int) -> list[Pair]:
     ours = ferbal_loop(backbone, size, machine, batches)
     peers = {"notebook loop": notebook_loop} | ({"skorch": skorch_loop} if find_spec("skorch") else {})
     for peer, made in peers.items():
-        theirs = made(backbone, size, machine, batches)
+        theirs = apart(made, backbone, size, machine, batches)
         found.append(turns(f"{backbone} {size} px auto", ours, peer, theirs, aim=PEER_AIMS.get(backbone, "")))
     one, other = evaluations(backbone, size, machine, 2 * batches)
     found.append(alternate(f"{name} evaluation", one, "bare forward passes", other, unit="s", pairs=pairs, aim="1.1"))

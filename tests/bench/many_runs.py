@@ -34,7 +34,7 @@ from ferbal.run import Job
 ARMS, SEEDS, EPOCHS, SECONDS, BYTES = 250, 8, 5, 20.0, 1_000_000
 
 
-def sleeping(job: Job, dataset: Any, chosen: Any, *_: Any) -> Iterator[Any]:
+def sleeping(crew: Any, job: Job, dataset: Any, chosen: Any, *_: Any) -> Iterator[Any]:
     """Instead of a training: the same messages, after 10 to 30 seconds of sleep."""
     yield chosen[1]
     seconds = random.Random(job.slug).uniform(0.5, 1.5) * SECONDS

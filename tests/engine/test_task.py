@@ -9,6 +9,7 @@ import pytest
 
 import ferbal
 from ferbal import data, elsewhere
+from ferbal.crew import ALONE
 from ferbal.engine.task import Ended, Reached, executed
 from ferbal.errors import DataError, UsageError
 from ferbal.plan import Arm, Knobs, Training
@@ -22,7 +23,7 @@ def carried_out(root: Path, url: str) -> RunFolder:
     """A run that a machine has carried out, as the driver gets it."""
     dataset = data.open("tiny", root)
     job = Job(Arm("plain", "plain", "facevgg_small"), Knobs(1e-2, 16, 5), 1, TRAINING, "drop", dataset.digest)
-    *epochs, last = executed(job, dataset, (("fp32", False), {}), {}, keep=True, every=60, url=url)
+    *epochs, last = executed(ALONE, job, dataset, (("fp32", False), {}), {}, keep=True, every=60, url=url)
     assert sum(isinstance(one, Reached) for one in epochs) == 2
     assert isinstance(last, Ended)
     folder = RunFolder(root / "studies" / "far" / "runs" / job.slug)
