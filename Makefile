@@ -40,6 +40,7 @@ bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m bench.loop
 	PYTHONPATH=tests $(BIN)/python -m bench.stages
 	PYTHONPATH=tests $(BIN)/python -m bench.whole $(if $(DATA),--data $(DATA))
+	PYTHONPATH=tests $(BIN)/python -m bench.at_once $(if $(DATA),--data $(DATA))
 
 # Needs FER2013: CSV=/path/to/fer2013.csv
 bench-import: .venv/ready

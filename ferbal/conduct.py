@@ -43,7 +43,7 @@ def run(study: Study, only: Sequence[str] = ()) -> Generator[Event, None, Report
     given = study.spec
     with (
         study.folder.held(),
-        closing(engine.open(given.engine, study.dataset, given.training, study.folder)) as where,
+        closing(engine.open(given.engine, study.dataset, given.training, study.folder, study.ahead(chosen))) as where,
     ):
         log = Log(study.folder.log)
         events = _everything(_Work(study, where), chosen)

@@ -27,13 +27,14 @@ WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chose
 class Machine:
     """Where training runs, in which number format its forward passes are, and whether they are compiled.
 
-    crew: the processes that train the same net, of which this is one.
+    crew: the processes that train the same net, of which this is one. shared: other nets are trained beside it.
     """
 
     device: torch.device
     precision: Precision = "fp32"
     compiled: bool = False
     crew: Crew = ALONE
+    shared: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Forward passes in the machine's format; fp32 changes nothing."""

@@ -182,8 +182,9 @@ def _executed(
         machine=machine,
         resume=saved.state,
     )
-    # of several devices this process sees one alone
-    meter = energy.meter(machine.device) if machine.crew.size == 1 else energy.Meter(())
+    # of several devices this process sees one alone, and of several runs a counter tells the sum
+    alone = machine.crew.size == 1 and not machine.shared
+    meter = energy.meter(machine.device) if alone else energy.Meter(())
     weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size, meter)
     model.load_state_dict(weights)
     logits, tta = {}, job.training.tta if keep else "none"

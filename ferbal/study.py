@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from ferbal import __version__, combining, data, files, models, spec
 from ferbal.dataset import Dataset
+from ferbal.engine import Ahead
 from ferbal.errors import UsageError, nearest
 from ferbal.events import (
     Combined,
@@ -70,6 +71,11 @@ class Study:
         """Where the search of an arm begins: at what was best for its strategy on the first backbone."""
         first = replace(arm, backbone=self.spec.backbones[0])
         return None if arm == first else self.search(first).chosen()
+
+    def ahead(self, arms: Collection[Arm]) -> Ahead:
+        """What these arms ask of an engine, when they begin. The trials of an arm follow one another."""
+        trials, seeds = [self.spec.trials(arm) for arm in arms], len(self.spec.seeds)
+        return Ahead(sum(trials) + seeds * len(arms), len(arms) * (1 if any(trials) else seeds))
 
     def named(self, names: Sequence[str]) -> set[Arm]:
         """The arms of these labels, backbones or full names; all of them if none is given."""

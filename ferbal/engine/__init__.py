@@ -1,8 +1,8 @@
-"""Where runs execute: one after another in this process, or many at once on a Ray cluster.
+"""Where runs execute: on this machine, or many at once on a Ray cluster.
 
 Whoever asks an engine for a run hears of each epoch as it ends, and closes the run to give it up. The study's folder
-is written to by the process that asks, and by no other; that of a run on several devices of this machine by the first
-of its processes, which does not outlive the one that asks.
+is written to by the process that asks, and by no other; that of a run in other processes of this machine by the first
+of these, which does not outlive the one that asks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EngineSpec:
     """Where the runs of a study execute. What they result in does not depend on it."""
 
     kind: Literal["local", "ray"] = "local"
-    """local: one after another in this process; ray: as many at once as fit on a Ray cluster."""
+    """local: on this machine; ray: as many runs at once as fit on a Ray cluster."""
     address: str = ""
     """Of the Ray cluster: host:port, or auto for the one this machine belongs to. Without one, Ray is started on this
     machine, with all its cores and GPUs, and ends with the study."""
@@ -34,8 +34,10 @@ class EngineSpec:
     cluster has any, else 0."""
     cpus_per_run: Annotated[int, Ge(1)] = 1
     """Cores that a run takes, or each of its devices, and the threads it computes with."""
-    at_once: Annotated[int, Ge(1)] = 256
-    """Runs that Ray is given at a time; those for which there is no room yet wait there."""
+    at_once: Annotated[int, Ge(1)] | None = None
+    """Runs at a time. local: each in a process of its own, with its share of the threads, or one GPU, which some may
+    share. If not given, as many as there are GPUs; without one, as many as there are cores and 3 GiB of memory,
+    unless the study is short. ray: those it is given, of which some wait there for room; if not given, 256."""
     retries: Annotated[int, Ge(0)] = 3
     """How often a run is begun again, each time where it last was, after its machine or process died."""
     weights: str = ""
@@ -62,6 +64,14 @@ Running = Generator[Progress | str | None, None, None]
 RunError. Closing it leaves the run to be continued."""
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What a study asks for. runs: trials and final runs in all; abreast: how many can go on at a time."""
+
+    runs: int = 1
+    abreast: int = 1
+
+
 @runtime_checkable
 class Engine(Protocol):
     """What carries runs out."""
@@ -79,7 +89,9 @@ class Engine(Protocol):
         """Let go of everything that was taken."""
 
 
-def open(settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder) -> Engine:  # noqa: A001
+def open(  # noqa: A001
+    settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder, ahead: Ahead
+) -> Engine:
     """The engine that a study asks for; `engine.open` reads well. Nothing is started before the first run is."""
     if settings.kind == "ray":
         from ferbal.engine.ray import Ray
@@ -87,4 +99,4 @@ def open(settings: EngineSpec, dataset: Dataset, training: Training, folder: Stu
         return Ray(settings, dataset, training, folder)
     from ferbal.engine.local import Local
 
-    return Local(dataset, training, folder)
+    return Local(settings, dataset, training, folder, ahead)

@@ -1,16 +1,19 @@
-"""Runs on this machine, one after another: in this process, or in one for each device."""
+"""Runs on this machine: one after another in this process, in one for each device, or several at once in as many."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferbal import memory
 from ferbal.dataset import Dataset
-from ferbal.engine import Progress, Running
-from ferbal.errors import RunError
+from ferbal.engine import Ahead, EngineSpec, Progress, Running
+from ferbal.errors import RunError, UsageError
 from ferbal.plan import Training
 from ferbal.run import Job, execute
 from ferbal.store import Beside, RunFolder, StudyFolder
@@ -18,7 +21,11 @@ from ferbal.store import Beside, RunFolder, StudyFolder
 if TYPE_CHECKING:
     from ferbal.crew import Crew
     from ferbal.device import Machine
+    from ferbal.engine.workers import Workers
     from ferbal.train import Epoch
+
+LONG, ROOM = 100_000, 3 * 2**30
+"""Images that a study trains on in all, from which a CPU has several runs at once; bytes of memory a run."""
 
 
 def told(epochs: Iterable[Epoch | str]) -> Iterator[Progress | str]:
@@ -43,13 +50,64 @@ def executed(
     yield from told(execute(job, dataset, own, machine=machine, keep=keep))
 
 
-@dataclass(frozen=True)
-class Local:
-    """The engine of a study that has one machine. It never waits."""
+def begun(
+    dataset: Dataset, job: Job, folder: RunFolder, precision: Any, compiled: bool, keep: bool
+) -> Iterator[Progress | str]:
+    """What a process does for a run that it carries out beside others."""
+    from ferbal import device
 
+    machine = device.Machine(device.pick(), precision, compiled, shared=True)
+    yield from told(execute(job, dataset, folder, machine=machine, keep=keep))
+
+
+@dataclass(frozen=True, eq=False)
+class Local:
+    """The engine of a study that has one machine. With one run at a time it never waits."""
+
+    settings: EngineSpec
     dataset: Dataset
     training: Training
     folder: StudyFolder
+    ahead: Ahead
+
+    @cached_property
+    def at_once(self) -> int:
+        """How many runs go on at a time."""
+        import torch
+
+        devices, asked = self.training.devices, self.settings.at_once
+        if devices > 1:
+            if (asked or 1) > 1:
+                raise UsageError(
+                    f"engine.at_once: {asked}: with training.devices: {devices} a machine has one run at a time; "
+                    "leave at_once out, or use a cluster (engine.kind: ray)"
+                )
+            return 1
+        if asked:
+            return asked
+        places = torch.cuda.device_count()
+        if not places and self.ahead.runs * self.training.epochs * len(self.dataset.train) >= LONG:
+            places = min(torch.get_num_threads(), memory.total() // ROOM)
+        return max(1, min(places, self.ahead.abreast))
+
+    @cached_property
+    def workers(self) -> Workers:
+        """The processes of runs that go on at once."""
+        import torch
+
+        from ferbal.engine.workers import Workers
+
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cards = given.split(",") if given else [str(card) for card in range(torch.cuda.device_count())]
+        cards = cards if torch.cuda.is_available() else []
+        return Workers(self.at_once, self._threads, cards, begun, self.dataset)
+
+    @property
+    def _threads(self) -> int:
+        """Of each run."""
+        import torch
+
+        return max(1, torch.get_num_threads() // self.at_once)
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
         from ferbal.engine.machine import choose
@@ -61,11 +119,38 @@ class Local:
         if job.training.devices > 1:
             yield from self._together(job, folder, machine, keep)
             return
+        if self.at_once > 1:
+            yield from self._beside_others(job, folder, machine, keep)
+            return
         epochs = execute(job, self.dataset, folder, machine=machine, keep=keep)
         try:
             yield from told(epochs)
         finally:
             epochs.close()
+
+    def _beside_others(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
+        """A run in a process of its own, which writes the folder. It is begun again where that dies."""
+        from ferbal.engine.workers import WorkerDiedError
+
+        for death in range(self.settings.retries + 1):
+            try:
+                yield from self.workers.carry_out(job, folder, machine.precision, machine.compiled, keep)
+                return
+            except WorkerDiedError as died:
+                why = str(died)
+                if death < self.settings.retries:
+                    yield f"{why}; it is begun again where it last was"
+            except RunError:
+                raise
+            except BaseException:
+                folder.rest()
+                raise
+        message = (
+            f"{why}, as often as it was begun ({self.settings.retries + 1}); see what the system says of it (too "
+            f"little memory for {self.at_once} runs at once, say: lower engine.at_once), then run again"
+        )
+        folder.fail(message)
+        raise RunError(message)
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run on several devices, whose first process writes the folder."""
@@ -89,12 +174,14 @@ class Local:
                 raise
 
     def wait(self) -> None:
-        raise AssertionError("nothing waits here")
+        self.workers.wait()
 
     def about(self) -> dict[str, Any]:
         from ferbal import device
 
-        return device.describe() | {"devices": self.training.devices}
+        own = {"devices": self.training.devices, "at_once": self.at_once, "threads": self._threads}
+        return device.describe() | own
 
     def close(self) -> None:
-        pass
+        if "workers" in vars(self):
+            self.workers.close()

@@ -35,6 +35,7 @@ from ferbal.run import Job
 from ferbal.store import RunFolder, StudyFolder
 
 _log = logging.getLogger(__name__)
+AT_ONCE = 256  # runs that Ray is given, if nothing is said
 ANSWER = 10  # seconds that the head of a cluster has to answer
 
 
@@ -65,7 +66,7 @@ class Ray:
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
         self._begin()
-        while len(self._arrived) >= self._settings.at_once:
+        while len(self._arrived) >= (self._settings.at_once or AT_ONCE):
             yield None
         for death in range(self._settings.retries + 1):
             try:

@@ -63,7 +63,7 @@ def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Itera
             arguments = (theirs, Crew(rank, size), (HERE, store.port), threads, act, given)
             process = mp.get_context("spawn").Process(target=_take_part, args=arguments, daemon=True)
             members[ours] = (rank, process)
-            with theirs, _deaf():
+            with theirs, deaf():
                 process.start()
         yield from _heard(dict(members), size)
     finally:
@@ -72,7 +72,7 @@ def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Itera
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
     """What is sent to all processes of a terminal, or of a job, is not heard by one that is started in here."""
     if os.name != "posix":
         yield
@@ -99,7 +99,7 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
                 if process.exitcode:
                     raise MemberDiedError(
                         f"the process of device {rank} (of {size}, counted from 0) died with "
-                        f"{_how(process.exitcode)}; see what the system says of it (too little memory, say), then "
+                        f"{how(process.exitcode)}; see what the system says of it (too little memory, say), then "
                         "run again: it goes on after its last epoch"
                     ) from doubt
                 continue
@@ -117,7 +117,8 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
         raise doubt
 
 
-def _how(code: int) -> str:
+def how(code: int) -> str:
+    """What ended a process, by its exit code."""
     return f"exit code {code}" if code > 0 else f"signal {-code} ({signal.Signals(-code).name})"
 
 
@@ -130,7 +131,7 @@ def _take_part(
     given: tuple[Any, ...],
 ) -> None:
     """What each of the processes does."""
-    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         with joined(crew, meeting, card=crew.rank):
@@ -140,11 +141,15 @@ def _take_part(
     except Exception as error:
         error.add_note(f"in the process of device {crew.rank}:\n{traceback.format_exc()}")
         pipe.send_bytes(pickle.dumps(error))
+    pipe.close()
+    os._exit(0)  # threads of torch's process group at times outlive what they use, and abort a process that is done
 
 
-def _end_with(pipe: Connection) -> None:
-    """End this process as soon as the one that started it is gone, which never writes."""
-    wait([pipe])
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone."""
+    parent = mp.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
     os._exit(1)
 
 

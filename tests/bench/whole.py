@@ -89,18 +89,27 @@ def paced(arguments: list[str], folder: Path, pace: Pace) -> tuple[float, float]
     """Seconds that a process ran, and the same in steps of the pace that was measured while it stood still."""
     seconds = steps = 0.0
     before = pace.now()
-    child = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL, start_new_session=True
+    )
     while child.returncode is None:
         begin = time.perf_counter()
         with suppress(subprocess.TimeoutExpired):
             child.wait(SLICE)
         ran = time.perf_counter() - begin
-        child.send_signal(signal.SIGSTOP)
-        after = pace.now()
-        child.send_signal(signal.SIGCONT)
+        after = pace.now() if child.returncode is not None else _while_still(child, pace)
         seconds, steps, before = seconds + ran, steps + ran / ((before + after) / 2), after
     assert child.returncode == 0, arguments
     return seconds, steps
+
+
+def _while_still(child: subprocess.Popen[bytes], pace: Pace) -> float:
+    """The pace while a process, and those it has started, stand still."""
+    os.killpg(child.pid, signal.SIGSTOP)
+    try:
+        return pace.now()
+    finally:
+        os.killpg(child.pid, signal.SIGCONT)
 
 
 def run(arguments: list[str], folder: Path) -> tuple[float, float]:

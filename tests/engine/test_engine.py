@@ -71,7 +71,7 @@ def test_a_study_whose_runs_take_turns_has_the_same_results(root: Path, monkeypa
         return events, kept, tried
 
     one_by_one, alone, trials = ran("alone")
-    monkeypatch.setattr(engine, "open", lambda settings, *given: Slow(*given))
+    monkeypatch.setattr(engine, "open", Slow)
     in_turns, together, same = ran("together")
     assert together == alone
     assert len(alone) == 8

@@ -1,0 +1,177 @@
+"""Processes of this machine in which runs go on at once: each carries out one after another.
+
+A process says what it has to tell and waits to hear whether to go on. So a run that is given up ends where it was
+last heard of, as it would in the process of the study, and its own is free for the next.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing as mp
+import os
+import pickle
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from ferbal.engine.several import deaf, end_with_parent, how
+from ferbal.errors import RunError
+
+
+class WorkerDiedError(RunError):
+    """The process of a run is gone. The run can go on from its last epoch."""
+
+
+@dataclass(frozen=True)
+class _Over:
+    """A run has ended, and its process waits for the next. error: what ended it, if something did."""
+
+    error: BaseException | None = None
+
+
+class _Worker:
+    """One of the processes, as the one that started it sees it. seat: which of the places at once it has."""
+
+    def __init__(self, seat: int, card: str | None, threads: int, act: Callable[..., Any], held: Any) -> None:
+        self.seat = seat
+        self.told: Any = None
+        """What it said last, until that is passed on."""
+        self.pipe, theirs = mp.Pipe()
+        arguments = (theirs, card, threads, act, held)
+        self._process = mp.get_context("spawn").Process(target=_work, args=arguments, daemon=True)
+        with theirs, deaf():
+            self._process.start()
+
+    def hear(self) -> None:
+        try:
+            self.told = pickle.loads(self.pipe.recv_bytes())
+        except (EOFError, OSError):
+            self._process.join()
+            self.told = WorkerDiedError(f"its process died with {how(self._process.exitcode or 0)}")
+
+    def say(self, word: Any) -> None:
+        """Tell it something. Whoever listens next hears of it if it is gone."""
+        with suppress(OSError):
+            self.pipe.send(word)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+class Workers:
+    """So many processes at most, of so many threads each, which carry out `act(held, *given)`.
+
+    cards: numbers of the GPUs that they take in turns; none where there are none.
+    """
+
+    def __init__(
+        self, size: int, threads: int, cards: Sequence[str], act: Callable[..., Iterator[Any]], held: Any
+    ) -> None:
+        self._seats = deque(range(size))
+        self._cards, self._made_with = cards, (threads, act, held)
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, _Worker] = {}
+        self._queue: deque[object] = deque()
+        atexit.register(self.close)  # before multiprocessing asks them to end, which they do not hear
+
+    def carry_out(self, *given: Any) -> Generator[Any, None, None]:
+        """What `act(held, *given)` yields, and None while nothing has come or others are before it.
+
+        Its errors are raised here. WorkerDiedError where its process dies. Closing this ends it.
+        """
+        ticket = object()
+        self._queue.append(ticket)
+        try:
+            while self._queue[0] is not ticket or not (self._idle or self._seats):
+                yield None
+        finally:
+            self._queue.remove(ticket)
+        worker = self._idle.pop() if self._idle else self._started()
+        self._busy[worker.pipe] = worker
+        listens, over = False, False
+        try:
+            worker.say(given)
+            while True:
+                while worker.told is None:
+                    yield None
+                told, worker.told = worker.told, None
+                if isinstance(told, WorkerDiedError):
+                    raise told
+                if isinstance(told, _Over):
+                    over = True
+                    if told.error is not None:
+                        raise told.error
+                    return
+                listens = True
+                yield told
+                listens = False
+                worker.say(True)
+        finally:
+            if listens:
+                worker.say(False)
+                worker.hear()
+                over = isinstance(worker.told, _Over)
+                worker.told = None
+            self._busy.pop(worker.pipe, None)
+            if over:
+                self._idle.append(worker)
+            else:
+                self._seats.append(worker.seat)
+                worker.end()
+
+    def wait(self) -> None:
+        """Return as soon as one of those that are at work has something to tell."""
+        for pipe in wait([pipe for pipe, worker in self._busy.items() if worker.told is None]):
+            if isinstance(pipe, Connection):
+                self._busy[pipe].hear()
+
+    def close(self) -> None:
+        """End all of them."""
+        atexit.unregister(self.close)
+        for worker in (*self._idle, *self._busy.values()):
+            worker.end()
+        self._idle.clear()
+        self._busy.clear()
+
+    def _started(self) -> _Worker:
+        seat = self._seats.popleft()
+        return _Worker(seat, self._cards[seat % len(self._cards)] if self._cards else None, *self._made_with)
+
+
+def _work(pipe: Connection, card: str | None, threads: int, act: Callable[..., Iterator[Any]], held: Any) -> None:
+    """What each of the processes does, until the one that started it ends it or is gone."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if card is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = card  # nothing has looked for a GPU in here yet
+    torch.set_num_threads(threads)
+    while True:
+        try:
+            given = pipe.recv()
+        except EOFError:
+            return
+        pipe.send_bytes(pickle.dumps(_done(pipe, act(held, *given))))
+
+
+def _done(pipe: Connection, steps: Any) -> _Over:
+    """Tell what a run has to tell, until it or who hears it has had enough."""
+    try:
+        for told in steps:
+            pipe.send_bytes(pickle.dumps(told))  # by value: torch's own way needs the sender to live on
+            if not pipe.recv():
+                break
+    except Exception as error:
+        if not isinstance(error, RunError):
+            error.add_note(f"in the process of a run:\n{traceback.format_exc()}")
+        return _Over(error)
+    finally:
+        steps.close()
+    return _Over()
