@@ -41,7 +41,7 @@ class View:
             pixels = F.interpolate(
                 pixels, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
             )
-        return pixels.sub_(_over_channels(self.mean, pixels)).div_(_over_channels(self.std, pixels))
+        return self._standardised(pixels)
 
     def varied(
         self,
@@ -92,6 +92,9 @@ class View:
             side = low + (high - low) * uniform()
             pixels = pixels.mul_(self._around_squares(spread(1), spread(1), side * chance(policy.erase)))
         return pixels
+
+    def _standardised(self, pixels: Float[Tensor, "b c s s"]) -> Float[Tensor, "b c s s"]:
+        return pixels.sub_(_over_channels(self.mean, pixels)).div_(_over_channels(self.std, pixels))
 
     def _sampled(
         self,

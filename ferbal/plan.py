@@ -45,8 +45,9 @@ Odds = Callable[[float], "Float[np.ndarray, ' k']"]
 Scope = Literal["all", "head", "scales"] | int
 """Which parameters learn: all, the classifier, its scales alone, or the classifier and the last so many blocks."""
 Precision = Literal["fp32", "bf16", "fp16"]
-Tta = Literal["none", "flip", "tencrop"]
-"""Test-time augmentation: each image once, also mirrored, or as ten crops, whose log-probabilities are averaged."""
+Tta = Literal["none", "flip", "tencrop", "affine"]
+"""Test-time augmentation: each image once, also mirrored, as ten crops, or turned, scaled and shifted in 32 ways,
+whose log-probabilities are averaged."""
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +19,11 @@ from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.models.build import build
 from ferbal.plan import Arm, Knobs, Training
+from ferbal.policies import POLICIES
 from ferbal.store import RunFolder
 from ferbal.use import hub, onnx, saved
 from ferbal.use.model import Model, Net
-from ferbal.views import Glimpse, several
+from ferbal.views import Glimpse, Slant, several
 
 IMAGES = torch.arange(2 * 24 * 24).reshape(2, 1, 24, 24).remainder(251).to(torch.uint8)
 WHOLE, SQUARE = View(24, 0.0, 1.0), Glimpse(20, 0.0, 1.0, crop=20 / 24)
@@ -47,6 +52,40 @@ def test_ten_crops_are_of_what_the_net_sees_or_of_eleven_twelfths(seen: View, si
         assert torch.equal(crops[2 * number], whole[:, :, top : top + side, left : left + side])
         assert torch.equal(crops[2 * number + 1], crops[2 * number].flip(-1))
     assert len(crops) == 10
+
+
+def test_affine_views_are_spread_evenly_and_mirrored_in_pairs() -> None:
+    views = several(SQUARE, "affine")
+    assert len(views) == 32
+    assert torch.allclose(views[0].plain(IMAGES), SQUARE.plain(IMAGES), atol=1e-5)
+    for one, other in zip(views[::2], views[1::2], strict=True):
+        assert isinstance(one, Slant)
+        assert other == replace(one, mirrored=True)
+    light = POLICIES["light"]
+    widths = {"angle": math.radians(light.rotate), "right": light.shift, "down": light.shift, "zoom": light.scale}
+    for name, width in widths.items():
+        drawn = sorted((getattr(view, name) - (name == "zoom")) / width for view in views[::2])
+        assert -1 <= drawn[0] < -0.8
+        assert 0.8 < drawn[-1] <= 1
+        assert max(np.diff(drawn)) < 0.35
+
+
+@pytest.mark.parametrize(
+    ("slant", "seen"),
+    [
+        (Slant(24, 0.0, 1.0, right=1 / 24), lambda images: images[..., 5:-5, 6:-4]),
+        (Slant(24, 0.0, 1.0, down=2 / 24), lambda images: images[..., 7:-3, 5:-5]),
+        (Slant(24, 0.0, 1.0, angle=math.pi / 2), lambda images: images.rot90(1, (2, 3))[..., 5:-5, 5:-5]),
+        (Slant(24, 0.0, 1.0, mirrored=True), lambda images: images.flip(-1)[..., 5:-5, 5:-5]),
+    ],
+)
+def test_a_slant_sees_the_picture_from_another_side(slant: Slant, seen: Callable[[Any], Any]) -> None:
+    assert torch.allclose(slant.plain(IMAGES)[..., 5:-5, 5:-5], seen(WHOLE.plain(IMAGES)), atol=1e-4)
+
+
+def test_a_slant_with_zoom_sees_the_middle_from_nearby() -> None:
+    nearer, middle = Slant(24, 0.0, 1.0, zoom=2.0), Glimpse(24, 0.0, 1.0, crop=0.5)
+    assert torch.allclose(nearer.plain(IMAGES)[..., 2:-2, 2:-2], middle.plain(IMAGES)[..., 2:-2, 2:-2], atol=1e-4)
 
 
 class Corner(nn.Module):

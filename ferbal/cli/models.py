@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a run, an ensemble, adopted weights or an exported model.")
 ]
-Augmented = Annotated[str, typer.Option("--tta", help="Ask about variants too: flip or tencrop.")]
+Augmented = Annotated[str, typer.Option("--tta", help="Ask about variants too: flip, tencrop or affine.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -285,8 +285,8 @@ def _submit(path: Path, said: list[Answer], wrong: list[Answer], classes: tuple[
 
 
 def _tta(name: str) -> Any:
-    if name not in ("", "flip", "tencrop"):
-        raise UsageError(f"--tta {name!r}: known are flip and tencrop")
+    if name not in ("", "flip", "tencrop", "affine"):
+        raise UsageError(f"--tta {name!r}: known are flip, tencrop and affine")
     return name
 
 

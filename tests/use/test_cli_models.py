@@ -67,7 +67,7 @@ def test_kept_logits_and_the_model_itself_score_alike(say: Say) -> None:
     shutil.move(f"{RUN}/logits.npz", f"{RUN}/away.npz")
     asked = json.loads(say("evaluate", RUN, "--data", "tiny", "--json").out)
     assert asked == kept
-    for tta in ("flip", "tencrop"):
+    for tta in ("flip", "tencrop", "affine"):
         told = say("evaluate", RUN, "--data", "tiny", "--tta", tta, "--resamples", 5)
         assert told.code == 0, told.err
         assert f"tiny, test, {tta}" in told.out
@@ -177,7 +177,11 @@ def test_weights_of_others_are_adopted(say: Say, tmp_path: Path) -> None:
         (("ensemble", RUN, "nowhere"), 3, "nowhere: there is no such folder"),
         (("evaluate", RUN, "--data", "tinny"), 3, "did you mean 'tiny'?"),
         (("evaluate", RUN, "--data", "tiny", "--split", "tst"), 2, "did you mean 'test'?"),
-        (("evaluate", RUN, "--data", "tiny", "--tta", "rotate"), 2, "--tta 'rotate': known are flip and tencrop"),
+        (
+            ("evaluate", RUN, "--data", "tiny", "--tta", "rotate"),
+            2,
+            "--tta 'rotate': known are flip, tencrop and affine",
+        ),
         (("predict", RUN), 2, "name pictures, or a data set with --data"),
         (("predict", RUN, "photos", "--json", "--csv"), 2, "--json or --csv, not both"),
         (("predict", RUN, "--data", "tiny"), 3, "tiny has no rows without labels"),
