@@ -36,8 +36,8 @@ class EngineSpec:
     """Cores that a run takes, or each of its devices, and the threads it computes with."""
     at_once: Annotated[int, Ge(1)] | None = None
     """Runs at a time. local: each in a process of its own, with its share of the threads, or one GPU, which some may
-    share. If not given, as many as there are GPUs; without one, as many as there are cores and 3 GiB of memory,
-    unless the study is short. ray: those it is given, of which some wait there for room; if not given, 256."""
+    share. If not given, as many as there are GPUs; without one, as many as there are cores and memory for, unless the
+    study is short. ray: those it is given, of which some wait there for room; if not given, 256."""
     retries: Annotated[int, Ge(0)] = 3
     """How often a run is begun again, each time where it last was, after its machine or process died."""
     weights: str = ""

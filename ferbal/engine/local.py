@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 LONG, ROOM = 100_000, 3 * 2**30
-"""Images that a study trains on in all, from which a CPU has several runs at once; bytes of memory a run."""
+"""Images that a study trains on in all, from which a CPU has several runs at once; bytes of a run beside its data."""
 
 
 def told(epochs: Iterable[Epoch | str]) -> Iterator[Progress | str]:
@@ -87,7 +87,7 @@ class Local:
             return asked
         places = torch.cuda.device_count()
         if not places and self.ahead.runs * self.training.epochs * len(self.dataset.train) >= LONG:
-            places = min(torch.get_num_threads(), memory.total() // ROOM)
+            places = min(torch.get_num_threads(), memory.total() // (ROOM + self.dataset.train.images.nbytes))
         return max(1, min(places, self.ahead.abreast))
 
     @cached_property

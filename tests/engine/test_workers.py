@@ -125,7 +125,7 @@ def test_how_many_at_once(
     places: int,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(memory, "total", lambda: 4 * ROOM)
+    monkeypatch.setattr(memory, "total", lambda: 4 * (ROOM + 96 * 256))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
     assert 1000 * 10 * len(dataset.train) >= LONG
@@ -168,9 +168,9 @@ def test_runs_at_once_are_bit_equal_to_running_alone(root: Path) -> None:
     """Searches, which give trials up, and final runs; a second backbone begins where the first has ended."""
     changes = (
         "backbones=[facevgg_small, simple_cnn]",
-        "search.trials=8",
+        "search.trials=6",
         "search.prune=true",
-        "training.epochs=5",
+        "training.epochs=4",
     )
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
