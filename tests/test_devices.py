@@ -6,9 +6,6 @@ import multiprocessing as mp
 import os
 import pickle
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -222,29 +219,3 @@ def test_a_run_that_is_given_up_leaves_no_process_and_no_attempt(root: Path) -> 
     assert not mp.active_children()
     assert not (folder.path / "attempts.json").exists()
     assert folder.newest != "none.ckpt"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_the_study_that_started_them(root: Path, sign: signal.Signals) -> None:
-    long = "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 999}"
-    changes = ("training.devices=2", "training.epochs=500", long)
-    command = [sys.executable, "-m", "ferbal", "study", "run", "studies/tiny.yaml"]
-    command += [word for change in changes for word in ("--set", change)]
-    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while not list(root.rglob("epoch-*.ckpt")):
-            assert process.poll() is None
-            time.sleep(0.1)
-        if sign == signal.SIGINT:  # as Ctrl-C in a terminal sends it, to all of them
-            os.killpg(process.pid, sign)
-        else:
-            process.send_signal(sign)
-        said = process.communicate(timeout=60)[1]
-    assert "Traceback" not in said
-    for _ in range(100):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    raise AssertionError("a process is left")

@@ -43,10 +43,12 @@ class _Worker:
         self.seat = seat
         self.told: Any = None
         """What it said last, until that is passed on."""
-        self.pipe, theirs = mp.Pipe()
-        arguments = (theirs, card, threads, act, held)
+        self.pipe, self._theirs = mp.Pipe()
+        arguments = (self._theirs, card, threads, act, held)
         self._process = mp.get_context("spawn").Process(target=_work, args=arguments, daemon=True)
-        with theirs, deaf():
+
+    def start(self) -> None:
+        with self._theirs, deaf():
             self._process.start()
 
     def hear(self) -> None:
@@ -62,8 +64,9 @@ class _Worker:
             self.pipe.send(word)
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.join()
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
         self.pipe.close()
 
 
@@ -95,10 +98,13 @@ class Workers:
                 yield None
         finally:
             self._queue.remove(ticket)
-        worker = self._idle.pop() if self._idle else self._started()
+        fresh = not self._idle
+        worker = self._new() if fresh else self._idle.pop()
         self._busy[worker.pipe] = worker
         listens, over = False, False
         try:
+            if fresh:
+                worker.start()
             worker.say(given)
             while True:
                 while worker.told is None:
@@ -142,7 +148,7 @@ class Workers:
         self._idle.clear()
         self._busy.clear()
 
-    def _started(self) -> _Worker:
+    def _new(self) -> _Worker:
         seat = self._seats.popleft()
         return _Worker(seat, self._cards[seat % len(self._cards)] if self._cards else None, *self._made_with)
 

@@ -255,12 +255,13 @@ def test_a_run_that_is_stopped_in_an_epoch_can_go_on(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_processes_end_with_the_study_that_started_them(root: Path, sign: signal.Signals) -> None:
+@pytest.mark.parametrize("setting", ["engine.at_once=2", "training.devices=2"])
+def test_processes_end_with_the_study_that_started_them(root: Path, setting: str, sign: signal.Signals) -> None:
     long = "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 999}"
     command = [sys.executable, "-m", "ferbal", "study", "run", "studies/tiny.yaml"]
-    command += [word for change in ("engine.at_once=2", "training.epochs=500", long) for word in ("--set", change)]
+    command += [word for change in (setting, "training.epochs=500", long) for word in ("--set", change)]
     with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        while len({path.parent for path in root.rglob("epoch-*.ckpt")}) < 2:
+        while not list(root.rglob("epoch-*.ckpt")):
             assert process.poll() is None
             time.sleep(0.1)
         if sign == signal.SIGINT:  # as Ctrl-C in a terminal sends it, to all of them
