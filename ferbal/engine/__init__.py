@@ -89,10 +89,10 @@ class Engine(Protocol):
         """Let go of everything that was taken."""
 
 
-def open(  # noqa: A001
+def open(  # noqa: A001 -- `engine.open` reads well
     settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder, ahead: Ahead
 ) -> Engine:
-    """The engine that a study asks for; `engine.open` reads well. Nothing is started before the first run is."""
+    """The engine that a study asks for. Nothing is started before the first run is."""
     if settings.kind == "ray":
         from ferbal.engine.ray import Ray
 

@@ -149,7 +149,7 @@ class Local:
             f"{why}, as often as it was begun ({self.settings.retries + 1}); see what the system says of it (too "
             f"little memory for {self.at_once} runs at once, say: lower engine.at_once), then run again"
         )
-        folder.fail(message)
+        folder.halt(message)  # its checkpoints are whole: once there is room, it goes on from there
         raise RunError(message)
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
