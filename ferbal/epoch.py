@@ -21,6 +21,7 @@ from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Stage, Training
+from ferbal.shapes import Int
 
 Weights = dict[str, Tensor]
 AVERAGED_EVERY = 4  # steps: weights move little in between, and averaging them takes up to 4 % of a step
@@ -42,6 +43,8 @@ class State:
     stale: int = 0
     parts: int = 1
     kept: Weights = field(default_factory=dict)
+    answers: Tensor | None = None
+    """What the net has said of each row, as probabilities, where a stage recalls it; zeros where it was not asked."""
     shared: nn.Module = field(init=False)
     """The model as batches pass it: itself, or with gradients that the devices of a crew share."""
     passed: nn.Module = field(init=False)
@@ -76,6 +79,7 @@ class State:
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "answers": self.answers,
             **{name: getattr(self, name) for name in State.NUMBERS},
         }
 
@@ -85,6 +89,8 @@ class State:
             self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
+        if (answers := saved.get("answers")) is not None:  # older checkpoints have none
+            self.answers = answers.to(next(self.model.parameters()).device)
         for name in State.NUMBERS:
             setattr(self, name, saved[name])
 
@@ -110,6 +116,9 @@ def one_epoch(
     starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
     draw = torch.Generator(device).manual_seed(int(torch_seed))
     shifts = None if stage.shifts is None else torch.from_numpy(stage.shifts).float().to(device)
+    recall = stage.recall
+    if recall is not None and state.answers is None:
+        state.answers = torch.zeros(len(rows), len(plan.classes), device=device)
     _set_modes(state.model, stage)
     losses, lr = torch.zeros(len(starts), device=device), 0.0
     passed = partial(_passed, state, stage, shifts, batches, machine)
@@ -117,9 +126,16 @@ def one_epoch(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
         torch.manual_seed(int(torch_seed) + batches.crew.rank)  # dropout has no generator of its own
         for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
-            lr = knobs.lr * stage.schedule((epoch_of_stage + number / len(starts)) / stage.epochs)
+            progress = (epoch_of_stage + number / len(starts)) / stage.epochs
+            lr = knobs.lr * stage.schedule(progress)
             learning.set_rate(state.optimizer, lr)
-            losses[number] = _gradients(state, passed, inputs, targets, machine)
+            if recall is None:
+                losses[number], _ = _gradients(state, passed, inputs, targets, machine)
+            else:
+                these = rows[starts[number] : starts[number] + size]
+                taught = _taught(targets, state, these, recall.share(progress))
+                losses[number], said = _gradients(state, passed, inputs, taught, machine)
+                _remember(state, these, said.softmax(-1), recall.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -137,24 +153,26 @@ def one_epoch(
 
 def _gradients(
     state: State,
-    passed: Callable[[Tensor, Tensor, float], Tensor],
+    passed: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]],
     inputs: Tensor,
     targets: Tensor,
     machine: Machine,
-) -> Tensor:
-    """The mean loss of a batch, its gradients being left in the parameters.
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch and its logits, its gradients being left in the parameters.
 
     A batch that does not fit in memory is passed in parts, from now on, whose gradients add up to those of the whole;
     only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
     """
     while True:
         state.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=inputs.device)
+        total, said = torch.zeros((), device=inputs.device), []
         try:
             parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), strict=True)
             for some, theirs in parts:
-                total += passed(some, theirs, len(some) / len(inputs))
-            return total
+                loss, logits = passed(some, theirs, len(some) / len(inputs))
+                total += loss
+                said.append(logits)
+            return total, torch.cat(said)
         except (RuntimeError, MemoryError) as error:
             if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts or machine.crew.size > 1:
                 raise
@@ -171,8 +189,8 @@ def _passed(
     inputs: Tensor,
     targets: Tensor,
     share: float,
-) -> Tensor:
-    """The mean loss of these rows times their share of the batch, once its gradients have been added.
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of these rows times their share of the batch, with gradients added, and their logits.
 
     Of several devices each works out the loss of the whole batch, on which some losses and weights depend, and sends
     back what concerns its own rows: the sum over the devices is the gradient, of which they take the mean.
@@ -180,22 +198,39 @@ def _passed(
     crew, net = batches.crew, state.passed if stage.weigh is None else state.shared
     with machine.autocast():
         logits = batches.answered(state.model if isinstance(batches, Features) else net, inputs)
-    loss = _loss_of_rows(stage, shifts, crew.whole(logits.float()), targets, batches).mean() * share
-    state.scaler.scale(loss * crew.size).backward()
-    return loss.detach()
-
-
-def _loss_of_rows(
-    stage: Stage, shifts: Tensor | None, logits: Tensor, targets: Tensor, batches: Images | Features
-) -> Tensor:
-    """The loss of each row; of several classifiers, each with its shift, their mean."""
-    each = logits.unsqueeze(1) if logits.ndim == 2 else logits
+    whole = crew.whole(logits.float())
+    each = whole.unsqueeze(1) if whole.ndim == 2 else whole
     if shifts is not None:
         each = each + shifts
+    loss = _loss_of_rows(stage, each, targets, batches).mean() * share
+    state.scaler.scale(loss * crew.size).backward()
+    return loss.detach(), each.detach().mean(1)
+
+
+def _loss_of_rows(stage: Stage, each: Tensor, targets: Tensor, batches: Images | Features) -> Tensor:
+    """The loss of each row; of several classifiers, whose logits stand side by side, their mean."""
     loss = torch.stack([stage.loss(each[:, copy], targets) for copy in range(each.shape[1])]).mean(0)
     if stage.weigh is not None:
         loss = loss * stage.weigh(batches.crew.whole(batches.features.float()), each.mean(1), targets)
     return loss
+
+
+def _taught(targets: Tensor, state: State, rows: Int[np.ndarray, " b"], share: float) -> Tensor:
+    """The targets of these rows, in which what the net has said of a row has its share."""
+    assert state.answers is not None
+    before = state.answers[torch.from_numpy(rows).to(targets.device)]
+    return targets.lerp(before, share * before.sum(-1, keepdim=True))  # whose sum is 0 where it has not been asked
+
+
+def _remember(state: State, rows: Int[np.ndarray, " b"], said: Tensor, momentum: float) -> None:
+    """Let the answers of these rows, as probabilities, move what is remembered of them."""
+    assert state.answers is not None
+    once, first = np.unique(
+        rows, return_index=True
+    )  # of a row that a batch holds twice, which comes last hangs on luck
+    at, new = torch.from_numpy(once).to(said.device), said[torch.from_numpy(first).to(said.device)]
+    before = state.answers[at]
+    state.answers[at] = new.lerp(before, momentum * before.sum(-1, keepdim=True))
 
 
 def _set_modes(model: nn.Module, stage: Stage) -> None:

@@ -178,6 +178,12 @@ def _schedule(schedule: Schedule, k: int) -> list[float]:
     return multiples
 
 
+def _share(share: Callable[[float], float], k: int) -> list[float]:
+    parts = [share(progress) for progress in (0, 0.05, 0.25, 0.5, 0.75, 1)]
+    holds(all(0 <= part <= 1 for part in parts), f"it gives shares of a target of {parts}; shares are 0..1")
+    return parts
+
+
 def _resample(resample: Resample, k: int) -> list[Any]:
     draw = np.random.default_rng(4)
     labels = np.repeat(np.arange(k), np.geomspace(20, 2, k).round().astype(np.int64))
@@ -207,6 +213,7 @@ _PROBES: dict[str, Callable[[Any, int], Any]] = {
     "mix": _mix,
     "adjust": _adjust,
     "schedule": _schedule,
+    "share": _share,
     "resample": _resample,
     "fits": _fit,
     "odds": lambda odds, k: [moment.tolist() for moment in _odds(Stage(1, odds=odds))],

@@ -117,11 +117,23 @@ Fit = Callable[["Float[np.ndarray, 'n k']", "Int[np.ndarray, ' n']", "Trained | 
 
 
 @dataclass(frozen=True, eq=False)
+class Recall:
+    """How what a net has said of a row becomes its target. momentum: what a new answer leaves of those before, 0..1.
+
+    share: progress through the stage, 0..1 -> how much of each target is the remembered answer.
+    """
+
+    momentum: float
+    share: Callable[[float], float]
+
+
+@dataclass(frozen=True, eq=False)
 class Stage:
     """A stretch of epochs trained in one way.
 
     odds: relative chance of each class to be drawn, now or by progress, or None to pass over every row once an epoch.
     shifts: added to the logits of each copy of the head before the loss. weigh: a factor for each row's loss.
+    recall: let what the net has said of each row have a part in its target.
     resample: train the head on features of the frozen backbone, changed like this, instead of on images.
     scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics. fresh_head: begin with a
     classifier that has learnt nothing.
@@ -133,6 +145,7 @@ class Stage:
     mix: Mix | None = None
     shifts: Float[np.ndarray, "e k"] | None = None
     weigh: Weigh | None = None
+    recall: Recall | None = None
     resample: Resample | None = None
     scope: Scope = "all"
     fresh_head: bool = False
@@ -141,6 +154,9 @@ class Stage:
     def __post_init__(self) -> None:
         if self.resample is not None and self.mix is not None:
             raise UsageError("images cannot be mixed in a stage that trains on resampled features; leave one out")
+        if self.recall is not None and (self.mix is not None or self.resample is not None):
+            what = "images are mixed" if self.resample is None else "features are resampled"
+            raise UsageError(f"what a net has said of a row is no target where {what}; leave one out")
 
     def odds_at(self, progress: float) -> Float[np.ndarray, " k"] | None:
         """The odds when this share of the stage (0..1) has passed."""
@@ -291,12 +307,13 @@ def split(stage: Stage, after: float) -> tuple[Stage, Stage]:
         def place(progress: float) -> float:
             return begin + progress * (end - begin)
 
-        odds, whole = stage.odds, stage.schedule
+        odds, whole, recall = stage.odds, stage.schedule, stage.recall
         return replace(
             stage,
             epochs=epochs,
             schedule=lambda progress: whole(place(progress)),
             odds=(lambda progress: odds(place(progress))) if callable(odds) else odds,
+            recall=recall and replace(recall, share=lambda progress: recall.share(place(progress))),
         )
 
     return part(first, 0, cut), replace(part(stage.epochs - first, cut, 1), fresh_head=False)

@@ -28,6 +28,7 @@ COMPOSED = [
     "oversample(to=0.5) | drop('fear') | logit_adjust(0.25)",
     "balanced_draw | drop('angry') | deferred(focal | balanced_draw(1))",
     "mirror | remix | focal | deferred(influence_balanced, after=0.5)",
+    "self_distillation | balanced_draw(power=0.5) | deferred(focal)",
 ]
 
 

@@ -75,6 +75,54 @@ def same(one: train.Weights, other: train.Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_a_row_s_targets_become_what_the_net_has_said_of_it(run: Callable[..., Any], momentum: float) -> None:
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def one_of_each(plan: Plan) -> Plan:
+        _, rows = np.unique(plan.samples.label, return_index=True)
+        loss = plan.stages[0].loss
+
+        def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            seen.append((logits.detach().softmax(-1).numpy(), targets.numpy().copy()))
+            return loss(logits, targets)
+
+        return replace(plan, samples=plan.samples.take(rows)).each_stage(lambda stage: replace(stage, loss=watched))
+
+    knobs = replace(KNOBS, batch_size=100)
+    run(f"self_distillation(share=0.4, momentum={momentum})", knobs=knobs, change=one_of_each)
+
+    remembered: np.ndarray | None = None
+    for epoch, (said, targets) in enumerate(seen):
+        label = targets.argmax(1)  # of which each is there once, so it tells the row
+        hard, part = np.eye(targets.shape[1])[label], 0.4 * epoch / len(seen)
+        expected = hard if remembered is None else (1 - part) * hard + part * remembered[label]
+        assert targets == pytest.approx(expected, abs=1e-6)
+        now = np.empty_like(said)
+        now[label] = said
+        remembered = now if remembered is None else momentum * remembered + (1 - momentum) * now
+    assert len(seen) == TRAINING.epochs
+
+
+def test_rows_that_were_not_asked_yet_keep_their_targets(run: Callable[..., Any]) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watched(plan: Plan) -> Plan:
+        loss = plan.stages[0].loss
+
+        def watch(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            seen.append(targets)
+            return loss(logits, targets)
+
+        return plan.each_stage(lambda stage: replace(stage, loss=watch))
+
+    run("self_distillation(share=1) | balanced_draw", change=watched)
+    soft = torch.cat([(targets.max(-1).values < 1).float() for targets in seen])
+    assert torch.cat(seen).sum(-1).numpy() == pytest.approx(1, abs=1e-5)
+    assert not soft[: KNOBS.batch_size].any()
+    assert soft[-KNOBS.batch_size :].mean() > 0
+
+
 def test_same_seed_gives_the_same_bits_and_another_seed_others(run: Callable[..., Any]) -> None:
     assert same(run(seed=1)[1], run(seed=1)[1])
     assert not same(run(seed=1)[1], run(seed=2)[1])
@@ -90,6 +138,7 @@ RESUMED = [
     "experts | mixup",
     "ldam | deferred(weighted(beta=0.9) | influence_balanced, after=0.5)",
     "progressive_draw | cutmix",
+    "self_distillation(share=0.8, momentum=0.5) | balanced_draw(power=0.5)",
 ]
 
 

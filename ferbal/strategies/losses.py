@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ferbal.errors import UsageError
-from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor, Weigh, cross_entropy
+from ferbal.plan import Loss, Plan, Recall, Stage, Strategy, Tensor, Weigh, cross_entropy
 from ferbal.shapes import Float
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "influence_balanced",
     "label_aware_smoothing",
     "label_smoothing",
+    "self_distillation",
     "soft_f1",
     "weighted",
 ]
@@ -126,6 +127,31 @@ def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
         told = by_class(plan, amounts(plan, plan.stages[-1]))
         smooth = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, amounts(plan, stage))))
         return replace(smooth, per_class="label_aware_smoothing").noted(f"label_aware_smoothing: {told}")
+
+    return apply
+
+
+def self_distillation(share: float = 0.8, momentum: float = 0.0) -> Strategy:
+    """Let what the net has said of a row before be part of its target (PS-KD: Kim et al. 2021, arXiv:2006.12000).
+
+    The part grows evenly from 0 to `share`, as the answers come to be worth more than a label that may be wrong.
+    Answers are those given while training, of varied images. momentum: what a new answer leaves of those before
+    it, as in temporal ensembling (Laine & Aila 2017); 0 is the paper, where only the last one counts.
+
+    Formula: t -> (1 - a) t + a p', a = share * progress, p' = what was said of the row in the epoch before
+    Example: self_distillation(share=0.8)
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"self_distillation: share must be in 0..1 but got {share}")
+    if not 0 <= momentum < 1:
+        raise UsageError(f"self_distillation: momentum must be in 0..1, below 1, but got {momentum}")
+    recall = Recall(momentum, lambda progress: share * progress)
+
+    def apply(plan: Plan) -> Plan:
+        if any(stage.recall is not None for stage in plan.stages):
+            raise UsageError("self_distillation: the net's answers are part of the targets already; name it once")
+        noted = plan.noted(f"self_distillation: targets become up to {share:.0%} what the net said of the row before")
+        return noted.each_stage(lambda stage: replace(stage, recall=recall))
 
     return apply
 

@@ -10,17 +10,20 @@ import torch
 from three_rows import COUNTS, HARD, LOGITS, SOFT, both, dtypes, entropy, loss_of, plan_of, probabilities, said
 
 from ferbal.errors import UsageError
-from ferbal.plan import Loss, Stage, Strategy, chain, cross_entropy
+from ferbal.plan import Loss, Stage, Strategy, chain, cross_entropy, split
+from ferbal.strategies.features import smote
 from ferbal.strategies.losses import (
     focal,
     generalised_cross_entropy,
     label_aware_smoothing,
     label_smoothing,
+    self_distillation,
     soft_f1,
     weighted,
 )
+from ferbal.strategies.mixing import mixup
 from ferbal.strategies.rows import balanced_draw
-from ferbal.strategies.stages import deferred
+from ferbal.strategies.stages import deferred, retrain_head
 
 DISGUST, HAPPY = 436, 7215
 
@@ -306,6 +309,34 @@ def test_every_stage_is_wrapped_and_the_rest_of_it_stays(strategy: Strategy) -> 
     assert len(changed.notes) == (3 if strategy is ALL["all of them"] else int(strategy is not ALL["plain"]))
 
 
+def test_self_distillation_ramps_through_each_stage_and_through_the_parts_of_one() -> None:
+    whole = self_distillation(share=0.8)(plan_of()).stages[0]
+    assert whole.recall is not None
+    assert [whole.recall.share(place) for place in (0, 0.5, 1)] == [0, 0.4, 0.8]
+    for number, part in enumerate(split(whole, 0.5)):
+        assert part.recall is not None
+        assert [part.recall.share(place) for place in (0, 1)] == pytest.approx([0.4 * number, 0.4 * number + 0.4])
+    first, tail = deferred(self_distillation(), after=0.5)(plan_of()).stages
+    assert first.recall is None
+    assert tail.recall is not None
+    assert tail.recall.share(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([mixup()], "no target where images are mixed"),
+        ([retrain_head(chain(self_distillation(), smote()))], "no target where features are resampled"),
+        ([self_distillation()], "name it once"),
+    ],
+)
+def test_self_distillation_needs_rows_that_stay_what_they_are(others: list[Strategy], message: str) -> None:
+    for order in ([self_distillation(), *others], [*others, self_distillation()]):
+        with pytest.raises(UsageError, match=message):
+            chain(*order)(plan_of(COUNTS))
+    chain(self_distillation(), retrain_head(smote()))(plan_of(COUNTS))  # which begins with other rows
+
+
 @pytest.mark.parametrize(
     ("strategy", "wrong", "message"),
     [
@@ -323,6 +354,9 @@ def test_every_stage_is_wrapped_and_the_rest_of_it_stays(strategy: Strategy) -> 
         (label_aware_smoothing, {"tail": -0.1}, "label_aware_smoothing: tail must be in 0..1, below 1, but got -0.1"),
         (label_aware_smoothing, {"head": 1.0}, "label_aware_smoothing: head must be in 0..1, below 1, but got 1.0"),
         (soft_f1, {"share": 1.5}, "soft_f1: share must be in 0..1 but got 1.5"),
+        (self_distillation, {"share": 1.1}, "self_distillation: share must be in 0..1 but got 1.1"),
+        (self_distillation, {"share": float("nan")}, "but got nan"),
+        (self_distillation, {"momentum": 1.0}, "momentum must be in 0..1, below 1, but got 1.0"),
         (generalised_cross_entropy, {"q": 0.0}, "q must be above 0 and at most 1 but got 0.0"),
         (generalised_cross_entropy, {"q": 2.0}, "but got 2.0"),
     ],
