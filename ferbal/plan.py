@@ -126,6 +126,10 @@ class Recall:
     momentum: float
     share: Callable[[float], float]
 
+    def within(self, place: Callable[[float], float]) -> Recall:
+        """The same for a part of the stage, whose progress is at this place of the whole."""
+        return replace(self, share=lambda progress: self.share(place(progress)))
+
 
 @dataclass(frozen=True, eq=False)
 class Stage:
@@ -313,7 +317,7 @@ def split(stage: Stage, after: float) -> tuple[Stage, Stage]:
             epochs=epochs,
             schedule=lambda progress: whole(place(progress)),
             odds=(lambda progress: odds(place(progress))) if callable(odds) else odds,
-            recall=recall and replace(recall, share=lambda progress: recall.share(place(progress))),
+            recall=recall and recall.within(place),
         )
 
     return part(first, 0, cut), replace(part(stage.epochs - first, cut, 1), fresh_head=False)
