@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -246,7 +247,7 @@ def _remember(work: _Work) -> None:
             **work.engine.about(),
             "data": study.dataset.name,
             "digest": study.dataset.digest,
-            "command": " ".join(["ferbal", *sys.argv[1:]]),
+            "command": shlex.join(["ferbal", *sys.argv[1:]]),
             "last_training": time.strftime("%Y-%m-%d %H:%M:%S"),
         },
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -308,6 +309,8 @@ class TestTime:
         assert "time is up; what was done is kept" in stopped.stderr
         assert time.monotonic() - begun < 60
         checked = prepared(root, "training.epochs=400", FIXED.replace("patience: 3", "patience: 400"))
+        command = shlex.split(checked.folder.load("provenance")["command"])  # to be typed again as it stands
+        assert command == ["ferbal", "study", "run", "studies/tiny.yaml", *long, "--max-time", "12s"]
         events = [event for _, event in Log(checked.folder.log).read()]
         reached = [event.epoch for event in events if isinstance(event, Trained)]
         going_on = conduct.run(checked)
