@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from ferbal import device
+from ferbal import data, device
+from ferbal.engine.machine import choose
 from ferbal.models.build import build
 from ferbal.plan import Training
 
 
 def test_every_format_of_the_machine_is_measured() -> None:
     net = build("facevgg_small", Training(image_size=16), classes=3, channels=1, seed=0)
-    speeds = device.fastest(net, (8, 1, 16, 16), torch.device("cpu"))
-    assert set(speeds) == {"fp32", "bf16"}
+    cpu = torch.device("cpu")
+    speeds = device.fastest(net, (8, 1, 16, 16), cpu)
+    assert tuple(speeds) == device.formats(cpu)
+    assert "fp32" in speeds
     assert all(speed > 0 for speed in speeds.values())
 
 
 @pytest.mark.parametrize(("coarse", "chosen"), [(2.0, "bf16"), (1.21, "bf16"), (1.19, "fp32"), (0.5, "fp32")])
 def test_a_coarser_format_must_be_worth_it(coarse: float, chosen: str) -> None:
     assert device.choose({"fp32": 100.0, "bf16": 100.0 * coarse}) == chosen
+
+
+@pytest.mark.parametrize("known", [{}, {"precision": "bf16", "images_per_s": {"fp32": 1.0, "bf16": 2.0}}])
+def test_a_format_that_the_machine_would_imitate_is_no_choice(
+    known: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it measured, for that alone takes minutes; nor kept from another machine."""
+    monkeypatch.setattr(device, "formats", lambda _: ("fp32",))
+    monkeypatch.setattr(device, "fastest", lambda *_: pytest.fail("measured"))
+    dataset = data.open("tiny", root)
+    key = f"facevgg_small 16px 1ch {device.describe()['device']}"
+    machine, found = choose("facevgg_small", Training(image_size=16), dataset, {key: known} if known else {})
+    assert machine.precision == found[key]["precision"] == "fp32"
+    asked, _ = choose("facevgg_small", Training(image_size=16, precision="bf16"), dataset, {})
+    assert asked.precision == "bf16"
 
 
 def test_compiling_must_pay_for_itself_within_one_training() -> None:

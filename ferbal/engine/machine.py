@@ -27,9 +27,12 @@ def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -
     def fresh() -> nn.Module:
         return build(backbone, training, classes=len(dataset.classes), channels=shape[1], seed=0)
 
-    if training.precision == "auto" and "precision" not in found:
-        found["images_per_s"] = hardware.fastest(fresh(), shape, device)
-        found["precision"] = hardware.choose(found["images_per_s"])
+    formats = hardware.formats(device)
+    if training.precision == "auto" and found.get("precision") not in formats:  # or chosen on a machine with others
+        found["precision"] = formats[0]
+        if len(formats) > 1:
+            found["images_per_s"] = hardware.fastest(fresh(), shape, device)
+            found["precision"] = hardware.choose(found["images_per_s"])
     machine = hardware.Machine(device, found["precision"] if training.precision == "auto" else training.precision)
     compiles = training.compile == "auto" and training.devices == 1  # what is measured is a device by itself
     if compiles and device.type == "cuda" and "compiled" not in found:
