@@ -5,7 +5,10 @@
 ROOT is a folder in which `studies/projects/*.yaml`, `studies/best*.yaml` and others were run on a data set `fer2013`.
 Scores every finished run and ensemble of them on PrivateTest, over all classes and over those that the model knows,
 with and without the rows whose picture is also among the others, with 95 % intervals over resampled rows.
-Writes reports/fer2013-figures.csv, and the table in reports/fer2013.md between its two marks.
+Keeps what is finished, but for its weights, under reports/fer2013/studies/, so that later runs join the earlier:
+copied back to ROOT/studies/, a study trains what it still lacks, and combines all of it.
+Writes reports/fer2013-figures.csv, and the table in reports/fer2013.md between its two marks; rows of studies that
+are neither under ROOT nor kept stay as they are.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,8 @@ from ferbal.store import RunFolder
 from ferbal.use.scores import Figure, score
 
 REPORTS = Path(__file__).parents[2] / "reports"
+KEPT = REPORTS / "fer2013"
+WITHOUT_WEIGHTS = ("run.json", "scores.json", "history.csv", "logits.npz", "blend.npz")
 MARKS = "<!-- the table -->", "<!-- the table ends -->"
 THEIRS = {
     ("c-cpu", "no disgust · simple_cnn"): ("C: SimpleCNN, six classes", 52.56),
@@ -36,17 +42,29 @@ THEIRS = {
 }
 
 
+def keep(root: Path, dataset: Dataset) -> None:
+    """Copy every finished run and ensemble to KEPT, but for the weights, with the record of its study."""
+    for path in finished(root, dataset):
+        study = path.parents[1]
+        there = KEPT / path.relative_to(root)
+        there.mkdir(parents=True, exist_ok=True)
+        for file in [*(path / name for name in WITHOUT_WEIGHTS), study / "provenance.json", study / "spec.json"]:
+            if file.exists():
+                shutil.copy(file, there / file.name if file.parent == path else KEPT / study.relative_to(root))
+
+
+def finished(root: Path, dataset: Dataset) -> Iterator[Path]:
+    """The folders of the runs and ensembles on this data set."""
+    for path in sorted(root.glob("studies/*/*/*/scores.json")):
+        if path.parents[1].name in ("runs", "ensembles") and RunFolder(path.parent).about["digest"] == dataset.digest:
+            yield path.parent
+
+
 def models(root: Path, dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Every finished run and ensemble, as a row of the CSV."""
-    for path in sorted(root.glob("studies/*/*/*/scores.json")):
-        kind, study = path.parents[1].name, path.parents[2]
-        if kind not in ("runs", "ensembles"):
-            continue
-        run = RunFolder(path.parent)
+    for path in finished(root, dataset):
+        study, single, run = path.parents[1], path.parent.name == "runs", RunFolder(path)
         about, made = run.about, json.loads((study / "provenance.json").read_text())
-        single = kind == "runs"
-        if about["digest"] != dataset.digest:
-            continue
         yield {
             "study": study.name,
             "model": f"{about['label']} · {about['backbone']}" if single else f"ensemble: {about['method']}",
@@ -128,12 +146,21 @@ def line(name: str, runs: pd.DataFrame) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def joined(earlier: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """What is found now, and the earlier rows of studies that are not among it."""
+    gone = earlier[~earlier["study"].isin(now["study"])] if len(now) else earlier
+    rows = pd.concat([now, gone]).convert_dtypes()
+    return rows.sort_values(["study", "members"], kind="stable", ignore_index=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
     root = parser.parse_args().root
-    found = pd.DataFrame(models(root, data.open("fer2013", root)))
-    found.to_csv(REPORTS / "fer2013-figures.csv", index=False)
+    dataset, figures_file = data.open("fer2013", root), REPORTS / "fer2013-figures.csv"
+    keep(root, dataset)
+    found = joined(pd.read_csv(figures_file), pd.DataFrame(models(KEPT, dataset)))
+    found.to_csv(figures_file, index=False)
     page = REPORTS / "fer2013.md"
     begin, end = MARKS
     made = f"{begin}\n{table(found)}\n{end}"
