@@ -225,9 +225,7 @@ def _taught(targets: Tensor, state: State, rows: Int[np.ndarray, " b"], share: f
 def _remember(state: State, rows: Int[np.ndarray, " b"], said: Tensor, momentum: float) -> None:
     """Let the answers of these rows, as probabilities, move what is remembered of them."""
     assert state.answers is not None
-    once, first = np.unique(
-        rows, return_index=True
-    )  # of a row that a batch holds twice, which comes last hangs on luck
+    once, first = np.unique(rows, return_index=True)  # a row may be drawn twice: which was written last would be luck
     at, new = torch.from_numpy(once).to(said.device), said[torch.from_numpy(first).to(said.device)]
     before = state.answers[at]
     state.answers[at] = new.lerp(before, momentum * before.sum(-1, keepdim=True))
