@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from timm.models.resnet import BasicBlock
+from torch import nn
 
 from ferbal import models
 from ferbal.errors import UsageError
@@ -88,6 +89,27 @@ def test_the_variants_of_resnet34_have_the_shortcuts_they_are_named_for() -> Non
 
     assert [sum(blocks(name)) for name in ("resnet34", "resnet34_convshortcut", "resnet34_identity")] == [3, 4, 0]
     assert [len(blocks(name)) for name in ("resnet34_convshortcut", "resnet34_identity_dropout")] == [16, 13]
+
+
+@pytest.mark.parametrize("name", ["facevgg_small", "simple_cnn"])
+def test_pooling_before_relu_makes_the_numbers_and_gradients_of_the_customary_order(name: str) -> None:
+    model = build(name, Training(), classes=7, channels=1, seed=0).train()
+    images = torch.randn(4, 1, 44, 44, generator=torch.Generator().manual_seed(0))
+    found = _passed(model, images)
+    layers = list(model.features)
+    for place in [n for n, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]:
+        layers[place : place + 2] = reversed(layers[place : place + 2])
+    assert isinstance(layers[-1], nn.MaxPool2d)
+    model.features = nn.Sequential(*layers)
+    assert all(torch.equal(one, other) for one, other in zip(found, _passed(model, images), strict=True))
+
+
+def _passed(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
+    """Logits and gradients."""
+    model.zero_grad()
+    logits = model(images)
+    logits.logsumexp(-1).mean().backward()
+    return [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
 
 def test_an_unknown_backbone_names_the_nearest() -> None:

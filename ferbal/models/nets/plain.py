@@ -1,4 +1,7 @@
-"""Nets without shortcuts: convolutions one after another, then a classifier."""
+"""Nets without shortcuts: convolutions one after another, then a classifier.
+
+Where a block ends with ReLU and max-pooling, it pools first: the same numbers and gradients, of a quarter of the pixels.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +114,7 @@ def simple_cnn(pretrained: bool = False, **settings: Any) -> Plain:
     the 6x6 places that the dense layer knows. Parameters: 124,935.
     """
     blocks = [
-        [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        [nn.Conv2d(before, width, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(inplace=True)]
         for before, width in _steps((32, 64, 128), settings)
     ]
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
@@ -141,11 +144,12 @@ def plain_cnn(pretrained: bool = False, **settings: Any) -> Plain:
 
 
 def _face_vgg(name: str, widths: Sequence[int], pretrained: bool, settings: dict[str, Any]) -> Plain:
-    def convolution(before: int, width: int) -> list[nn.Module]:
-        return [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    def convolution(before: int, width: int, *pool: nn.Module) -> list[nn.Module]:
+        convolved = nn.Conv2d(before, width, 3, padding=1, bias=False)
+        return [convolved, nn.BatchNorm2d(width), *pool, nn.ReLU(inplace=True)]
 
     blocks = [
-        [*convolution(before, width), *convolution(width, width), nn.MaxPool2d(2, ceil_mode=True)]
+        [*convolution(before, width), *convolution(width, width, nn.MaxPool2d(2, ceil_mode=True))]
         for before, width in _steps(widths, settings)
     ]
     return weights.filled(Plain(blocks, Average(), widths[-1], **_wanted(settings)), name, pretrained, settings)
