@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 RETRIES = 5
-FORMAT = 3  # raised when the same settings, or what is usual, would train differently: older runs are made again
+FORMAT = 4  # raised when the same settings, or what is usual, would train differently: older runs are made again
 
 
 @dataclass(frozen=True)

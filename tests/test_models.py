@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -49,6 +51,27 @@ def test_own_nets_have_the_parameters_their_docstring_states(name: str) -> None:
     stated = re.search(r"Parameters: ([\d,]+)\.", timm.model_entrypoint(name).__doc__ or "")
     assert stated is not None
     assert f"{sum(p.numel() for p in model.parameters()):,}" == stated[1]
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_100", "efficientnet_b0", "mobilenetv3_small_050"])
+def test_a_fresh_classifier_of_few_classes_is_as_unsure_as_it_should_be(name: str) -> None:
+    model = build(name, Training(image_size=32), classes=7, channels=1, seed=0).train()
+    images = torch.randn(32, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    loss = nn.functional.cross_entropy(model(images), torch.arange(32) % 7)
+    assert abs(loss.item() - math.log(7)) < 0.1
+
+
+def test_a_classifier_that_timm_begins_small_or_a_file_brings_stays(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = timm.create_model("resnet18", num_classes=7, in_chans=1)
+    ours = build("resnet18", Training(), classes=7, channels=1, seed=3)
+    assert torch.equal(heads.classifier(ours).weight, theirs.fc.weight)
+    wide = timm.create_model("mobilenetv3_small_050", num_classes=7, in_chans=1)
+    torch.save(wide.state_dict(), tmp_path / "wide.pth")
+    begun = build(
+        "mobilenetv3_small_050", Training(pretrained=str(tmp_path / "wide.pth")), classes=7, channels=1, seed=0
+    )
+    assert torch.equal(heads.classifier(begun).weight, wide.classifier.weight)
 
 
 OWN = [*models.own(), "resnet18_cifar", "seresnext26d_32x4d_cifar"]

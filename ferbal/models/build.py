@@ -35,6 +35,8 @@ def build(
             model = timm.create_model(backbone, pretrained=training.pretrained is True, **settings)
         except Exception as error:  # timm raises as many kinds as it has models and download paths
             raise UsageError(f"backbone {backbone}: {type(error).__name__}: {_first_line(error)}") from error
+        if training.pretrained is not True or classes != _known_of(backbone, "num_classes"):
+            heads.begin_small(model)
         if isinstance(training.pretrained, str):
             pretrained.load(model, training.pretrained, backbone)
         heads.attach(model, head, backbone)
@@ -44,7 +46,12 @@ def build(
 
 def _fixed_size(backbone: str) -> bool:
     """Whether the model (a vision transformer, say) must be told the size of its images."""
-    return bool(getattr(timm.get_pretrained_cfg(backbone), "fixed_input_size", False))
+    return bool(_known_of(backbone, "fixed_input_size"))
+
+
+def _known_of(backbone: str, name: str) -> Any:
+    """What timm knows of a model's own weights."""
+    return getattr(timm.get_pretrained_cfg(backbone), name, None)
 
 
 @torch.no_grad()

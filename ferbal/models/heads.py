@@ -66,6 +66,17 @@ def attach(model: nn.Module, head: Head, backbone: str) -> None:
     setattr(model.get_submodule(owner), attribute, Classifier(old.in_features, old.out_features, head))
 
 
+def begin_small(model: nn.Module) -> None:
+    """Begin a linear classifier as torch's Linear begins, where timm has begun it wider.
+
+    timm draws those of EfficientNets, MobileNets and their kin from +-1/sqrt(classes), which is meant for a thousand:
+    with seven, the logits of a fresh net spread by one to four, and its loss is up to 7 nats instead of ln 7 = 1.9.
+    """
+    head = classifier(model)
+    if isinstance(head, nn.Linear) and head.weight.std() > head.in_features**-0.5:
+        head.reset_parameters()
+
+
 def classifier(model: Any) -> nn.Module:
     """The head of a timm model; some models have several and give a tuple."""
     head = model.get_classifier()

@@ -1,6 +1,6 @@
 """Nets without shortcuts: convolutions one after another, then a classifier.
 
-Where a block ends with ReLU and max-pooling, it pools first: the same numbers and gradients, of a quarter of the pixels.
+Where a block ends with ReLU and max-pooling, it pools first: the same numbers and gradients, of fewer pixels.
 """
 
 from __future__ import annotations
