@@ -121,20 +121,21 @@ def test_a_search_and_its_final_runs_are_those_of_the_local_engine(
 def test_a_node_that_dies_in_the_middle_costs_no_result(
     cluster: Any, where: tuple[str, ...], root: Path, local: Callable[..., Path]
 ) -> None:
+    long = (*LONG[:2], "training.epochs=120")  # one process may need some seconds more than the other to begin
     events: list[Any] = []
     reached: dict[tuple[str, int], int] = {}
-    for event in conduct.run(prepared(root, *where, "engine.checkpoint_minutes=0.005", *LONG)):
+    for event in conduct.run(prepared(root, *where, "engine.checkpoint_minutes=0.005", *long)):
         events.append(event)
         if isinstance(event, Trained):
             reached[event.arm.label, event.number] = event.epoch
-        if cluster.other and sum(20 < epoch < 40 for epoch in reached.values()) == 2:  # one run on each node
+        if cluster.other and sum(20 < epoch < 100 for epoch in reached.values()) == 2:  # one run on each node
             cluster.remove_node(cluster.other, allow_graceful=False)
             cluster.other = None
     assert ended(events) == {"complete": 4}
     (death,) = [n for n, event in enumerate(events) if isinstance(event, Noticed) and "begun again" in event.message]
     again = next(e for e in events[death:] if isinstance(e, Trained) and str(e.number) in events[death].message)
     assert again.epoch > 1, "it began at its beginning"
-    assert bits(root) == bits(local(*LONG))
+    assert bits(root) == bits(local(*long))
     assert not list(root.rglob("*.ckpt"))
 
 
