@@ -78,7 +78,7 @@ def release() -> None:
 def formats(device: torch.device) -> tuple[Precision, ...]:
     """fp32, and the coarser format that this device computes in, if any.
 
-    A CPU without AVX-512 only imitates bf16: its convolutions then take more than ten times as long as in fp32.
+    A CPU without the instructions (AVX-512, say) only imitates bf16: convolutions take ten times as long as in fp32.
     """
     if device.type == "cuda":
         return ("fp32", "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")

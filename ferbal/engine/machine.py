@@ -29,7 +29,7 @@ def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -
 
     formats = hardware.formats(device)
     if training.precision == "auto" and found.get("precision") not in formats:  # or chosen on a machine with others
-        found["precision"] = formats[0]
+        found = {"precision": formats[0]}
         if len(formats) > 1:
             found["images_per_s"] = hardware.fastest(fresh(), shape, device)
             found["precision"] = hardware.choose(found["images_per_s"])

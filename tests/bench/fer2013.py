@@ -7,7 +7,7 @@ Scores every finished run and ensemble of them on PrivateTest, over all classes 
 with and without the rows whose picture is also among the others, with 95 % intervals over resampled rows.
 Keeps what is finished, but for its weights, under reports/fer2013/studies/, so that later runs join the earlier:
 copied back to ROOT/studies/, a study trains what it still lacks, and combines all of it.
-Writes reports/fer2013-figures.csv, and the table in reports/fer2013.md between its two marks; rows of studies that
+Writes reports/fer2013-figures.csv, and the table in reports/fer2013.md between its two marks; rows of models that
 are neither under ROOT nor kept stay as they are.
 """
 
@@ -147,8 +147,11 @@ def line(name: str, runs: pd.DataFrame) -> str:
 
 
 def joined(earlier: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """What is found now, and the earlier rows of studies that are not among it."""
-    gone = earlier[~earlier["study"].isin(now["study"])] if len(now) else earlier
+    """What is found now, and the earlier rows of models that are not among it."""
+    if now.empty:
+        return earlier
+    model = ["study", "model"]
+    gone = earlier[~earlier.set_index(model).index.isin(now.set_index(model).index)]
     rows = pd.concat([now, gone]).convert_dtypes()
     return rows.sort_values(["study", "members"], kind="stable", ignore_index=True)
 
