@@ -79,7 +79,7 @@ def main() -> None:
         )
         for net in how.nets
     ]
-    write("at_once", {"data": how.data, "at_once": how.at_once, "rates": found})
+    write("at_once", {"data": how.data, "at_once": how.at_once, "epochs": how.epochs, "rates": found})
 
 
 if __name__ == "__main__":
