@@ -15,7 +15,7 @@ from torch import nn
 from ferbal import models
 from ferbal.errors import UsageError
 from ferbal.models import heads
-from ferbal.models.build import build
+from ferbal.models.build import build, channels_of
 from ferbal.plan import Head, Training
 
 
@@ -29,6 +29,13 @@ def test_the_names_read_from_timms_source_are_those_timm_lists() -> None:
 def test_a_backbone_maps_images_to_logits(name: str, channels: int) -> None:
     model = build(name, Training(image_size=48), classes=5, channels=channels, seed=0)
     assert model(torch.zeros(2, channels, 48, 48)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["facevgg", "test_byobnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_weights_tell_how_many_channels_they_take_in_whatever_order_a_file_has_them(name: str, channels: int) -> None:
+    weights = build(name, Training(image_size=48), classes=5, channels=channels, seed=0).state_dict()
+    assert channels_of(dict(sorted(weights.items())), name) == channels
 
 
 def test_initial_weights_follow_from_the_seed() -> None:

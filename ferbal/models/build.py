@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ferbal import models
 from ferbal.errors import UsageError
@@ -42,6 +43,14 @@ def build(
         heads.attach(model, head, backbone)
     _try_out(model, backbone, channels, size)
     return model.to(memory_format=torch.channels_last)
+
+
+def channels_of(weights: Mapping[str, Tensor], backbone: str) -> int:
+    """Channels of the images that weights of a backbone take; 3 where they lack its first layer."""
+    with torch.device("meta"):
+        gray, colour = (timm.create_model(backbone, in_chans=channels).state_dict() for channels in (1, 3))
+    first = next((name for name in gray if gray[name].shape != colour[name].shape and name in weights), None)
+    return 3 if first is None else weights[first].shape[1] // gray[first].shape[1]
 
 
 def _fixed_size(backbone: str) -> bool:

@@ -16,7 +16,7 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.models import weights_file
-from ferbal.models.build import build
+from ferbal.models.build import build, channels_of
 from ferbal.plan import Head, Training
 from ferbal.run import made_for, over_all
 from ferbal.shapes import Float, Int
@@ -52,7 +52,7 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
     models.check(how.backbone)
     becomes = _places(how.classes, dataset)
     weights = weights_file.read(file)
-    channels = next((int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim == 4), 3)
+    channels = channels_of(weights, how.backbone)
     training = Training(image_size=how.size)
     network = build(how.backbone, training, classes=len(how.classes), channels=channels, seed=0)
     filled(network, weights, file, how.backbone)

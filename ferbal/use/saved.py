@@ -16,7 +16,7 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
-from ferbal.models.build import build
+from ferbal.models.build import build, channels_of
 from ferbal.plan import Arm, Head, Training
 from ferbal.run import corrections, made_for, plan_for
 from ferbal.shapes import Float
@@ -111,7 +111,7 @@ def _run(folder: RunFolder) -> Model:
         network,
         view,
         machine,
-        about.get("channels", about["data"]["shape"][0]),
+        _channels(about),
         np.array(about["becomes"]),
         Correction.from_json(about["correction"]),
         about["training"].get("tta", "none"),
@@ -129,7 +129,7 @@ def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View,
         about["backbone"],
         training,
         classes=len(about["classes"]),
-        channels=about.get("channels") or _channels(weights),
+        channels=_channels(about) or channels_of(weights, about["backbone"]),
         seed=0,
         head=Head(**about["head"]),
     )
@@ -141,9 +141,9 @@ def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View,
     return network.to(machine.device), View(training.image_size, mean, std, training.crop), machine
 
 
-def _channels(weights: dict[str, Tensor]) -> int:
-    """Channels that the first convolution takes."""
-    return next(int(tensor.shape[1]) for tensor in weights.values() if tensor.ndim == 4)
+def _channels(about: dict[str, Any]) -> int:
+    """Channels of the images that a run's net takes; 0 where an older ferbal did not say so."""
+    return int(about.get("channels") or about.get("data", {}).get("shape", [0])[0])
 
 
 def _worked_out(

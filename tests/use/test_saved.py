@@ -33,6 +33,12 @@ def test_a_loaded_run_gives_the_very_logits_that_it_saved(base: Path, trained: T
     assert model.shape == (1, 16, 16)
 
 
+def test_a_run_of_a_net_whose_first_layer_is_not_the_first_in_its_file_loads(base: Path, trained: Trained) -> None:
+    folder, dataset = trained("plain", "test_byobnet", size=32), data.open("tiny", base)
+    said = saved.load(folder.path).logits(dataset.test.images)
+    assert np.allclose(said, folder.logits("test", dataset.test.ids), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["plain", "fitted", "dropped"])
 def test_a_run_of_before_corrections_were_kept_is_worked_out_from_its_data_set(
     base: Path, trained: Trained, tmp_path: Path, name: str

@@ -6,6 +6,7 @@ Where a block ends with ReLU and max-pooling, it pools first: the same numbers a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ class Plain(nn.Module):
     ) -> None:
         super().__init__()
         self.features = nn.Sequential(*(layer for block in blocks for layer in block))
-        ends = torch.tensor([len(block) for block in blocks]).cumsum(0).tolist()
+        ends = list(accumulate(len(block) for block in blocks))
         self.block_of = [next(b for b, end in enumerate(ends) if layer < end) for layer in range(len(self.features))]
         self.pool = pool
         self.drop = nn.Dropout(drop_rate)
