@@ -15,25 +15,21 @@ from ferbal.store import RunFolder
 REVISION = 2  # raised when the same members would be combined otherwise: older ensembles are made again
 
 
-def current(folder: RunFolder, method: str, names: Sequence[str]) -> bool:
-    """Whether a folder holds what combining these members would make."""
-    about = folder.about
-    return folder.complete and (about["method"], about["members"], about.get("revision")) == (
-        method,
-        list(names),
-        REVISION,
-    )
+def current(folder: RunFolder, method: str, members: Mapping[str, RunFolder], dataset: Dataset) -> bool:
+    """Whether a folder holds what combining these members, as they are now, would make."""
+    made_of = _made_of(method, members, dataset)
+    return folder.complete and made_of.items() <= folder.about.items()
 
 
 def combine(
     folder: RunFolder,
     method: str,
-    names: Sequence[str],
+    members: Mapping[str, RunFolder],
     logits: Mapping[str, Sequence[Float[np.ndarray, "n k"]]],
     dataset: Dataset,
     **about: Any,
 ) -> None:
-    """Fit an ensemble and write it. logits: of every member, by split ("val", "test"), in the order of its rows.
+    """Fit an ensemble and write it. members: runs by name, whose logits are given by split ("val", "test").
 
     The macro-F1 and the other figures of `scores.json` are nested estimates with their intervals: what the method
     scores on rows of blend that it was not fitted on. Raises DataError, with nothing written, where a member has
@@ -41,26 +37,34 @@ def combine(
     """
     val, halves = dataset.val, data.halves(dataset.val)
     fit = ensemble.named(method)
-    members = {split: ensemble.members_of(each, unknown="fill") for split, each in logits.items()}
-    blend, select = (members["val"][:, rows] for rows in (halves.blend, halves.select))
+    said = {split: ensemble.members_of(each, unknown="fill") for split, each in logits.items()}
+    blend, select = (said["val"][:, rows] for rows in (halves.blend, halves.select))
     labels = val.labels[halves.blend]
-    ensemble.refuse_leaks(names, blend, select, labels, val.labels[halves.select], dataset.classes)
+    ensemble.refuse_leaks(list(members), blend, select, labels, val.labels[halves.select], dataset.classes)
     fitted = fit(blend, labels)
     expected = ensemble.estimate(fit, blend, labels, groups=val.group[halves.blend])
     folder.discard()
     folder.save_logits(
-        {split: fitted.apply(each) for split, each in members.items()}, {"val": val.ids, "test": dataset.test.ids}
+        {split: fitted.apply(each) for split, each in said.items()}, {"val": val.ids, "test": dataset.test.ids}
     )
     folder.save_blend(val.ids[halves.blend], labels)
     folder.finish(
         {
-            "method": method,
-            "members": list(names),
+            **_made_of(method, members, dataset),
             "weights": None if fitted.weights is None else [round(float(weight), 6) for weight in fitted.weights],
             "unknown": "fill",
-            "digest": dataset.digest,
-            "revision": REVISION,
             **about,
         },
         {"blend": expected.scores, "interval": {name: list(ends) for name, ends in expected.intervals.items()}},
     )
+
+
+def _made_of(method: str, members: Mapping[str, RunFolder], dataset: Dataset) -> dict[str, Any]:
+    """What an ensemble follows from. said: hashes of the members' logits, who may have been made anew since."""
+    return {
+        "method": method,
+        "members": list(members),
+        "said": [run.said for run in members.values()],
+        "digest": dataset.digest,
+        "revision": REVISION,
+    }

@@ -15,7 +15,7 @@ from ferbal.shapes import Float, Int, UInt8
 class Split:
     """Labelled images, which may be memory-mapped. Rows of one group show the same picture.
 
-    ids: str [N], the row's name in its source: unique within the data set, and how logits find their rows.
+    ids: str [N], the row's name in its source: unique within the data set.
     votes: the soft target of each row, over the data set's classes, where people voted and training should know it.
     """
 
@@ -31,7 +31,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three splits over the same classes. `digest` changes with any pixel, label or split.
+    """Three splits over the same classes. `digest` changes with any pixel, label, split or order of rows.
 
     unlabelled: rows that can be predicted but not scored; their labels are -1.
     """

@@ -195,14 +195,15 @@ class RunFolder:
         np.savez_compressed(buffer, **arrays)
         files.write(self.path / "logits.npz", lambda file: file.write(buffer.getbuffer()))
 
-    def logits(self, split: str, ids: np.ndarray) -> Float[np.ndarray, "n k"]:
-        """Logits of the rows named, in the order named. A class the model left out has -inf."""
+    def logits(self, split: str) -> Float[np.ndarray, "n k"]:
+        """Logits of a split, in the order of its rows in the data set. A class the model left out has -inf."""
         with np.load(self.path / "logits.npz") as saved:
-            values, names = saved[split], saved[f"{split}_ids"]
-        if not np.array_equal(names, ids):
-            place = {name: row for row, name in enumerate(names.tolist())}
-            values = values[[place[name] for name in ids.tolist()]]
-        return values.astype(np.float64)
+            return np.asarray(saved[split], np.float64)
+
+    @property
+    def said(self) -> str:
+        """A hash of the logits that are here."""
+        return hashlib.sha256((self.path / "logits.npz").read_bytes()).hexdigest()[:16]
 
     def save_blend(self, ids: np.ndarray, labels: Int[np.ndarray, " b"]) -> None:
         """The rows that an ensemble was fitted on, so that it can be fitted again without its data set."""
@@ -379,19 +380,16 @@ def _read(path: Path, default: dict[str, Any]) -> dict[str, Any]:
     return dict(files.read_json(path)) if path.exists() else default
 
 
-def out_of_sample(runs: list[Path], digest: str) -> dict[str, Float[np.ndarray, " k"]]:
-    """Mean probabilities that finished runs give to the rows they did not train on, by the rows' ids.
+def out_of_sample(runs: list[Path], digest: str) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Mean probabilities that finished runs give to the rows they did not train on: those of val and of test.
 
     Raises DataError for a folder that is no finished run on the data set with this digest.
     """
-    found: dict[str, list[Float[np.ndarray, " k"]]] = {}
     for path in runs:
         run = RunFolder(path)
         if not (path / "logits.npz").exists() or run.about.get("digest") != digest:
             what = "trained on another data set" if run.about.get("digest") else "no finished run"
             raise DataError(f"{path}: {what}; give a folder under studies/<name>/runs/")
-        with np.load(path / "logits.npz") as saved:
-            for split in ("val", "test"):
-                for name, probability in zip(saved[f"{split}_ids"], softmax(saved[split]), strict=True):
-                    found.setdefault(str(name), []).append(probability)
-    return {name: np.mean(probabilities, axis=0) for name, probabilities in found.items()}
+    return {
+        split: np.mean([softmax(RunFolder(path).logits(split)) for path in runs], axis=0) for split in ("val", "test")
+    }

@@ -174,19 +174,17 @@ def ended(study: Study, arm: Arm) -> int:
 
 def combine(study: Study) -> Iterator[Combined]:
     """Make the study's ensembles from the logits of all complete final runs."""
-    members = [run for arm, _ in study.plans for run in study.finals(arm).values() if run.complete]
+    runs = [run for arm, _ in study.plans for run in study.finals(arm).values() if run.complete]
+    members = {run.path.name: run for run in runs}
     if len(members) < 2:
         return
-    names = [run.path.name for run in members]
     splits = {"val": study.dataset.val, "test": study.dataset.test}
     logits: dict[str, list[np.ndarray]] = {}
     for method in study.spec.ensembles:
         folder = study.folder.ensemble(method)
-        if not combining.current(folder, method, names):
-            logits = logits or {
-                name: [run.logits(name, part.ids) for run in members] for name, part in splits.items()
-            }
-            combining.combine(folder, method, names, logits, study.dataset)
+        if not combining.current(folder, method, members, study.dataset):
+            logits = logits or {name: [run.logits(name) for run in runs] for name, part in splits.items()}
+            combining.combine(folder, method, members, logits, study.dataset)
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 
 

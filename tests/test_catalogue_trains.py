@@ -38,7 +38,7 @@ def test_every_strategy_trains(tiny_root: Path, tmp_path: Path, name: str, backb
     assert len(epochs) == about["epochs"] >= 2
     assert all(np.isfinite(epoch.row.loss) for epoch in epochs)
     assert 0 <= folder.scores["select"]["macro_f1"] <= 1
-    logits = folder.logits("test", dataset.test.ids)
+    logits = folder.logits("test")
     assert logits.shape == (48, 3)
     known = np.array(about["becomes"]) >= 0
     assert np.isfinite(logits[:, known]).all()
@@ -55,11 +55,11 @@ def test_a_merged_class_is_scored_as_one_and_as_its_first(tiny_root: Path, tmp_p
     job = run.Job(arm, Knobs(1e-2, 16, 6), 0, training, "drop", dataset.digest)
     folder = RunFolder(tmp_path / "run")
     list(run.execute(job, dataset, folder, machine=Machine(pick()), keep=True))
-    logits = folder.logits("test", dataset.test.ids)
+    logits = folder.logits("test")
     assert np.array_equal(logits[:, 0], logits[:, 2])  # the members share the probability of the whole
     blend = data.halves(dataset.val).blend
     scored = Scored(Truth(dataset.classes, dataset.val.labels[blend], dataset.test.labels))
-    val, about = folder.logits("val", dataset.val.ids), folder.about
+    val, about = folder.logits("val"), folder.about
     who = Who("m", "arm", "merged", "facevgg_small", 0, "run")
     scored.add(who, val[blend], logits, known=about["classes"], becomes=about["becomes"])
     rows = scored.tables({})["scores"].query("split == 'test'").to_dict("records")

@@ -83,7 +83,7 @@ def test_scores_in_the_table_are_those_of_the_saved_logits(finished: Path) -> No
     test = checked.dataset.test
     for arm, _ in checked.plans:
         for seed, folder in checked.finals(arm).items():  # noqa: B007  used in the query
-            said = folder.logits("test", test.ids).argmax(1)
+            said = folder.logits("test").argmax(1)
             row = scores.query(
                 "model == @arm.name and seed == @seed and split == 'test' and over == 'all' "
                 "and metric == 'macro_f1' and `class` == ''"
@@ -256,11 +256,9 @@ def test_ensembles_are_fitted_on_blend_and_made_again_only_when_members_change(f
     stamp = path.stat().st_mtime_ns
     list(study.combine(checked))
     assert path.stat().st_mtime_ns == stamp
-    members = [
-        f.logits("test", checked.dataset.test.ids) for arm, _ in checked.plans for f in checked.finals(arm).values()
-    ]
+    members = [f.logits("test") for arm, _ in checked.plans for f in checked.finals(arm).values()]
     mean = np.mean([metrics.softmax(logits) for logits in members], axis=0)
-    said = RunFolder(path.parent).logits("test", checked.dataset.test.ids)
+    said = RunFolder(path.parent).logits("test")
     assert np.allclose(np.exp(said), mean, atol=1e-4)
 
 

@@ -117,7 +117,7 @@ def test_a_run_saves_the_logits_of_its_ten_crops_and_says_them_again(tiny_root: 
     job = run.Job(Arm("a", "logit_adjust", "facevgg_small"), Knobs(5e-3, 16, 5), 0, training, "drop", dataset.digest)
     folder = RunFolder(tmp_path / "run")
     list(run.execute(job, dataset, folder, machine=Machine(torch.device("cpu")), keep=True))
-    kept, model = folder.logits("test", dataset.test.ids), saved.load(tmp_path / "run")
+    kept, model = folder.logits("test"), saved.load(tmp_path / "run")
     assert np.allclose(model.logits(dataset.test.images), kept, atol=1e-5)
     single = model.seeing("none").probabilities(dataset.test.images)
     assert not np.allclose(single, metrics.softmax(kept), atol=1e-3)

@@ -262,7 +262,7 @@ def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:
     folder, rows = RunFolder(path), scores.part(dataset, split)
     kept = folder.complete and (path / "logits.npz").exists() and folder.about.get("digest") == dataset.digest
     if kept and split != "train" and not tta:
-        return folder.logits(split, rows.ids)
+        return folder.logits(split)
     from ferbal.use import saved
 
     loaded = saved.load(path)

@@ -14,7 +14,6 @@ from ferbal.data.doubts import label_doubts
 from ferbal.data.label_order import label_order
 from ferbal.data.storage import Rows
 from ferbal.data.table import SPLITS
-from ferbal.errors import DataError
 from ferbal.shapes import Bool, Float, Int
 
 
@@ -38,11 +37,12 @@ class Audit:
 
 
 def audit(
-    rows: Rows, about: Mapping[str, Any], probabilities: Mapping[str, Float[np.ndarray, " k"]] | None = None
+    rows: Rows, about: Mapping[str, Any], probabilities: Mapping[str, Float[np.ndarray, "n k"]] | None = None
 ) -> Audit:
     """Look at every row of a data set. Rows are named by their ids.
 
-    probabilities: of a model, by id, for rows that it did not train on: with them, likely label errors are told too.
+    probabilities: of a model, for the rows of each split that it did not train on: with them, likely label errors are
+    told too.
     """
     classes = tuple(about["classes"])
     shade = contrast(rows.images)
@@ -208,14 +208,10 @@ def _groups(number: Int[np.ndarray, " n"], rows: Int[np.ndarray, " r"]) -> tuple
 
 
 def _doubted(
-    rows: Rows, classes: tuple[str, ...], probabilities: Mapping[str, Float[np.ndarray, " k"]]
+    rows: Rows, classes: tuple[str, ...], probabilities: Mapping[str, Float[np.ndarray, "n k"]]
 ) -> tuple[dict[str, Any], Exhibit]:
-    judged = np.array(
-        [row for row in np.flatnonzero(rows.label >= 0) if str(rows.id[row]) in probabilities], dtype=int
-    )
-    if not judged.size:
-        raise DataError("the run has no prediction for any row of this data set; was it trained on another one?")
-    doubts = label_doubts(np.stack([probabilities[str(rows.id[row])] for row in judged]), rows.label[judged])
+    judged = np.concatenate([np.flatnonzero(rows.split == split) for split in probabilities])
+    doubts = label_doubts(np.concatenate(list(probabilities.values())), rows.label[judged])
     found = judged[doubts.rows]
     suggested = [classes[k] for k in doubts.suggested]
     told = {

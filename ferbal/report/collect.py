@@ -74,12 +74,10 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     names: dict[tuple[str, str], str] = {}
     for source in sources:
         for arm, seed, run in source.done:
-            _add(
-                scored, Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name), run, first.dataset, blend
-            )
+            _add(scored, Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name), run, blend)
         for name, run in source.ensembles:
             model = names[source.spec.name, name] = f"{source.spec.name}: {name}" if many else name
-            _add(scored, Who(model, "ensemble", model, "", -1, name), run, first.dataset, blend)
+            _add(scored, Who(model, "ensemble", model, "", -1, name), run, blend)
     arms = [(source, arm) for source in sources for arm in source.finals]
     plain: dict[str, str] = {}
     for source, arm in arms:
@@ -130,9 +128,9 @@ def _truth(dataset: Dataset, blend: Int[np.ndarray, " b"]) -> Truth:
     )
 
 
-def _add(scored: Scored, who: Who, run: RunFolder, dataset: Dataset, blend: Int[np.ndarray, " b"]) -> None:
+def _add(scored: Scored, who: Who, run: RunFolder, blend: Int[np.ndarray, " b"]) -> None:
     about = run.about
-    val, test = (run.logits(name, getattr(dataset, name).ids) for name in ("val", "test"))
+    val, test = (run.logits(name) for name in ("val", "test"))
     scored.add(who, val[blend], test, known=about.get("classes", ()), becomes=about.get("becomes", ()))
 
 

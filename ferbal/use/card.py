@@ -94,7 +94,7 @@ def _scores(model: Model, dataset: Dataset | None) -> str:
         return (
             "Not measured at export: the data set was not at hand. `ferbal evaluate PATH --data NAME` measures them."
         )
-    logits = RunFolder(model.path).logits("test", dataset.test.ids)
+    logits = RunFolder(model.path).logits("test")
     found = scores.official_and_without_twins(metrics.softmax(logits), dataset, "test", resamples=1000, seed=0)
     names = {
         "macro_f1": "macro-F1",

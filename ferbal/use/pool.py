@@ -50,20 +50,20 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     folders = [_finished(run) for run in runs]
     dataset = _one_data_set(folders, root)
     folder = RunFolder(root / "ensembles" / name)
-    names = [_named(run, root) for run in runs]
+    members = dict(zip((_named(run, root) for run in runs), folders, strict=True))
     splits = {"val": dataset.val, "test": dataset.test}
-    logits = {part: [_logits(run, part, rows.ids, dataset) for run in folders] for part, rows in splits.items()}
-    if folder.complete and (folder.about["members"], folder.about["method"]) != (names, method):
+    logits = {part: [_logits(run, part, len(rows), dataset) for run in folders] for part, rows in splits.items()}
+    if folder.complete and (folder.about["members"], folder.about["method"]) != (list(members), method):
         raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
-    if not combining.current(folder, method, names):
-        combining.combine(folder, method, names, logits, dataset, data=dataset.name)
+    if not combining.current(folder, method, members, dataset):
+        combining.combine(folder, method, members, logits, dataset, data=dataset.name)
         files.write_json(folder.path / "ledger.json", _ledger(name, method, folders))
     blend = data.halves(dataset.val).blend
     weights = folder.about["weights"]
     return Pooled(
         folder.path,
         method,
-        tuple(names),
+        tuple(members),
         None if weights is None else tuple(weights),
         folder.scores["blend"]["macro_f1"],
         tuple(folder.scores["interval"]["macro_f1"]),
@@ -128,19 +128,13 @@ def _stored(root: Path) -> list[str]:
     return sorted(path.parent.name for path in (root / "data").glob("*/dataset.json"))
 
 
-def _logits(run: RunFolder, part: str, ids: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """A member's logits of these rows, matched by their ids."""
-    there = set(run.rows(part).tolist())
-    if lacking := [name for name in ids.tolist() if name not in there]:
+def _logits(run: RunFolder, part: str, rows: int, dataset: Dataset) -> np.ndarray:
+    """A member's logits of a split of so many rows."""
+    logits = run.logits(part)
+    if logits.shape != (rows, len(dataset.classes)):
         raise DataError(
-            f"{run.path}: it says nothing of {len(lacking):,} of {len(ids):,} {part} rows of {dataset.name} "
-            f"({lacking[0]}, say): its split is another one"
-        )
-    logits = run.logits(part, ids)
-    if logits.shape[1] != len(dataset.classes):
-        raise DataError(
-            f"{run.path}: logits of {logits.shape[1]} classes, but {dataset.name} has {len(dataset.classes)}: "
-            f"{', '.join(dataset.classes)}"
+            f"{run.path}: its logits of {part} are of {len(logits):,} rows and {logits.shape[1]} classes, but "
+            f"{dataset.name} has {rows:,} and {len(dataset.classes)}; the run is damaged, train it again"
         )
     return logits
 

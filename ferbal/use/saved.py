@@ -35,7 +35,7 @@ def load(path: str | Path) -> Model:
     Raises DataError where there is none, or what is there is damaged.
     """
     path = Path(path)
-    folder = RunFolder(path)
+    folder = RunFolder(path.resolve())  # whose parents hold its members
     if path.is_file():
         raise UsageError(f"{path} is a file; a model is {KINDS}. `ferbal adopt {path}` makes one of weights")
     if (path / "config.json").exists():
@@ -172,8 +172,8 @@ def _ensemble(folder: RunFolder) -> Model:
     models = [_run(run) for run in runs]
     rows = folder.rows("val")
     unknown = about.get("unknown", "floor")
-    log = ensemble.members_of([run.logits("val", rows) for run in runs], unknown)
-    told = folder.logits("val", rows)
+    log = ensemble.members_of([run.logits("val") for run in runs], unknown)
+    told = folder.logits("val")
     weights = None if about["weights"] is None else np.array(about["weights"])
     apply, blend = None, folder.blend()
     if blend is not None:  # fitted again rather than read: whatever the method is, this is what it made

@@ -75,7 +75,7 @@ def models(root: Path, dataset: Dataset) -> Iterator[dict[str, Any]]:
             "threads": about.get("threads"),
             "device": made["cpu"] if made["device"] == "cpu" else made["device"],
             "command": made["command"],
-            **figures(run.logits("test", dataset.test.ids), dataset),
+            **figures(run.logits("test"), dataset),
         }
 
 

@@ -65,16 +65,16 @@ def test_adopted_weights_are_a_run_like_any_other(base: Path, good: Path, tmp_pa
     about = take(good, base, tmp_path)
     assert about["scores"]["blend"]["macro_f1"] > 0.8
     dataset, model = data.open("tiny", base), saved.load(tmp_path / "models" / "theirs")
-    kept = RunFolder(tmp_path / "models" / "theirs").logits("test", dataset.test.ids)
+    kept = RunFolder(tmp_path / "models" / "theirs").logits("test")
     assert np.allclose(model.logits(dataset.test.images), kept, atol=1e-6)
     made = pool.combine([tmp_path / "models" / "theirs", trained().path], base, "average", "with-theirs")
     both = np.stack([ensemble.log_probabilities(kept), _log(trained(), dataset.test.ids)])
-    said = RunFolder(made.path).logits("test", dataset.test.ids)
+    said = RunFolder(made.path).logits("test")
     assert np.allclose(np.exp(said), np.exp(both).mean(0), atol=1e-5)
 
 
 def _log(run: RunFolder, ids: np.ndarray) -> np.ndarray:
-    return ensemble.log_probabilities(run.logits("test", ids))
+    return ensemble.log_probabilities(run.logits("test"))
 
 
 def test_what_trainers_wrap_a_state_dict_in_is_taken_off(base: Path, good: Path, tmp_path: Path) -> None:
@@ -97,10 +97,7 @@ def test_other_orders_sizes_and_means_are_followed(base: Path, good: Path, tmp_p
     mean, std = (dataset.mean,) * 3, (dataset.std,) * 3
     take(tmp_path / "other.safetensors", base, tmp_path, classes=("rare", "left", "right"), mean=mean, std=std)
     take(good, base, tmp_path / "plain")
-    ids = dataset.test.ids
-    mine, theirs = (
-        RunFolder(root / "models" / "theirs").logits("test", ids) for root in (tmp_path, tmp_path / "plain")
-    )
+    mine, theirs = (RunFolder(root / "models" / "theirs").logits("test") for root in (tmp_path, tmp_path / "plain"))
     assert np.allclose(mine, theirs, atol=1e-4)
 
 

@@ -56,7 +56,7 @@ def test_an_ensemble_is_made_and_evaluated(say: Say, tmp_path: Path) -> None:
     found = say("evaluate", "ensembles/average", "--data", "tiny", "--json", "--resamples", 20)
     assert found.code == 0, found.err
     dataset = data.open("tiny", tmp_path)
-    said = RunFolder(tmp_path / "ensembles" / "average").logits("test", dataset.test.ids).argmax(1)
+    said = RunFolder(tmp_path / "ensembles" / "average").logits("test").argmax(1)
     matrix = metrics.confusion(dataset.test.labels, said, 3)
     assert json.loads(found.out)["all rows"]["macro_f1"]["value"] == pytest.approx(metrics.macro_f1(matrix), abs=1e-6)
     assert json.loads(found.out)["all rows"]["confusion"] == matrix.tolist()

@@ -1,8 +1,9 @@
-"""Ensembles across studies: matched by id, fitted on blend, refused where they cannot be honest."""
+"""Ensembles across studies: matched by row, fitted on blend, refused where they cannot be honest."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +39,12 @@ def test_it_is_what_the_method_makes_of_the_blend_rows(pair: tuple[Path, list[Pa
     dataset = data.open("tiny", root)
     blend = data.halves(dataset.val).blend
     log = {
-        name: np.stack([ensemble.log_probabilities(RunFolder(run).logits(name, rows.ids)) for run in runs])
+        name: np.stack([ensemble.log_probabilities(RunFolder(run).logits(name)) for run in runs])
         for name, rows in (("val", dataset.val), ("test", dataset.test))
     }
     fitted = ensemble.METHODS[method](log["val"][:, blend], dataset.val.labels[blend])
     kept = RunFolder(made.path)
-    assert np.allclose(kept.logits("test", dataset.test.ids), fitted.apply(log["test"]), atol=1e-5)
+    assert np.allclose(kept.logits("test"), fitted.apply(log["test"]), atol=1e-5)
     labels, groups = dataset.val.labels[blend], dataset.val.group[blend]
     expected = ensemble.estimate(ensemble.METHODS[method], log["val"][:, blend], labels, groups=groups)
     assert made.blend == pytest.approx(expected.scores["macro_f1"])
@@ -61,7 +62,7 @@ def test_a_member_that_knows_the_labels_of_blend_is_refused_and_nothing_is_left(
     dataset = data.open("tiny", root)
     blend = data.halves(dataset.val).blend
     folder = RunFolder(runs[0])
-    own = {name: folder.logits(name, part.ids) for name, part in (("val", dataset.val), ("test", dataset.test))}
+    own = {name: folder.logits(name) for name, part in (("val", dataset.val), ("test", dataset.test))}
     leaked = {"val": own["val"].copy(), "test": own["test"]}
     leaked["val"][blend] = 9.0 * np.eye(3)[dataset.val.labels[blend]]
     leaked["val"][data.halves(dataset.val).select] = np.eye(3)[0]  # of three classes it knows one by heart
@@ -79,7 +80,7 @@ def test_a_method_may_be_corrected(pair: tuple[Path, list[Path]]) -> None:
     made = pool.combine(runs, root, "average + offsets")
     assert made.path.name == "average-offsets"
     assert load(made.path).logits(data.open("tiny", root).test.images) == pytest.approx(
-        RunFolder(made.path).logits("test", data.open("tiny", root).test.ids), abs=1e-4
+        RunFolder(made.path).logits("test"), abs=1e-4
     )
 
 
@@ -88,8 +89,6 @@ def test_test_labels_are_not_read(pair: tuple[Path, list[Path]], monkeypatch: py
     opened = data.open
 
     def blind(*given: object, **more: object) -> object:
-        from dataclasses import replace
-
         dataset = opened(*given, **more)  # type: ignore[arg-type]
         wrong = np.full(len(dataset.test), -999)
         return replace(dataset, test=replace(dataset.test, labels=wrong))
@@ -101,16 +100,38 @@ def test_test_labels_are_not_read(pair: tuple[Path, list[Path]], monkeypatch: py
     assert kept[0] == kept[1]
 
 
-def test_rows_are_matched_by_their_ids(pair: tuple[Path, list[Path]]) -> None:
+def test_rows_are_found_again_in_an_import_that_names_and_orders_them_otherwise(
+    pair: tuple[Path, list[Path]],
+) -> None:
     root, runs = pair
-    expected = pool.combine(runs, root, "average", "first")
-    with np.load(runs[0] / "logits.npz") as saved:
-        arrays = dict(saved)
-    turned = {name: values[::-1] for name, values in arrays.items()}
-    np.savez_compressed(runs[0] / "logits.npz", **turned)
-    again = pool.combine(runs, root, "average", "second")
-    ids = data.open("tiny", root).test.ids
-    assert np.array_equal(RunFolder(expected.path).logits("test", ids), RunFolder(again.path).logits("test", ids))
+    expected = pool.combine(runs, root, "greedy", "first")
+    (root / "data").unlink()
+    rows = table({"train": 96, "val": 48, "test": 48})
+    order = np.random.default_rng(1).permutation(len(rows))
+    assert isinstance(rows.images, np.ndarray)
+    other = replace(
+        rows, images=rows.images[order], label=rows.label[order], split=rows.split[order], id=rows.id[order[::-1]]
+    )
+    data.save(other, root / "data" / "again")
+    made = pool.combine(runs, root, "greedy", "second")
+    assert (made.blend, made.members, made.weights) == (expected.blend, expected.members, expected.weights)
+    assert np.array_equal(RunFolder(expected.path).logits("test"), RunFolder(made.path).logits("test"))
+
+
+def test_an_ensemble_of_members_that_were_made_anew_is_made_anew(
+    pair: tuple[Path, list[Path]], trained: Trained
+) -> None:
+    root, runs = pair
+    before = pool.combine(runs, root)
+    shutil.rmtree(runs[0])
+    shutil.copytree(trained("fitted").path, runs[0])
+    after = pool.combine(runs, root)
+    assert after.members != before.members
+    assert after.blend != before.blend
+    images = data.open("tiny", root).test.images
+    assert np.allclose(
+        np.exp(RunFolder(after.path).logits("test")), load(after.path).probabilities(images), atol=1e-5
+    )
 
 
 def test_runs_of_before_data_sets_were_named_belong_together_by_their_digest(pair: tuple[Path, list[Path]]) -> None:
@@ -128,13 +149,6 @@ def _other_data(root: Path, runs: list[Path]) -> None:
 
 def _other_division(root: Path, runs: list[Path]) -> None:
     files.write_json(runs[1] / "run.json", files.read_json(runs[1] / "run.json") | {"twins": "near"})
-
-
-def _other_rows(root: Path, runs: list[Path]) -> None:
-    with np.load(runs[1] / "logits.npz") as saved:
-        arrays = dict(saved)
-    arrays["val_ids"] = np.array([f"x{name}" for name in arrays["val_ids"]])
-    np.savez_compressed(runs[1] / "logits.npz", **arrays)
 
 
 def _other_classes(root: Path, runs: list[Path]) -> None:
@@ -156,8 +170,7 @@ def _data_gone(root: Path, runs: list[Path]) -> None:
     [
         (_other_data, r"adjusted knows another data set \(else 01234567\) than plain \(tiny [0-9a-f]{8}\)"),
         (_other_division, r"another division of validation \(near twins kept together\)"),
-        (_other_rows, r"it says nothing of 48 of 48 val rows of tiny \(val/\d+, say\)"),
-        (_other_classes, r"logits of 2 classes, but tiny has 3: left, right, rare"),
+        (_other_classes, r"logits of val are of 48 rows and 2 classes, but tiny has 48 and 3; the run is damaged"),
         (_unfinished, r"no finished run; name folders under studies/NAME/runs/"),
         (_data_gone, r"the data set of plain \(tiny [0-9a-f]{8}\) is not under"),
     ],

@@ -25,7 +25,7 @@ def test_a_loaded_run_gives_the_very_logits_that_it_saved(base: Path, trained: T
     model = saved.load(folder.path)
     for split in (dataset.val, dataset.test):
         part = "val" if split is dataset.val else "test"
-        kept, said = folder.logits(part, split.ids), model.logits(split.images)
+        kept, said = folder.logits(part), model.logits(split.images)
         assert np.array_equal(np.isneginf(kept), np.isneginf(said))
         known = np.isfinite(kept)
         assert np.allclose(said[known], kept[known], rtol=1e-6, atol=1e-6)
@@ -36,7 +36,7 @@ def test_a_loaded_run_gives_the_very_logits_that_it_saved(base: Path, trained: T
 def test_a_run_of_a_net_whose_first_layer_is_not_the_first_in_its_file_loads(base: Path, trained: Trained) -> None:
     folder, dataset = trained("plain", "test_byobnet", size=32), data.open("tiny", base)
     said = saved.load(folder.path).logits(dataset.test.images)
-    assert np.allclose(said, folder.logits("test", dataset.test.ids), rtol=1e-6, atol=1e-6)
+    assert np.allclose(said, folder.logits("test"), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["plain", "fitted", "dropped"])
@@ -86,7 +86,7 @@ def test_a_loaded_ensemble_says_on_pictures_what_it_said_of_logits(
     runs = [trained(name).path for name in ("plain", "adjusted", "dropped", "cosine")]
     made = pool.combine(runs, base, method, f"of-{method}")
     dataset, model = data.open("tiny", base), saved.load(made.path)
-    kept = RunFolder(made.path).logits("test", dataset.test.ids)
+    kept = RunFolder(made.path).logits("test")
     assert np.allclose(model.probabilities(dataset.test.images), np.exp(kept), atol=1e-5)
 
 
@@ -103,6 +103,19 @@ def test_an_ensemble_whose_member_changed_or_went_is_refused(base: Path, trained
     shutil.copytree(trained("fitted").path, root / "studies" / "a" / "runs" / "one")
     with pytest.raises(DataError, match="no longer say what it was made from"):
         saved.load(made.path)
+
+
+def test_a_model_may_be_named_from_within_its_folder_or_beside_it(
+    base: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = pool.combine([trained(name).path for name in ("plain", "adjusted")], base, "average", "near")
+    images = data.open("tiny", base).test.images[:3]
+    said = saved.load(made.path).logits(images)
+    for place, name in ((made.path.parent, "near"), (made.path, ".")):
+        monkeypatch.chdir(place)
+        model = saved.load(name)
+        assert model.name == "near"
+        assert np.array_equal(model.logits(images), said)
 
 
 def test_what_is_no_model_is_said_so(base: Path, trained: Trained, tmp_path: Path) -> None:
