@@ -14,14 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ferbal import dashboard, database, engine, search, spec
-from ferbal.errors import RunError
+from ferbal.errors import DiedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Arm, Plan
 from ferbal.run import Job
 from ferbal.search import Point
 from ferbal.store import RunFolder
-from ferbal.study import Report, Study, changed, combine, ended, report, versions
+from ferbal.study import Report, Study, changed, combine, left, report, versions
 
+TRIAL_SEED = 0  # which no final run has
 Events = Generator[Event | None, None, None]
 """What happens, and None while nothing does, since all runs of this part are under way elsewhere."""
 
@@ -71,8 +72,8 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
     study.folder.save("spec", spec.as_json(study.spec))
     if study.spec.storage != "sqlite":
         study.folder.sign()
-    left = tuple((arm, study.spec.trials(arm) - ended(study, arm), len(study.spec.seeds)) for arm, _ in plans)
-    yield Started(left, study.spec.training.epochs)
+    to_do = tuple((arm, left(study, arm), len(study.spec.seeds)) for arm, _ in plans)
+    yield Started(to_do, study.spec.training.epochs)
     yield from changes
     work.searching.update(arm for arm, _ in plans)
     arms = [_arm(work, arm, plan, number, len(plans)) for number, (arm, plan) in enumerate(plans, start=1)]
@@ -166,9 +167,9 @@ def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, P
 def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event | None, None, search.Outcome]:
     """Train with a trial's knobs, report every epoch, stop if the search gives it up."""
     study, number = work.study, trial.number + 1
-    job = study.job(arm, trial.point, study.spec.search.seed)
+    job = study.job(arm, trial.point, TRIAL_SEED)
     run = study.folder.trial(job.slug)
-    about = {"run": run.path.name}
+    about = {"run": run.path.name, "message": ""}
     rows = run.checkpoint().rows
     seconds = sum(row["seconds"] for row in rows)
     for row in rows:  # an interrupted trial may have been stopped between saving an epoch and telling it
@@ -176,18 +177,22 @@ def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event
             best = max(one["macro_f1"] for one in rows)
             return (yield from _given_up(arm, number, of, best, row["epoch"], seconds, about))
     events = _train(work, job, run, role="trial", number=number, of=of, arm=arm)
-    for event in events:
-        yield event
-        if isinstance(event, RunEnded):
-            if event.state == "failed":
-                return "failed", None, about | {"message": event.message}
-            notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
-            return "complete", event.score, about | notes
-        if isinstance(event, Trained):
-            seconds += event.seconds
-            if trial.report(event.epoch, event.macro_f1):
-                events.close()
-                return (yield from _given_up(arm, number, of, event.best, event.epoch, seconds, about))
+    try:
+        for event in events:
+            yield event
+            if isinstance(event, RunEnded):
+                if event.state == "failed":
+                    return "failed", None, about | {"message": event.message}
+                notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
+                return "complete", event.score, about | notes
+            if isinstance(event, Trained):
+                seconds += event.seconds
+                if trial.report(event.epoch, event.macro_f1):
+                    events.close()
+                    return (yield from _given_up(arm, number, of, event.best, event.epoch, seconds, about))
+    except DiedError as died:  # it is not over: whoever runs the study again goes on with it
+        trial.asked.set_user_attr("message", str(died))
+        raise
     raise AssertionError("a run ends with RunEnded")
 
 
@@ -230,6 +235,8 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
                         arm,
                     )
         except RunError as error:
+            if role == "trial" and isinstance(error, DiedError):
+                raise
             yield RunEnded(role, number, of, "failed", 0.0, 0, 0.0, str(error), arm)
             return
     about = folder.about

@@ -30,6 +30,10 @@ class RunError(FerbalError):
     exit_code = 4
 
 
+class DiedError(RunError):
+    """The process or machine of a training is gone. The training is not over: it goes on from its last checkpoint."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the known name closest to `name`, or nothing if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

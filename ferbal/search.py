@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import warnings
+from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -94,18 +96,20 @@ class Space:
 
     def grid(self, most: int) -> list[dict[str, Value]]:
         """The finest even grid of at most so many points, in the order of the knobs."""
-        counts = {name: len(v.values) if isinstance(v, Choices) else 1 for name, v in self.knobs.items()}
-        least = int(np.prod(list(counts.values())))
+        axes = {name: list(v.values) if isinstance(v, Choices) else v.spaced(1) for name, v in self.knobs.items()}
+        least = math.prod(map(len, axes.values()))
         if least > most:
             raise UsageError(f"search.trials: a grid over these choices has {least} points, more than {most} trials")
-        ranges = [name for name, v in self.knobs.items() if isinstance(v, Range)]
-        for name in itertools.cycle(ranges):
-            finer = counts | {name: counts[name] + 1}
-            if int(np.prod(list(finer.values()))) > most:
+        turns = deque((name, v, 2) for name, v in self.knobs.items() if isinstance(v, Range))
+        while turns:
+            name, values, count = turns.popleft()
+            finer = axes | {name: values.spaced(count)}
+            if math.prod(map(len, finer.values())) > most:
                 break
-            counts = finer
-        axes = [v.values if isinstance(v, Choices) else v.spaced(counts[name]) for name, v in self.knobs.items()]
-        return [dict(zip(self.knobs, values, strict=True)) for values in itertools.product(*axes)]
+            axes = finer
+            if not values.whole or count <= values.high - values.low:
+                turns.append((name, values, count + 1))
+        return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def point(values: Mapping[str, Any]) -> Point:
@@ -209,7 +213,8 @@ class Search:
             study.tell(trial, value if state == "complete" else None, state=ended[state])
         best = self.chosen()
         if best is None:
-            raise RunError(f"{self.arm.name}: none of {most} trials was completed; try a lower search.lr")
+            why = self.trials()[-1]["message"]
+            raise RunError(f"{self.arm.name}: none of {most} trials was completed; at last: {why}")
         return best
 
     def chosen(self) -> Point | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +48,7 @@ def _listed(value: Any) -> Any:
 
 def _varied(value: Any) -> Any:
     """A value, [lowest, highest], a list to choose from, {low, high, log} or {choose: [...]} as a set of values."""
-    if isinstance(value, dict) and set(value) == {"choose"}:
+    if isinstance(value, dict) and set(value) == {"choose"} and isinstance(value["choose"], list) and value["choose"]:
         return Choices(tuple(value["choose"]))
     if isinstance(value, dict) and {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         return _range(**value)
@@ -100,7 +101,7 @@ class SearchSpec(_Section):
     """Trials of every arm, over all calls together; 0 if each knob has a single value."""
     lr: Rate | Annotated[tuple[Rate, Rate], Several] = (1e-4, 3e-2)
     """Peak learning rate: one value, or [lowest, highest], searched on a logarithmic scale."""
-    batch_size: Count | Annotated[tuple[Count, ...], Several] = (32, 64, 128, 256)
+    batch_size: Count | Annotated[tuple[Count, ...], Several, Field(min_length=1)] = (32, 64, 128, 256)
     """One value, or a list to choose from."""
     patience: Count | Annotated[tuple[Count, Count], Several] = (3, 15)
     """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
@@ -240,7 +241,10 @@ class StudySpec(_Section):
 
     def trials(self, arm: Arm) -> int:
         """How many trials an arm gets at most."""
-        return 0 if self.space(arm).fixed else self.search.trials
+        space = self.space(arm)
+        if space.fixed:
+            return 0
+        return len(space.grid(self.search.trials)) if self.search.sampler == "grid" else self.search.trials
 
     @property
     def trainings(self) -> tuple[int, int]:
@@ -267,7 +271,15 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
 
 
 def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
-    """What is wrong with the database, with the size of batches, and with further settings that the search varies."""
+    """What is wrong with the arms, the database, the size of batches, and what else the search varies."""
+    for number, backbone in enumerate(settings.backbones):
+        if backbone in settings.backbones[:number]:
+            yield f"{places.of(('backbones', str(number)))}: {backbone} is named twice"
+    same: dict[str, str] = {}
+    for label, text in settings.strategies.items():
+        with suppress(UsageError):  # a recipe that cannot be read is reported where it is checked
+            if (first := same.setdefault(recipe.canonical(text), label)) != label:
+                yield f"{places.of(('strategies', label))}: the same as {first!r}; every arm must differ"
     if settings.storage != "sqlite":
         try:
             database.check(settings.storage)

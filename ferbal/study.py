@@ -172,6 +172,11 @@ def ended(study: Study, arm: Arm) -> int:
     return sum(trial["state"] not in ("running", "waiting") for trial in study.search(arm).trials())
 
 
+def left(study: Study, arm: Arm) -> int:
+    """How many trials of an arm are still to do."""
+    return max(study.spec.trials(arm) - ended(study, arm), 0)
+
+
 def combine(study: Study) -> Iterator[Combined]:
     """Make the study's ensembles from the logits of all complete final runs."""
     runs = [run for arm, _ in study.plans for run in study.finals(arm).values() if run.complete]
@@ -244,6 +249,7 @@ def status(study: Study) -> dict[str, Any]:
                 "arm": arm.name,
                 "trials": study.spec.trials(arm),
                 "trials_done": ended(study, arm),
+                "trials_left": left(study, arm),
                 "final_runs": len(study.spec.seeds),
                 "final_runs_done": len(complete),
                 "failed": sum(bool(run.failure) for run in finals.values()),

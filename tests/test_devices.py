@@ -24,7 +24,7 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.engine import Ahead, EngineSpec, Progress, Running, several
 from ferbal.engine.local import Local
-from ferbal.errors import RunError, UsageError
+from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.store import RunFolder
 
 CASES = {
@@ -190,7 +190,7 @@ def test_a_device_that_dies_ends_the_run_which_goes_on_later(root: Path, capfd: 
     doomed = mp.active_children()
     assert len(doomed) == 2
     os.kill(doomed[0].pid or 0, signal.SIGKILL)
-    with pytest.raises(several.MemberDiedError, match=r"the process of device \d \(of 2, .*signal 9 \(SIGKILL\)"):
+    with pytest.raises(DiedError, match=r"the process of device \d \(of 2, .*signal 9 \(SIGKILL\)"):
         list(running)
     assert not any(process.is_alive() for process in doomed)
     assert "died with signal 9" in folder.failure

@@ -137,6 +137,14 @@ def test_a_grid_visits_every_point_once_and_keeps_to_the_budget(database: str) -
         drive(looking(database, unpruned(1, sampler="grid")), by_lr)
 
 
+def test_a_grid_is_no_finer_than_whole_numbers_are() -> None:
+    space = Space(Range(1e-4, 1e-2, log=True), Choices((32,)), Range(3, 4))
+    points = space.grid(20)
+    assert len(points) == 20
+    assert len({point["lr"] for point in points}) == 10
+    assert len(replace(space, lr=Choices((0.1,))).grid(20)) == 2
+
+
 def test_further_settings_are_proposed_in_their_ranges(database: str) -> None:
     further = {
         "focal.gamma": Range(0.0, 5.0),
@@ -181,7 +189,7 @@ def test_without_pruning_no_trial_is_given_up(database: str) -> None:
 
 
 def test_a_search_whose_trials_all_fail_says_so(database: str) -> None:
-    with pytest.raises(RunError, match="none of 2 trials was completed"):
+    with pytest.raises(RunError, match="none of 2 trials was completed; at last: nan"):
         drive(looking(database, unpruned(2)), lambda trial: ("failed", None, {"message": "nan"}))
 
 

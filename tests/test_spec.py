@@ -45,6 +45,13 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
         ("name: tiny\n", "", "s.yaml: name: missing, and needed"),
         ("{seeds: 2}", "{seeds: 2}\nreport: {baseline: plan}", "no strategy 'plan' (did you mean 'plain'?)"),
         ("plain: plain", "plain: [plain", "not valid YAML"),
+        ("[16, 32]", "[]", "s.yaml:8: search.batch_size: value should have at least 1 item"),
+        ("[facevgg_small]", "[facevgg_small, resnet18, facevgg_small]", "backbones.2: facevgg_small is named twice"),
+        (
+            "plain: plain",
+            "plain: plain\n  again: plain()",
+            "s.yaml:6: strategies.again: the same as 'plain'; every arm",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -75,7 +82,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
 
 def test_numbers_and_words_are_read_as_meant(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text(STUDY.replace("plain: plain", "no: plain\n  on: plain"))
+    path.write_text(STUDY.replace("plain: plain", "no: plain\n  on: focal"))
     settings, _ = spec.load(path)
     assert settings.search.lr == (1e-3, 1e-2)
     assert list(settings.strategies) == ["no", "on", "weighted"]
@@ -106,6 +113,8 @@ def test_the_number_of_trainings_counts_every_arm(tmp_path: Path) -> None:
     assert settings.trainings == (8, 8)
     fixed, _ = spec.load(path, ["search={trials: 0, lr: 1e-3, batch_size: 8, patience: 2}"])
     assert fixed.trainings == (0, 4)
+    grid, _ = spec.load(path, ["search.sampler=grid", "search.trials=17"])
+    assert grid.trainings == (2 * 16, 4)  # two sizes, two patiences, four rates
 
 
 @pytest.mark.parametrize(
@@ -181,6 +190,7 @@ def test_what_the_search_finds_goes_into_training_and_recipe(tmp_path: Path) -> 
         ("sampler: best", "search.sampler: input should be 'tpe', 'random', 'grid', 'cmaes' or 'gp'"),
         ("prune: sometimes", "s.yaml:8: search.prune: input should be"),
         ("trials: 0, sampler: grid", "duplicate key"),
+        ("optimizer: {choose: adamw}", "search.optimizer: give a value, [lowest, highest], a list"),
     ],
 )
 def test_what_cannot_vary_is_named(tmp_path: Path, written: str, said: str) -> None:

@@ -29,7 +29,8 @@ def after(seconds: float) -> None:
 
     def end() -> None:
         _time_is_up.set()
-        signal.raise_signal(signal.SIGTERM)
+        # a main thread that waits for other processes wakes only if the signal is its own
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True

@@ -219,7 +219,7 @@ def _say_what_is_left(checked: Any, only: list[str], as_json: bool) -> None:
     left = [
         {
             "arm": arm["arm"],
-            "trials": arm["trials"] - arm["trials_done"],
+            "trials": arm["trials_left"],
             "final_runs": arm["final_runs"] - arm["final_runs_done"],
         }
         for arm in study.status(checked)["arms"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ferbal import memory
 from ferbal.dataset import Dataset
 from ferbal.engine import Ahead, EngineSpec, Progress, Running
-from ferbal.errors import RunError, UsageError
+from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.plan import Training
 from ferbal.run import Job, execute
 from ferbal.store import Beside, RunFolder, StudyFolder
@@ -130,13 +130,11 @@ class Local:
 
     def _beside_others(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run in a process of its own, which writes the folder. It is begun again where that dies."""
-        from ferbal.engine.workers import WorkerDiedError
-
         for death in range(self.settings.retries + 1):
             try:
                 yield from self.workers.carry_out(job, folder, machine.precision, machine.compiled, keep)
                 return
-            except WorkerDiedError as died:
+            except DiedError as died:
                 why = str(died)
                 if death < self.settings.retries:
                     yield f"{why}; it is begun again where it last was"
@@ -150,7 +148,7 @@ class Local:
             f"little memory for {self.at_once} runs at once, say: lower engine.at_once), then run again"
         )
         folder.halt(message)  # its checkpoints are whole: once there is room, it goes on from there
-        raise RunError(message)
+        raise DiedError(message)
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run on several devices, whose first process writes the folder."""
@@ -163,7 +161,7 @@ class Local:
             given = (job, self.dataset, folder, Path(place), machine.precision, machine.compiled, keep)
             try:
                 yield from several.together(executed, job.training.devices, *given)
-            except several.MemberDiedError as died:
+            except DiedError as died:
                 folder.halt(str(died))
                 raise
             except RunError as error:

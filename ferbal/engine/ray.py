@@ -29,7 +29,7 @@ from ferbal.crew import ALONE
 from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
-from ferbal.errors import FerbalError, RunError, UsageError
+from ferbal.errors import DiedError, FerbalError, RunError, UsageError
 from ferbal.plan import Training
 from ferbal.run import Job
 from ferbal.store import RunFolder, StudyFolder
@@ -37,10 +37,6 @@ from ferbal.store import RunFolder, StudyFolder
 _log = logging.getLogger(__name__)
 AT_ONCE = 256  # runs that Ray is given, if nothing is said
 ANSWER = 10  # seconds that the head of a cluster has to answer
-
-
-class _DiedError(Exception):
-    """The process or the machine of a run is gone."""
 
 
 class Ray:
@@ -72,7 +68,7 @@ class Ray:
             try:
                 yield from self._attempt(job, folder, keep)
                 return
-            except _DiedError as died:
+            except DiedError as died:
                 why = str(died)
                 self._machines.pop(job.arm.backbone, None)  # it may be that which died
                 if death < self._settings.retries:
@@ -81,8 +77,8 @@ class Ray:
             f"its machine or process died {self._settings.retries + 1} times, at last so: {why}; see that a run has "
             "the memory it needs (cpus_per_run, gpus_per_run), then run again"
         )
-        folder.fail(message)
-        raise RunError(message)
+        folder.halt(message)  # what came back of it stays, to go on from
+        raise DiedError(message)
 
     def wait(self) -> None:
         streams = list(self._arrived)
@@ -137,7 +133,7 @@ class Ray:
                     case BaseException() as error:
                         over = True
                         if len(streams) > 1 and not isinstance(error, FerbalError):  # it may not have reached another
-                            raise _DiedError((str(error).strip() or type(error).__name__).splitlines()[-1])
+                            raise DiedError((str(error).strip() or type(error).__name__).splitlines()[-1])
                         raise error
                     case told:
                         yield told
@@ -168,7 +164,7 @@ class Ray:
         try:
             return self._ray.get(next(stream))
         except StopIteration:
-            return _DiedError("its stream ended before it did")
+            return DiedError("its stream ended before it did")
         except errors.RayError as error:
             return self._meant(error)
 
@@ -183,7 +179,7 @@ class Ray:
                 "goes on from here"
             )
         if isinstance(cause, errors.RayError):  # also where a task is told that what it was given is gone
-            return _DiedError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}")
+            return DiedError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}")
         return cause if isinstance(cause, FerbalError) else error
 
     def _machine(self, backbone: str) -> Any:
@@ -215,7 +211,7 @@ class Ray:
             self._together = self._task(lambda *given: (yield from shared(*given)), max_calls=1)
         except ray.exceptions.RayError as error:
             meant = self._meant(error)
-            if isinstance(meant, _DiedError):
+            if isinstance(meant, DiedError):
                 raise FerbalError(
                     f"the Ray cluster: {meant}; see `ray status`, then run the same command again"
                 ) from None

@@ -20,14 +20,10 @@ import numpy as np
 import torch
 
 from ferbal.crew import Crew, joined, meeting_point
-from ferbal.errors import FerbalError, RunError, UsageError
+from ferbal.errors import DiedError, FerbalError, UsageError
 
 HERE = "127.0.0.1"
 MOMENT = 10.0  # seconds in which the cause of an error may still show: where one dies, others fail to reach it
-
-
-class MemberDiedError(RunError):
-    """A process of a run on several devices is gone. The run can go on from its last epoch."""
 
 
 def check(devices: int) -> None:
@@ -42,7 +38,7 @@ def check(devices: int) -> None:
 def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Iterator[Any]:
     """What the first of so many processes yields, each of which carries out `act(crew, *given)`.
 
-    Their errors are raised here. Closing this ends them, and so does the death of this process. MemberDiedError
+    Their errors are raised here. Closing this ends them, and so does the death of this process. DiedError
     where one of them dies.
     """
     threads = max(1, torch.get_num_threads() // size)
@@ -97,7 +93,7 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
                 del left[pipe]
                 process.join()
                 if process.exitcode:
-                    raise MemberDiedError(
+                    raise DiedError(
                         f"the process of device {rank} (of {size}, counted from 0) died with "
                         f"{how(process.exitcode)}; see what the system says of it (too little memory, say), then "
                         "run again: it goes on after its last epoch"

@@ -22,11 +22,7 @@ from typing import Any
 import torch
 
 from ferbal.engine.several import deaf, end_with_parent, how
-from ferbal.errors import RunError
-
-
-class WorkerDiedError(RunError):
-    """The process of a run is gone. The run can go on from its last epoch."""
+from ferbal.errors import DiedError, RunError
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class _Worker:
             self.told = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             self._process.join()
-            self.told = WorkerDiedError(f"its process died with {how(self._process.exitcode or 0)}")
+            self.told = DiedError(f"its process died with {how(self._process.exitcode or 0)}")
 
     def say(self, word: Any) -> None:
         """Tell it something. Whoever listens next hears of it if it is gone."""
@@ -89,7 +85,7 @@ class Workers:
     def carry_out(self, *given: Any) -> Generator[Any, None, None]:
         """What `act(held, *given)` yields, and None while nothing has come or others are before it.
 
-        Its errors are raised here. WorkerDiedError where its process dies. Closing this ends it.
+        Its errors are raised here. DiedError where its process dies. Closing this ends it.
         """
         ticket = object()
         self._queue.append(ticket)
@@ -110,7 +106,7 @@ class Workers:
                 while worker.told is None:
                     yield None
                 told, worker.told = worker.told, None
-                if isinstance(told, WorkerDiedError):
+                if isinstance(told, DiedError):
                     raise told
                 if isinstance(told, _Over):
                     over = True

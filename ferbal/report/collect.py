@@ -248,11 +248,14 @@ def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
 
 
 def _failed(source: Source) -> Iterator[dict[str, Any]]:
-    """Final runs that failed, and arms that have none because every trial of their search failed."""
+    """Final runs that failed, and arms whose search has stopped, or left none because every trial of it failed."""
     for arm in source.finals:
         for seed, run in source.finals[arm].items():
             if run.failure:
                 yield {"model": arm.name, "seed": seed, "message": run.failure}
+        stuck = [trial["message"] for trial in source.trials[arm] if trial["state"] == "running" and trial["message"]]
+        if stuck:
+            yield {"model": arm.name, "seed": 0, "message": f"its search has stopped: {stuck[-1]}"}
         broken = [trial["message"] for trial in source.trials[arm] if trial["state"] == "failed"]
         if broken and not source.finals[arm]:
             yield {"model": arm.name, "seed": 0, "message": f"all {len(broken)} trials failed: {broken[-1]}"}

@@ -22,8 +22,8 @@ from ferbal import conduct, data, memory, study
 from ferbal.conduct import together
 from ferbal.engine import Ahead, EngineSpec, Progress, Running
 from ferbal.engine.local import LONG, ROOM, Local
-from ferbal.engine.workers import WorkerDiedError, Workers
-from ferbal.errors import RunError, UsageError
+from ferbal.engine.workers import Workers
+from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.events import Noticed, RunEnded, Trained
 from ferbal.plan import Training
 from ferbal.store import RunFolder, StudyFolder
@@ -96,7 +96,7 @@ class TestShared:
 
 def test_a_process_that_dies_is_named_and_replaced(tmp_path: Path) -> None:
     some = Workers(1, 1, [], worked.counting, "held")
-    with pytest.raises(WorkerDiedError, match=r"its process died with signal 9 \(SIGKILL\)"):
+    with pytest.raises(DiedError, match=r"its process died with signal 9 \(SIGKILL\)"):
         all_of(some, some.carry_out(1, tmp_path, "killed"))
     assert all_of(some, some.carry_out(2, tmp_path))[1:] == [1, 2]
     some.close()
@@ -209,6 +209,43 @@ def test_a_run_whose_process_dies_goes_on_in_another(root: Path) -> None:
     for arm, _ in checked.plans:
         told = [event.epoch for event in events if isinstance(event, Trained) and event.arm == arm]
         assert sorted(set(told)) == list(range(1, 13))
+
+
+def test_a_trial_whose_processes_die_is_not_lost_and_the_next_call_goes_on_with_it(root: Path) -> None:
+    changes = (
+        "engine={at_once: 2, retries: 0}",
+        "training.epochs=8",
+        "search.patience=99",
+        "strategies={plain: plain}",
+    )
+    checked = study.prepare(root / "studies" / "tiny.yaml", root, changes)
+    killed, running = False, conduct.run(checked)
+    ended: list[RunEnded] = []
+    while True:
+        try:
+            event = next(running)
+        except StopIteration as done:
+            made: study.Report = done.value
+            break
+        if isinstance(event, RunEnded):
+            ended.append(event)
+        if isinstance(event, Trained) and event.epoch == 2 and not killed:
+            os.kill(mp.active_children()[0].pid or 0, signal.SIGKILL)
+            killed = True
+    assert [(event.role, event.state) for event in ended] == [("search", "failed")]
+    assert "died with signal 9" in ended[0].message
+    assert made.failed == 1
+    assert "its search has stopped: its process died" in made.found.failed["message"].iloc[0]
+    (arm, _), before = checked.plans[0], checked.search(checked.plans[0][0]).trials()
+    assert [trial["state"] for trial in before] == ["running"]
+    again = list(conduct.run(checked))
+    first = next(event for event in again if isinstance(event, Trained))
+    assert (first.role, first.number) == ("trial", 1)
+    assert first.epoch > 1
+    after = checked.search(arm).trials()
+    assert [trial["state"] for trial in after] == ["complete"] * 2
+    assert [trial["message"] for trial in after] == [""] * 2
+    assert after[0]["lr"] == before[0]["lr"]
 
 
 def begun(root: Path, **settings: Any) -> tuple[Local, Running, RunFolder]:
