@@ -19,11 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 
-from ferbal.data.table import FER2013, UNLABELLED, Problems, Table
+from ferbal.data.table import FER2013, UNLABELLED, USAGES, Problems, Table
 from ferbal.errors import DataError
 from ferbal.shapes import Int, UInt8
 
-SPLIT_OF: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 SIDE: Final = 48
 PIXELS: Final = SIDE * SIDE
 SPAN: Final = 1 << 23  # bytes
@@ -64,9 +63,9 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
     )
     divided = "Usage" in faces.columns
     code, bad_usage = _known(
-        faces.usage, {name: k for k, name in enumerate(SPLIT_OF)}, "Usage", f"known are {', '.join(SPLIT_OF)}"
+        faces.usage, {name: k for k, name in enumerate(USAGES)}, "Usage", f"known are {', '.join(USAGES)}"
     )
-    split = np.array([*SPLIT_OF.values(), ""])[code if divided else np.full(len(label), -1)]
+    split = np.array([*USAGES.values(), ""])[code if divided else np.full(len(label), -1)]
     return _table(path, faces, label, split, {**(bad_usage if divided else {}), **bad_labels}, skip_bad)
 
 

@@ -13,8 +13,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from ferbal.data.fer_csv import SPLIT_OF
-from ferbal.data.table import FER2013, Problems, Table
+from ferbal.data.table import FER2013, USAGES, Problems, Table
 from ferbal.errors import DataError
 from ferbal.shapes import Float, Int
 
@@ -53,8 +52,8 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
             f"{path}: {len(votes):,} rows of votes for {total:,} images; "
             "they are joined by position, so none may be missing"
         )
-    split = np.array([SPLIT_OF[name] for name in usage])[table.places]
-    told = np.isin(table.split, list(SPLIT_OF.values()))
+    split = np.array([USAGES[name] for name in usage])[table.places]
+    told = np.isin(table.split, list(USAGES.values()))
     if (wrong := np.flatnonzero(told & (table.split != split))).size:
         row = table.places[wrong[0]]
         raise DataError(
@@ -96,8 +95,8 @@ def read(path: Path) -> tuple[Int[np.ndarray, "n 10"], list[str]]:
         votes.append([int(cell) if cell.isdecimal() else -1 for cell in cells])
         if min(votes[-1]) < 0 or sum(votes[-1]) == 0:
             bad.append((f"row {number + 1}", f"votes are {', '.join(cells)}; they are whole numbers, not all 0"))
-        elif usage[-1] not in SPLIT_OF:
-            bad.append((f"row {number + 1}", f"Usage is {usage[-1]!r}; known are {', '.join(SPLIT_OF)}"))
+        elif usage[-1] not in USAGES:
+            bad.append((f"row {number + 1}", f"Usage is {usage[-1]!r}; known are {', '.join(USAGES)}"))
     Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip=False)
     return np.array(votes, dtype=np.int64), usage
 

@@ -1,7 +1,7 @@
 """Reader of class folders: `train/<class>/*` and `test/<class>/*`, with or without `val/`, or just `<class>/*`.
 
-So are Kaggle's FER2013 tree, whose file names begin with the split they come from, RAF-DB's (classes named 1 to 7)
-and AffectNet's (train_class, val_class).
+So are Kaggle's FER2013 tree, whose file names begin with the split they come from, RAF-DB's (classes named 1 to 7),
+AffectNet's (train_class, val_class), and FER2013 under its own names for the splits (PublicTest, PrivateTest).
 """
 
 from __future__ import annotations
@@ -14,15 +14,9 @@ from typing import Final
 import numpy as np
 
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import UNLABELLED, Table, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, label_names
 from ferbal.errors import DataError
 
-SPLIT_OF: Final = {
-    **dict.fromkeys(("train", "training", "train_class", "train_set"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "val_class", "val_set", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "test_class", "test_set"), "test"),
-}
-PREFIXES: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional), or <class>/*.jpg"
 
 
@@ -53,8 +47,8 @@ def read(path: Path, how: Decoding) -> Table:
     _check_classes(path, classes)
     notes: list[str] = []
     prefixes = {file.name.partition("_")[0] for file in files}
-    if prefixes <= PREFIXES.keys() and len(prefixes) > 1:
-        split = [PREFIXES[file.name.partition("_")[0]] for file in files]
+    if prefixes <= USAGES.keys() and len(prefixes) > 1:
+        split = [USAGES[file.name.partition("_")[0]] for file in files]
         notes.append("the three splits are those that the file names begin with")
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(

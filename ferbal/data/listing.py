@@ -10,9 +10,8 @@ from typing import Final
 import numpy as np
 
 from ferbal.data import fer_csv
-from ferbal.data.folder import PREFIXES, SPLIT_OF
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import UNLABELLED, Problems, Table, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, label_names
 from ferbal.errors import DataError
 
 PATH: Final = ("path", "file", "filename", "filepath", "image", "image_path", "pth")
@@ -42,14 +41,13 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
     named, labelled, divided = (_column(columns, names) for names in (PATH, LABEL, SPLIT))
-    known = {**SPLIT_OF, **{name.lower(): split for name, split in PREFIXES.items()}}
     files, labels, split, places, bad = [], [], [], [], []
     for number, row in enumerate(rows):
         cells = [cell.strip() for cell in row]
         what = ""
         if len(cells) != len(columns):
             what = f"{len(cells)} of {len(columns)} columns"
-        elif divided is not None and cells[divided].lower() not in known:
+        elif divided is not None and cells[divided].lower() not in SPLIT_OF:
             what = f"{columns[divided]} is {cells[divided]!r}; known are train, val and test"
         else:
             what = _unusable(path.parent / cells[named or 0], cells[named or 0])
@@ -58,7 +56,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
             continue
         files.append(path.parent / cells[named or 0])
         labels.append(cells[labelled or 0])
-        split.append(UNLABELLED if not labels[-1] else "" if divided is None else known[cells[divided].lower()])
+        split.append(UNLABELLED if not labels[-1] else "" if divided is None else SPLIT_OF[cells[divided].lower()])
         places.append(number)
     skipped = Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip_bad)
     if repeated := _repeated(files):

@@ -14,6 +14,14 @@ from ferbal.shapes import Bool, Float, Int, UInt8
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"
+USAGES: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+"""The splits as FER2013 calls them."""
+SPLIT_OF: Final = {
+    **dict.fromkeys(("train", "training", "train_class", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "val_class", "val_set", "dev", "publictest"), "val"),
+    **dict.fromkeys(("test", "testing", "test_class", "test_set", "privatetest"), "test"),
+}
+"""The splits by all the names that folders and lists give them, in lower case."""
 FER2013: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 EXAMPLES: Final = 5  # bad rows or files that a message shows; the others are counted
 

@@ -1,0 +1,49 @@
+"""Trees and lists of images as people lay them out: read as they are meant, or refused; nothing is lost unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ferbal import data
+from ferbal.errors import DataError
+
+CLASSES = ("cat", "dog", "eel")
+
+
+def pictures(top: Path, places: Iterable[str], each: int = 4) -> Path:
+    """`each` different images of 8x8 px in each of the places under `top`."""
+    for place in places:
+        (top / place).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            seed = [*f"{place}/{number}".encode()]
+            shade = np.random.default_rng(seed).integers(0, 256, (8, 8)).astype(np.uint8)
+            Image.fromarray(shade).save(top / place / f"{number}.png")
+    return top
+
+
+def imported(source: Path) -> dict[str, object]:
+    return data.import_(source, source.parent / "data" / "x", overwrite=True)
+
+
+def counts(source: Path) -> dict[str, int]:
+    found = data.import_(source, source.parent / "data" / "x", overwrite=True)["counts"]
+    return {split: sum(rows) for split, rows in found.items()}
+
+
+def refusal(source: Path) -> str:
+    with pytest.raises(DataError) as raised:
+        imported(source)
+    return str(raised.value)
+
+
+def test_folders_called_like_fer2013s_splits_are_these_splits(tmp_path: Path) -> None:
+    each = {"Training": 5, "PublicTest": 3, "PrivateTest": 2}
+    for split, count in each.items():
+        pictures(tmp_path / "tree", [f"{split}/{name}" for name in CLASSES], count)
+    assert counts(tmp_path / "tree") == {"train": 15, "val": 9, "test": 6}
+    assert imported(tmp_path / "tree")["notes"] == []
