@@ -31,7 +31,7 @@ def read(path: Path, how: Decoding) -> Table:
     Raises DataError where the layout is not one of those above, or class names differ in nothing but case.
     """
     top = _top(path)
-    folders = {part: folder for folder in _folders(top) if (part := SPLIT_OF.get(folder.name.lower()))}
+    folders = _splits(top)
     files: list[Path] = []
     labels: list[str] = []
     split: list[str] = []
@@ -69,6 +69,21 @@ def _top(path: Path) -> Path:
     if len(folders) == 1 and not _pictures(path) and _folders(folders[0]):
         return _top(folders[0])
     return path
+
+
+def _splits(top: Path) -> dict[str, Path]:
+    """The folder of each split."""
+    found: dict[str, Path] = {}
+    for folder in _folders(top):
+        part = SPLIT_OF.get(folder.name.lower())
+        if part and next(_images(folder), None):
+            if part in found:
+                raise DataError(
+                    f"{top}: {found[part].name}/ and {folder.name}/ are both the {part} split; "
+                    "put their images into one folder, or move one away"
+                )
+            found[part] = folder
+    return found
 
 
 def _folders(path: Path) -> list[Path]:

@@ -47,3 +47,14 @@ def test_folders_called_like_fer2013s_splits_are_these_splits(tmp_path: Path) ->
         pictures(tmp_path / "tree", [f"{split}/{name}" for name in CLASSES], count)
     assert counts(tmp_path / "tree") == {"train": 15, "val": 9, "test": 6}
     assert imported(tmp_path / "tree")["notes"] == []
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "test", "Testing") for name in CLASSES])
+    assert "Testing/ and test/ are both the test split" in refusal(tree)
+
+
+def test_an_empty_folder_is_no_second_split(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "val", "test") for name in CLASSES])
+    (tree / "validation" / "cat").mkdir(parents=True)
+    assert counts(tree) == {"train": 12, "val": 12, "test": 12}
