@@ -7,7 +7,7 @@ AffectNet's (train_class, val_class), and FER2013 under its own names for the sp
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,21 +28,14 @@ def recognises(path: Path) -> bool:
 def read(path: Path, how: Decoding) -> Table:
     """Every image under the class folders. Rows are sorted by path; classes by name.
 
-    Raises DataError where the layout is not one of those above, or class names differ in nothing but case.
+    A folder is a split if it is called like one and class folders are in it. Pictures of test that are in none have
+    no label. Raises DataError where the layout is not one of those above, two folders are called like one split, or
+    class names differ in nothing but case.
     """
     top = _top(path)
-    folders = _splits(top)
-    files: list[Path] = []
-    labels: list[str] = []
-    split: list[str] = []
-    for part, folder in sorted(folders.items()) if folders else [("", top)]:
-        for file in _images(folder):
-            inner = file.relative_to(folder).parts
-            if len(inner) == 1 and part != "test":
-                continue  # a picture beside the class folders: a sample sheet, say
-            files.append(file)
-            labels.append(inner[0] if len(inner) > 1 else "")
-            split.append(part if len(inner) > 1 else UNLABELLED)
+    splits, like_a_split = _layout(top)
+    found = list(_sorted(top, splits, like_a_split))
+    files, split, labels = [file for file, _, _ in found], [part for _, part, _ in found], [name for *_, name in found]
     classes = label_names({label for label in labels if label})
     _check_classes(path, classes)
     notes: list[str] = []
@@ -50,6 +43,10 @@ def read(path: Path, how: Decoding) -> Table:
     if prefixes <= USAGES.keys() and len(prefixes) > 1:
         split = [USAGES[file.name.partition("_")[0]] for file in files]
         notes.append("the three splits are those that the file names begin with")
+    if like_a_split:
+        notes.append(f"{like_a_split}/ is taken for a class, for it holds pictures and no class folders")
+    if unlabelled := labels.count(""):
+        notes.append(f"{unlabelled:,} pictures in no class folder of the test split are kept without a label")
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
         images=Pictures(files, top, how),
@@ -71,8 +68,29 @@ def _top(path: Path) -> Path:
     return path
 
 
-def _splits(top: Path) -> dict[str, Path]:
-    """The folder of each split."""
+def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterator[tuple[Path, str, str]]:
+    """Every image that counts, with its split and its class; "" for what it has none of."""
+    for part, place in sorted(splits.items()):
+        for file in _images(place):
+            folder, *deeper = file.relative_to(place).parts
+            if deeper:
+                yield file, part, folder
+            elif part == "test":
+                yield file, UNLABELLED, ""
+    for file in _images(top) if not splits else ():
+        folder, *deeper = file.relative_to(top).parts
+        called = SPLIT_OF.get(folder.lower())
+        if deeper and called == "test":
+            yield file, UNLABELLED, ""
+        elif deeper and (not called or folder == like_a_split):
+            yield file, "", folder
+
+
+def _layout(top: Path) -> tuple[dict[str, Path], str]:
+    """The folder of each split, where they hold class folders.
+
+    Elsewhere there is none, and one folder called like a split, of trains among vehicles say, is a class: its name.
+    """
     found: dict[str, Path] = {}
     for folder in _folders(top):
         part = SPLIT_OF.get(folder.name.lower())
@@ -83,7 +101,10 @@ def _splits(top: Path) -> dict[str, Path]:
                     "put their images into one folder, or move one away"
                 )
             found[part] = folder
-    return found
+    if any(next(_images(inner), None) for folder in found.values() for inner in _folders(folder)):
+        return found, ""
+    classes = [folder.name for part, folder in found.items() if part != "test"]
+    return {}, classes[0] if len(classes) == 1 else ""
 
 
 def _folders(path: Path) -> list[Path]:

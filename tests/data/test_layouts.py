@@ -58,3 +58,20 @@ def test_an_empty_folder_is_no_second_split(tmp_path: Path) -> None:
     tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "val", "test") for name in CLASSES])
     (tree / "validation" / "cat").mkdir(parents=True)
     assert counts(tree) == {"train": 12, "val": 12, "test": 12}
+
+
+def test_a_class_may_be_called_like_a_split(tmp_path: Path) -> None:
+    about = imported(pictures(tmp_path / "tree", ["bus", "car", "train"], 12))
+    assert about["classes"] == ["bus", "car", "train"]
+    assert about["notes"][0] == "train/ is taken for a class, for it holds pictures and no class folders"
+
+
+def test_splits_without_class_folders_are_no_classes(tmp_path: Path) -> None:
+    assert "0 class folders with images" in refusal(pictures(tmp_path / "tree", ["train", "val"], 12))
+    assert "1 class folders with images" in refusal(pictures(tmp_path / "other", ["train", "test"], 12))
+
+
+def test_a_flat_test_folder_beside_classes_has_no_labels(tmp_path: Path) -> None:
+    about = imported(pictures(tmp_path / "tree", ["cat", "dog", "test"], 12))
+    assert (about["classes"], about["unlabelled"]) == (["cat", "dog"], 12)
+    assert about["notes"][0] == "12 pictures in no class folder of the test split are kept without a label"
