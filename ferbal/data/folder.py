@@ -7,7 +7,7 @@ AffectNet's (train_class, val_class), and FER2013 under its own names for the sp
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +56,7 @@ def read(path: Path, how: Decoding) -> Table:
         classes=classes,
         reader="folder",
         source=path.name,
-        notes=(*notes, *_others(top)),
+        notes=(*notes, *_passed_over(top, files, splits)),
     )
 
 
@@ -137,9 +137,20 @@ def _images(folder: Path) -> Iterator[Path]:
             raise DataError(f"{file}: a link to a folder, which may lead anywhere; put the folder itself there")
 
 
-def _others(folder: Path) -> list[str]:
-    names = [file.name for file in _walk(folder) if file.suffix.lower() not in FORMATS]
-    return [f"{len(names):,} files that are no images were passed over ({names[0]}, say)"] if names else []
+def _passed_over(top: Path, files: Sequence[Path], splits: Mapping[str, Path]) -> list[str]:
+    """What is there but was not taken, a line for each kind."""
+    taken, images, others = set(files), [], []
+    for file in _walk(top):
+        if file.suffix.lower() not in FORMATS:
+            others.append(file.name)
+        elif file not in taken:
+            images.append(file.relative_to(top).as_posix())
+    where = "in no class folder of a split" if splits else "in no class folder"
+    return [
+        f"{len(names):,} {what} were passed over ({names[0]}, say)"
+        for what, names in ((f"images {where}", images), ("files that are no images", others))
+        if names
+    ]
 
 
 def _check_classes(path: Path, classes: tuple[str, ...]) -> None:

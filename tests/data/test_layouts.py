@@ -75,3 +75,13 @@ def test_a_flat_test_folder_beside_classes_has_no_labels(tmp_path: Path) -> None
     about = imported(pictures(tmp_path / "tree", ["cat", "dog", "test"], 12))
     assert (about["classes"], about["unlabelled"]) == (["cat", "dog"], 12)
     assert about["notes"][0] == "12 pictures in no class folder of the test split are kept without a label"
+
+
+def test_images_that_are_in_no_split_and_class_are_counted(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "val", "test") for name in CLASSES])
+    pictures(tree, ["extra/cat", "train"], 2)
+    about = imported(tree)
+    assert about["notes"] == ["4 images in no class folder of a split were passed over (extra/cat/0.png, say)"]
+    assert counts(tree) == {"train": 12, "val": 12, "test": 12}
+    sheet = pictures(pictures(tmp_path / "flat", CLASSES, 12), ["."], 1)
+    assert imported(sheet)["notes"][0] == "1 images in no class folder were passed over (0.png, say)"
