@@ -39,10 +39,12 @@ def read(path: Path, how: Decoding) -> Table:
     classes = label_names({label for label in labels if label})
     _check_classes(path, classes)
     notes: list[str] = []
-    prefixes = {file.name.partition("_")[0] for file in files}
-    if prefixes <= USAGES.keys() and len(prefixes) > 1:
-        split = [USAGES[file.name.partition("_")[0]] for file in files]
-        notes.append("the three splits are those that the file names begin with")
+    prefixes = [file.name.partition("_")[0] for file in files]
+    if set(prefixes) <= USAGES.keys():
+        told = [USAGES[prefix] if name else UNLABELLED for prefix, name in zip(prefixes, labels, strict=True)]
+        if len(set(told) - {UNLABELLED}) > 1:
+            split = told
+            notes.append("the three splits are those that the file names begin with")
     if like_a_split:
         notes.append(f"{like_a_split}/ is taken for a class, for it holds pictures and no class folders")
     if unlabelled := labels.count(""):

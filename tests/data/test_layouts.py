@@ -85,3 +85,13 @@ def test_images_that_are_in_no_split_and_class_are_counted(tmp_path: Path) -> No
     assert counts(tree) == {"train": 12, "val": 12, "test": 12}
     sheet = pictures(pictures(tmp_path / "flat", CLASSES, 12), ["."], 1)
     assert imported(sheet)["notes"][0] == "1 images in no class folder were passed over (0.png, say)"
+
+
+def test_a_picture_without_a_label_keeps_none_whatever_it_is_called(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", ["test", *(f"train/{name}" for name in CLASSES)], 12)
+    for file in tree.rglob("*.png"):
+        file.rename(file.with_name(f"{'PrivateTest' if file.parent.name == 'test' else 'Training'}_{file.name}"))
+    about = imported(tree)
+    assert about["unlabelled"] == 12
+    assert sum(counts(tree).values()) == 36
+    assert not any("file names begin with" in note for note in about["notes"])
