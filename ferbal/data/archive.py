@@ -21,8 +21,9 @@ SUSPICIOUS_RATIO: Final = 100  # FER2013's digits pack 3 : 1, images hardly at a
 def unpacked(archive: Path, place: Path) -> Iterator[Path]:
     """The folder with what the archive holds, under `place`, for as long as the `with` lasts.
 
-    Raises DataError, before anything is unpacked, where a member would land outside the folder, is a link, or the
-    whole is a zip bomb or more than the disk can take.
+    A DataError raised meanwhile names the archive in place of that folder. Raises DataError, before anything is
+    unpacked, where a member would land outside the folder, is a link, or the whole is a zip bomb or more than the
+    disk can take.
     """
     place.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{archive.stem}-", suffix=".partial", dir=place))
@@ -35,6 +36,8 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise DataError(f"{archive}: not a readable zip file: {error}; fetch it again") from None
         yield folder
+    except DataError as error:  # where it lay for a while helps nobody
+        raise DataError(str(error).replace(str(folder), str(archive))) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -69,13 +69,13 @@ def reading(source: str | Path, place: Path, options: Options = Options()) -> It
         raise DataError(f"{path}: no such file or folder; ferbal reads {KNOWN}")
     if path.is_file() and path.suffix.lower() == ".zip":
         with archive.unpacked(path, place) as folder_of_it:
-            yield replace(_read(folder_of_it, options, path), source=path.name)
+            yield replace(_read(folder_of_it, options), source=path.name)
     else:
-        yield _read(path, options, path)
+        yield _read(path, options)
 
 
-def _read(path: Path, options: Options, told: Path) -> Table:
-    table = _by_kind(_table_in(path), options, told)
+def _read(path: Path, options: Options) -> Table:
+    table = _by_kind(_table_in(path), options)
     if options.votes is not None:
         table = ferplus.join(table, options.votes, targets=options.targets, contempt=options.contempt)
     if options.classes:
@@ -94,7 +94,7 @@ def _read(path: Path, options: Options, told: Path) -> Table:
     )
 
 
-def _by_kind(path: Path, options: Options, told: Path) -> Table:
+def _by_kind(path: Path, options: Options) -> Table:
     if challenge.recognises(path):
         return challenge.read(path, skip_bad=options.skip_bad)
     if fer_csv.recognises(path):
@@ -106,7 +106,7 @@ def _by_kind(path: Path, options: Options, told: Path) -> Table:
     if path.suffix.lower() == ".csv":
         fer_csv.parse(path)  # says what is missing
     found = f"it holds {', '.join(sorted(child.name for child in path.iterdir())[:5])}" if path.is_dir() else ""
-    raise DataError(f"{told}: not a data set that ferbal reads{f': {found}' if found else ''}. It reads {KNOWN}")
+    raise DataError(f"{path}: not a data set that ferbal reads{f': {found}' if found else ''}. It reads {KNOWN}")
 
 
 def _table_in(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from shutil import make_archive
 
 import numpy as np
 import pytest
@@ -95,3 +96,17 @@ def test_a_picture_without_a_label_keeps_none_whatever_it_is_called(tmp_path: Pa
     assert about["unlabelled"] == 12
     assert sum(counts(tree).values()) == 36
     assert not any("file names begin with" in note for note in about["notes"])
+
+
+@pytest.mark.parametrize("spoil", ["one class", "two sizes", "a split", "no class"])
+def test_what_is_said_of_a_zip_names_the_zip(tmp_path: Path, spoil: str) -> None:
+    tree = pictures(tmp_path / "tree", ["train/cat"] if spoil == "one class" else ["train/cat", "train/dog"])
+    if spoil == "two sizes":
+        Image.new("L", (9, 9)).save(tree / "train" / "cat" / "odd.png")
+    if spoil == "a split":
+        pictures(tree, ["training/dog"])
+    if spoil == "no class":
+        (tree / "fer2013.csv").write_text("emotion,pixels\n0,1 2 3\n")
+    said = refusal(Path(make_archive(str(tmp_path / "faces"), "zip", tree)))
+    assert str(tmp_path / "faces.zip") in said
+    assert ".partial" not in said
