@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 
+from ferbal.data.csv_text import header, text
 from ferbal.data.table import FER2013, UNLABELLED, USAGES, Problems, Table
 from ferbal.errors import DataError
 from ferbal.shapes import Int, UInt8
@@ -99,17 +100,13 @@ def _table(
     return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table
 
 
-def header(path: Path) -> tuple[str, ...]:
-    """The names of the columns, without the spaces that icml_face_data.csv has around them."""
-    with path.open("rb") as file:
-        first = file.readline(1 << 16)
-    return tuple(name.strip() for name in next(text_csv.reader([_text(first)]), []))
-
-
 def parse(path: Path) -> Faces:
     """Every row of the file; pixels are checked to the last one, labels and splits are not looked at."""
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
+    with path.open("rb") as file:
+        if b"\r" in file.readline(1 << 16).rstrip(b"\r\n"):
+            raise DataError(f"{path}: its lines end in CR alone; save it with the line ends LF or CRLF")
     columns = header(path)
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
@@ -197,7 +194,7 @@ def _all_at_once(lines: bytes, columns: tuple[str, ...]) -> Faces | None:
 
 def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
     images, emotion, usage, bad = [], [], [], []
-    for number, fields in enumerate(row for row in text_csv.reader(_text(lines).split("\n")) if row):
+    for number, fields in enumerate(row for line in text(lines).split("\n") if (row := _fields(line))):
         row = dict(zip(columns, fields, strict=False))
         pixels = row.get("pixels", "").split()
         what = f"{len(fields)} of {len(columns)} columns" if len(fields) != len(columns) else _fault(pixels)
@@ -208,6 +205,14 @@ def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
         usage.append(row.get("Usage", "").strip())
     stacked = np.concatenate([np.empty((0, PIXELS), np.uint8), *(image[None] for image in images)])
     return Faces(stacked.reshape(-1, 1, SIDE, SIDE), emotion, usage, columns, tuple(bad))
+
+
+def _fields(line: str) -> list[str]:
+    """The columns of one line. A quote that it leaves open ends with it, and swallows no other row."""
+    try:
+        return next(text_csv.reader([line]), [])
+    except text_csv.Error:
+        return [line]
 
 
 def _fault(pixels: list[str]) -> str:
@@ -226,7 +231,3 @@ def _known(
     """The number of each value, and what is wrong with those that have none."""
     numbers = np.array([codes.get(value, -1) for value in values], dtype=np.int64)
     return numbers, {int(row): f"{column} is {values[row]!r}; {rule}" for row in np.flatnonzero(numbers < 0)}
-
-
-def _text(content: bytes) -> str:
-    return content.decode("utf-8-sig", errors="replace")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from ferbal.data import fer_csv
+from ferbal.data import csv_text
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
 from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, label_names
 from ferbal.errors import DataError
@@ -23,7 +22,7 @@ def recognises(path: Path) -> bool:
     """Whether this is a CSV with a column of paths and one of labels."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
-    columns = fer_csv.header(path)
+    columns = csv_text.header(path)
     return _column(columns, PATH) is not None and _column(columns, LABEL) is not None
 
 
@@ -33,9 +32,8 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     Raises DataError that names the row for a path that is missing or leads out of that folder, and for a split that
     is none of train, val and test (or FER2013's names for them).
     """
-    columns = fer_csv.header(path)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = [row for row in csv.reader(file) if row][1:]
+    columns = csv_text.header(path)
+    rows = csv_text.rows(path)
     if not rows:
         raise DataError(f"{path}: a header but no rows")
     if twice := [name for name in columns if columns.count(name) > 1]:

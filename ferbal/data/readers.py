@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from ferbal.data import archive, challenge, faces, fer_csv, ferplus, folder, kaggle, listing
+from ferbal.data import archive, challenge, csv_text, faces, fer_csv, ferplus, folder, kaggle, listing
 from ferbal.data.pictures import FORMATS, Decoding, Found, middle
 from ferbal.data.table import Table
 from ferbal.errors import DataError
@@ -118,7 +118,7 @@ def _table_in(path: Path) -> Path:
         return whole[0] if whole else path
     tables = sorted(file for file in path.glob("*.csv") if not file.name.startswith("."))
     faces_inside = [file for file in tables if fer_csv.recognises(file)]
-    divided = [file for file in faces_inside if "Usage" in fer_csv.header(file)]
+    divided = [file for file in faces_inside if "Usage" in csv_text.header(file)]
     lists = [] if folder.recognises(path) else [file for file in tables if listing.recognises(file)]
     if found := divided or faces_inside or lists:
         return found[0]

@@ -149,6 +149,8 @@ def listing(*lines: str) -> Callable[[Path], Path]:
     return make
 
 
+OPEN_QUOTE = "1 of 21 rows cannot be used:\n  row 1: 2 of 3 columns"
+
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated row": (csv_of([HEADER, *rows()[:-1], f"0,{pixels()[:500]}"]), "row 21: 2 of 3 columns"),
     "2,303 pixels": (spoilt(17, f"0,{pixels()[2:]},Training"), "row 17: 2,303 pixels; a face has 2,304"),
@@ -171,6 +173,8 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one column too few": (spoilt(9, f"0,{pixels()}"), "row 9: 2 of 3 columns"),
     "one column too many": (spoilt(9, f"0,{pixels()},Training,x"), "row 9: 4 of 3 columns"),
     "header twice": (csv_of([HEADER, *rows(), HEADER]), "row 22: 1 pixels"),
+    "quote left open": (csv_of([HEADER, '0,"1 1 1', *(f"0,{pixels(200)},Training" for _ in range(20))]), OPEN_QUOTE),
+    "line ends of an old Mac": (csv_of([HEADER, *rows()], end="\r"), "its lines end in CR alone; save it with"),
     "column twice": (csv_of(["emotion,pixels,emotion", *rows()]), "the column emotion stands twice"),
     "no header": (csv_of(rows()), "no column pixels"),
     "missing column emotion": (csv_of(["pixels,Usage", f"{pixels()},Training"]), "no column emotion"),
@@ -225,6 +229,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "listed twice": (listing("a.png,x,train", "a.png,y,test"), "a.png is listed twice"),
     "listed split": (listing("a.png,x,train", "b.png,y,later"), "row 2: split is 'later'"),
+    "list with a quote left open": (listing('a.png,"x,train', *["b.png,y,train"] * 10_000), "is a quote left open"),
     "listed row": (listing("a.png,x,train", "b.png"), "row 2: 1 of 3 columns"),
 }
 
@@ -328,6 +333,13 @@ def test_line_ends_of_windows_and_byte_order_marks_are_read(tmp_path: Path, odd:
     other = fer_csv.read(csv_of([HEADER, *rows()], **odd)(_folder(tmp_path / "b")))
     assert np.array_equal(plain.images, other.images)
     assert plain.split.tolist() == other.split.tolist()
+
+
+def test_a_list_with_line_ends_of_an_old_mac_is_read(tmp_path: Path) -> None:
+    made = tree(tmp_path)
+    lines = [f"{file.relative_to(made)},{file.parent.name}" for file in sorted(made.rglob("*.png"))]
+    (made / "list.csv").write_bytes("\r".join(["path,label", *lines]).encode())
+    assert data.import_(made / "list.csv", tmp_path / "data" / "x")["classes"] == ["cat", "dog", "eel"]
 
 
 def test_odd_but_valid_rows_are_read_one_by_one(tmp_path: Path) -> None:
