@@ -6,13 +6,13 @@ rows and must not be joined by. The filtering is the one that the authors publis
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
+from ferbal.data import csv_text
 from ferbal.data.table import FER2013, USAGES, Problems, Table
 from ferbal.errors import DataError
 from ferbal.shapes import Float, Int
@@ -83,15 +83,15 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
 def read(path: Path) -> tuple[Int[np.ndarray, "n 10"], list[str]]:
     """Votes for CLASSES, unknown and NF, and the Usage of every row. Raises DataError that names the row."""
     columns = [*COLUMN_OF.values(), *NO_EMOTION]
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = list(csv.DictReader(file))
-    absent = [name for name in ("Usage", *columns) if not rows or name not in rows[0]]
+    found = csv_text.header(path)
+    rows = [dict(zip(found, cells, strict=False)) for cells in csv_text.rows(path, strict=False)]
+    absent = [name for name in ("Usage", *columns) if not rows or name not in found]
     if absent:
         raise DataError(f"{path}: no column {', '.join(absent)}; FER+ is the file fer2013new.csv")
     votes, usage, bad = [], [], []
     for number, row in enumerate(rows):
-        cells = [row[name] or "" for name in columns]
-        usage.append(row["Usage"])
+        cells = [row.get(name, "") for name in columns]
+        usage.append(row.get("Usage", ""))
         votes.append([int(cell) if cell.isdecimal() else -1 for cell in cells])
         if min(votes[-1]) < 0 or sum(votes[-1]) == 0:
             bad.append((f"row {number + 1}", f"votes are {', '.join(cells)}; they are whole numbers, not all 0"))

@@ -60,6 +60,8 @@ def reading(source: str | Path, place: Path, options: Options = Options()) -> It
 
     place: a folder in which zip files are unpacked for that time.
     """
+    if options.votes is not None and not options.votes.is_file():
+        raise DataError(f"{options.votes}: no such file of votes; FER+ has them in fer2013new.csv")
     if str(source).startswith(kaggle.PREFIX):
         with reading(kaggle.download(str(source).removeprefix(kaggle.PREFIX)), place, options) as table:
             yield replace(table, source=str(source))

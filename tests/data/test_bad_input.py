@@ -442,6 +442,7 @@ def votes_in(folder: Path, change: Callable[[list[str]], list[str]]) -> tuple[Pa
         (lambda lines: [lines[0].replace("contempt", "pride"), *lines[1:]], "no column contempt"),
         (lambda lines: [*lines[:9], lines[9].replace("Training", "Later"), *lines[10:]], "row 9: Usage is 'Later'"),
         (lambda lines: lines[:1], "no column Usage"),
+        (lambda lines: [*lines[:9], f'"{lines[9]}', *lines[10:] * 99], "is a quote left open"),
     ],
 )
 def test_votes_that_do_not_fit_are_refused(
@@ -459,3 +460,9 @@ def test_votes_for_class_folders_are_refused(tmp_path: Path) -> None:
     _, votes = votes_in(tmp_path, lambda lines: lines)
     with pytest.raises(DataError, match="which class folders do not keep"):
         data.import_(tree(tmp_path), tmp_path / "data" / "x", data.Options(votes=votes))
+
+
+def test_votes_that_are_not_there_are_missed_before_anything_is_read(tmp_path: Path) -> None:
+    options = data.Options(votes=tmp_path / "typo.csv")
+    with pytest.raises(DataError, match="typo.csv: no such file of votes"), data.reading("no/source", tmp_path, options):
+        pass
