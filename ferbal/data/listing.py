@@ -30,7 +30,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled.
 
     Raises DataError that names the row for a path that is missing or leads out of that folder, and for a split that
-    is none of train, val and test (or FER2013's names for them).
+    is none of train, val and test (or FER2013's names for them), and the line for bytes that are no UTF-8.
     """
     columns = csv_text.header(path)
     rows = csv_text.rows(path)

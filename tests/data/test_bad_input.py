@@ -230,6 +230,10 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "listed twice": (listing("a.png,x,train", "a.png,y,test"), "a.png is listed twice"),
     "listed split": (listing("a.png,x,train", "b.png,y,later"), "row 2: split is 'later'"),
     "list with a quote left open": (listing('a.png,"x,train', *["b.png,y,train"] * 10_000), "is a quote left open"),
+    "list in Latin-1": (
+        lambda folder: _bytes(listing()(folder), "path,label\na.png,Ä\nb.png,Ö\n".encode("latin-1")),
+        "list.csv: line 2 is not UTF-8; save the file in this encoding",
+    ),
     "listed row": (listing("a.png,x,train", "b.png"), "row 2: 1 of 3 columns"),
 }
 
