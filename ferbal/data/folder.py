@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, label_names
 from ferbal.errors import DataError
 
 LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional), or <class>/*.jpg"
@@ -37,7 +37,7 @@ def read(path: Path, how: Decoding) -> Table:
     found = list(_sorted(top, splits, like_a_split))
     files, split, labels = [file for file, _, _ in found], [part for _, part, _ in found], [name for *_, name in found]
     classes = label_names({label for label in labels if label})
-    _check_classes(path, classes)
+    check_classes(path, classes, "class folders with images", f", as {LAYOUTS}")
     notes: list[str] = []
     prefixes = [file.name.partition("_")[0] for file in files]
     if set(prefixes) <= USAGES.keys():
@@ -153,14 +153,3 @@ def _passed_over(top: Path, files: Sequence[Path], splits: Mapping[str, Path]) -
         for what, names in ((f"images {where}", images), ("files that are no images", others))
         if names
     ]
-
-
-def _check_classes(path: Path, classes: tuple[str, ...]) -> None:
-    if len(classes) < 2:
-        raise DataError(f"{path}: {len(classes)} class folders with images; at least 2 are needed, as {LAYOUTS}")
-    seen: dict[str, str] = {}
-    for name in classes:
-        if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise DataError(
-                f"{path}: the classes {other!r} and {name!r} differ in nothing but case; rename one folder"
-            )

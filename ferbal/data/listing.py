@@ -10,7 +10,7 @@ import numpy as np
 
 from ferbal.data import csv_text
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, check_classes, label_names
 from ferbal.errors import DataError
 
 PATH: Final = ("path", "file", "filename", "filepath", "image", "image_path", "pth")
@@ -30,7 +30,8 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled.
 
     Raises DataError that names the row for a path that is missing or leads out of that folder, and for a split that
-    is none of train, val and test (or FER2013's names for them), and the line for bytes that are no UTF-8.
+    is none of train, val and test (or FER2013's names for them), and the line for bytes that are no UTF-8; and where
+    there are fewer than two classes, or two that differ in nothing but case.
     """
     columns = csv_text.header(path)
     rows = csv_text.rows(path)
@@ -60,6 +61,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     if repeated := _repeated(files):
         raise DataError(f"{path}: {repeated} is listed twice; list every file once")
     classes = label_names({label for label in labels if label})
+    check_classes(path, classes)
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
         images=Pictures(files, path.parent, how),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -112,3 +113,13 @@ def label_names(names: set[str]) -> tuple[str, ...]:
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
+
+
+def check_classes(source: Path, classes: tuple[str, ...], of: str = "classes", hint: str = "") -> None:
+    """Refuse fewer than two, and names that differ in nothing but case. of: what is counted; hint: what to do."""
+    if len(classes) < 2:
+        raise DataError(f"{source}: {len(classes)} {of}; at least 2 are needed{hint}")
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise DataError(f"{source}: the classes {other!r} and {name!r} differ in nothing but case; rename one")

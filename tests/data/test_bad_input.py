@@ -234,6 +234,12 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: _bytes(listing()(folder), "path,label\na.png,Ä\nb.png,Ö\n".encode("latin-1")),
         "list.csv: line 2 is not UTF-8; save the file in this encoding",
     ),
+    "list of one class": (listing("a.png,x,train", "b.png,x,test"), "1 classes; at least 2 are needed"),
+    "list without labels": (listing("a.png,,train", "b.png,,test"), "0 classes; at least 2 are needed"),
+    "listed classes that differ in case": (
+        listing("a.png,x,train", "b.png,X,test"),
+        "'X' and 'x' differ in nothing but case",
+    ),
     "listed row": (listing("a.png,x,train", "b.png"), "row 2: 1 of 3 columns"),
 }
 
