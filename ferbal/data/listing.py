@@ -46,7 +46,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
         what = ""
         if len(cells) != len(columns):
             what = f"{len(cells)} of {len(columns)} columns"
-        elif divided is not None and cells[divided].lower() not in SPLIT_OF:
+        elif divided is not None and cells[labelled or 0] and cells[divided].lower() not in SPLIT_OF:
             what = f"{columns[divided]} is {cells[divided]!r}; known are train, val and test"
         else:
             what = _unusable(path.parent / cells[named or 0], cells[named or 0])

@@ -110,3 +110,15 @@ def test_what_is_said_of_a_zip_names_the_zip(tmp_path: Path, spoil: str) -> None
     said = refusal(Path(make_archive(str(tmp_path / "faces"), "zip", tree)))
     assert str(tmp_path / "faces.zip") in said
     assert ".partial" not in said
+
+
+def test_a_listed_row_without_a_label_needs_no_split(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", ["train", "val", "test", "open"])
+    lines = [
+        f"{part}/{number}.png,{'' if part == 'open' else 'cat' if number % 2 else 'dog'},{'' if part == 'open' else part}"
+        for part in ("train", "val", "test", "open")
+        for number in range(4)
+    ]
+    (tree / "labels.csv").write_text("\n".join(["path,label,split", *lines]))
+    about = data.import_(tree / "labels.csv", tmp_path / "data" / "x")
+    assert (about["unlabelled"], about["counts"]["val"]) == (4, [2, 2])
