@@ -35,7 +35,11 @@ def read(path: Path, how: Decoding) -> Table:
     top = _top(path)
     splits, like_a_split = _layout(top)
     found = list(_sorted(top, splits, like_a_split))
-    files, split, labels = [file for file, _, _ in found], [part for _, part, _ in found], [name for *_, name in found]
+    files, split, labels = (
+        [file for file, _, _ in found],
+        [part for _, part, _ in found],
+        [name for *_, name in found],
+    )
     classes = label_names({label for label in labels if label})
     check_classes(path, classes, "class folders with images", f", as {LAYOUTS}")
     notes: list[str] = []
@@ -62,12 +66,27 @@ def read(path: Path, how: Decoding) -> Table:
     )
 
 
-def _top(path: Path) -> Path:
-    """The folder that holds the layout: archives often wrap it in one or two folders of its own."""
+def classes_of(path: Path) -> tuple[dict[Path, str], bool]:
+    """The class folder of each image, and whether the tree is divided into splits."""
+    top = _top(path)
+    splits, like_a_split = _layout(top)
+    return {file: name for file, _, name in _sorted(top, splits, like_a_split) if name}, bool(splits)
+
+
+def levels(path: Path) -> list[Path]:
+    """The folder and those that it merely wraps, as archives do: each the only thing in the one before."""
     folders = _folders(path)
-    if len(folders) == 1 and not _pictures(path) and _folders(folders[0]):
-        return _top(folders[0])
-    return path
+    return [path, *(levels(folders[0]) if len(folders) == 1 and not _pictures(path) else [])]
+
+
+def count(path: Path) -> int:
+    """How many images there are, wherever they lie."""
+    return sum(file.suffix.lower() in FORMATS for file in _walk(path))
+
+
+def _top(path: Path) -> Path:
+    """The folder that holds the layout: the innermost that has folders."""
+    return next((level for level in reversed(levels(path)) if _folders(level)), path)
 
 
 def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterator[tuple[Path, str, str]]:

@@ -22,8 +22,8 @@ def recognises(path: Path) -> bool:
     """Whether this is a CSV with a column of paths and one of labels."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
-    columns = csv_text.header(path)
-    return _column(columns, PATH) is not None and _column(columns, LABEL) is not None
+    named, labelled, _ = _columns(csv_text.header(path))
+    return named >= 0 and labelled >= 0
 
 
 def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
@@ -39,23 +39,23 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
         raise DataError(f"{path}: a header but no rows")
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
-    named, labelled, divided = (_column(columns, names) for names in (PATH, LABEL, SPLIT))
+    named, labelled, divided = _columns(columns)
     files, labels, split, places, bad = [], [], [], [], []
     for number, row in enumerate(rows):
         cells = [cell.strip() for cell in row]
         what = ""
         if len(cells) != len(columns):
             what = f"{len(cells)} of {len(columns)} columns"
-        elif divided is not None and cells[labelled or 0] and cells[divided].lower() not in SPLIT_OF:
+        elif divided >= 0 and cells[labelled] and cells[divided].lower() not in SPLIT_OF:
             what = f"{columns[divided]} is {cells[divided]!r}; known are train, val and test"
         else:
-            what = _unusable(path.parent / cells[named or 0], cells[named or 0])
+            what = _unusable(path.parent / cells[named], cells[named])
         if what:
             bad.append((f"row {number + 1}", what))
             continue
-        files.append(path.parent / cells[named or 0])
-        labels.append(cells[labelled or 0])
-        split.append(UNLABELLED if not labels[-1] else "" if divided is None else SPLIT_OF[cells[divided].lower()])
+        files.append(path.parent / cells[named])
+        labels.append(cells[labelled])
+        split.append(UNLABELLED if not labels[-1] else "" if divided < 0 else SPLIT_OF[cells[divided].lower()])
         places.append(number)
     skipped = Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip_bad)
     if repeated := _repeated(files):
@@ -76,8 +76,28 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     )
 
 
-def _column(columns: tuple[str, ...], names: tuple[str, ...]) -> int | None:
-    return next((k for k, column in enumerate(columns) if column.lower() in names), None)
+def images(path: Path) -> dict[Path, str]:
+    """The label of each image that is listed and is there. Other rows are left aside, whatever is wrong with them."""
+    named, labelled, _ = _columns(csv_text.header(path))
+    try:
+        rows = csv_text.rows(path, strict=False)
+    except DataError:
+        return {}
+    listed = ((row[named].strip(), row[labelled].strip()) for row in rows if len(row) > max(named, labelled))
+    return {path.parent / text: label for text, label in listed if not _unusable(path.parent / text, text)}
+
+
+def divides(path: Path) -> bool:
+    """Whether it has a column of splits."""
+    return _columns(csv_text.header(path))[2] >= 0
+
+
+def _columns(header: tuple[str, ...]) -> tuple[int, int, int]:
+    """Where the path, the label and the split stand, -1 for what is not there."""
+    path, label, split = (
+        next((k for k, column in enumerate(header) if column.lower() in names), -1) for names in (PATH, LABEL, SPLIT)
+    )
+    return path, label, split
 
 
 def _unusable(file: Path, text: str) -> str:

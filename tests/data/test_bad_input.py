@@ -474,5 +474,5 @@ def test_votes_for_class_folders_are_refused(tmp_path: Path) -> None:
 
 def test_votes_that_are_not_there_are_missed_before_anything_is_read(tmp_path: Path) -> None:
     options = data.Options(votes=tmp_path / "typo.csv")
-    with pytest.raises(DataError, match="typo.csv: no such file of votes"), data.reading("no/source", tmp_path, options):
-        pass
+    with pytest.raises(DataError, match=r"typo.csv: no such file of votes"):
+        data.import_("no/source", tmp_path / "data" / "x", options)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from shutil import make_archive
+from shutil import make_archive, move
 
 import numpy as np
 import pytest
@@ -51,7 +51,9 @@ def test_folders_called_like_fer2013s_splits_are_these_splits(tmp_path: Path) ->
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
-    tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "test", "Testing") for name in CLASSES])
+    tree = pictures(
+        tmp_path / "tree", [f"{split}/{name}" for split in ("train", "test", "Testing") for name in CLASSES]
+    )
     assert "Testing/ and test/ are both the test split" in refusal(tree)
 
 
@@ -115,10 +117,90 @@ def test_what_is_said_of_a_zip_names_the_zip(tmp_path: Path, spoil: str) -> None
 def test_a_listed_row_without_a_label_needs_no_split(tmp_path: Path) -> None:
     tree = pictures(tmp_path / "tree", ["train", "val", "test", "open"])
     lines = [
-        f"{part}/{number}.png,{'' if part == 'open' else 'cat' if number % 2 else 'dog'},{'' if part == 'open' else part}"
+        f"{part}/{number}.png,," if part == "open" else f"{part}/{number}.png,{CLASSES[number % 2]},{part}"
         for part in ("train", "val", "test", "open")
         for number in range(4)
     ]
     (tree / "labels.csv").write_text("\n".join(["path,label,split", *lines]))
     about = data.import_(tree / "labels.csv", tmp_path / "data" / "x")
     assert (about["unlabelled"], about["counts"]["val"]) == (4, [2, 2])
+
+
+def listed(top: Path, label: Callable[[Path], str], name: str = "labels.csv") -> Path:
+    """A list of the images under `top`, which makes what it likes of each one's way from there."""
+    files = [file.relative_to(top) for file in sorted(top.rglob("*.png"))]
+    lines = [f"{file.as_posix()},{label(file)}" for file in files]
+    (top / name).write_text("\n".join(["path,label", *lines]) + "\n")
+    return top / name
+
+
+def by_turns(file: Path) -> str:
+    return CLASSES[int(file.stem) % 3]
+
+
+@pytest.mark.parametrize("places", [["images"], ["."], ["part1", "part2"], ["images/part1", "images/part2"]], ids=str)
+def test_a_list_beside_its_images_is_read_from_a_folder_and_a_zip(tmp_path: Path, places: list[str]) -> None:
+    by_file = data.import_(listed(pictures(tmp_path / "tree", places, 30), by_turns), tmp_path / "data" / "x")
+    assert by_file["classes"] == list(CLASSES)
+    for source in (
+        tmp_path / "tree",
+        Path(make_archive(str(tmp_path / "plain"), "zip", tmp_path / "tree")),
+        Path(make_archive(str(tmp_path / "wrapped"), "zip", tmp_path, "tree")),
+    ):
+        assert imported(source)["digest"] == by_file["digest"]
+
+
+def test_images_that_are_not_listed_are_counted(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", ["images"], 30)
+    listed(tree, by_turns)
+    pictures(tree, ["more"], 2)
+    assert imported(tree)["notes"][0] == "2 images that labels.csv does not list were passed over"
+
+
+def test_a_list_without_its_images_is_told_what_it_lacks(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", ["images"], 30)
+    listed(tree / "images", by_turns).rename(tree / "labels.csv")
+    assert "labels.csv: 30 of 30 rows cannot be used:\n  row 1: '0.png': no such file" in refusal(tree)
+
+
+def test_class_folders_are_read_where_a_list_says_the_same(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", CLASSES, 12)
+    alone = imported(tree)["digest"]
+    for says in (lambda file: file.parent.name, lambda file: str(CLASSES.index(file.parent.name))):
+        listed(tree, says)
+        assert imported(tree)["digest"] == alone
+    (tree / "labels.csv").write_text("path,label\nelsewhere.png,cat\n")
+    assert imported(tree)["digest"] == alone
+
+
+def test_splits_of_class_folders_go_before_a_list(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "test") for name in CLASSES], 12)
+    listed(tree, by_turns)
+    assert counts(tree) == {"train": 30, "val": 6, "test": 36}
+
+
+@pytest.mark.parametrize("says", ["other labels", "splits", "two lists"])
+def test_class_folders_and_a_list_that_contradict_each_other_are_refused(tmp_path: Path, says: str) -> None:
+    tree = pictures(tmp_path / "tree", CLASSES, 12)
+    made = listed(tree, lambda file: by_turns(file) if says == "other labels" else file.parent.name)
+    if says == "splits":
+        lines = made.read_text().splitlines()
+        made.write_text("\n".join(f"{line},{'split' if line == lines[0] else 'train'}" for line in lines))
+    if says == "two lists":
+        listed(pictures(tree, ["."], 12), by_turns, "others.csv")
+    said = refusal(tree)
+    assert "labels.csv" in said
+    assert "give the path of" in said
+
+
+def test_of_two_lists_one_must_be_named(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", ["images"], 30)
+    move(listed(tree, by_turns), tree / "train.csv")
+    listed(tree, by_turns, "test.csv")
+    assert "test.csv and train.csv both list images" in refusal(tree)
+
+
+def test_what_a_wrapped_folder_holds_instead_is_told(tmp_path: Path) -> None:
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    (tmp_path / "outer" / "inner" / "notes.txt").write_text("hello")
+    assert "not a data set that ferbal reads: it holds notes.txt." in refusal(tmp_path / "outer")
