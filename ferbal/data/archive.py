@@ -30,8 +30,9 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
     try:
         try:
             with zipfile.ZipFile(archive) as opened:
-                _check(archive, opened.infolist(), shutil.disk_usage(place).free)
-                opened.extractall(folder)
+                members = [member for member in opened.infolist() if _parts(member)]  # "./" has none
+                _check(archive, members, shutil.disk_usage(place).free)
+                opened.extractall(folder, members)
         # RuntimeError: a password; NotImplementedError: a kind of compression that zipfile does not know
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise DataError(f"{archive}: not a readable zip file: {error}; fetch it again") from None
@@ -44,7 +45,7 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
     for member in members:
-        parts = Path(member.filename.replace("\\", "/")).parts
+        parts = _parts(member)
         if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
             raise DataError(
                 f"{archive}: {member.filename!r} would be unpacked outside its folder; nothing was unpacked"
@@ -58,3 +59,7 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
         )
     if whole > 0.9 * free:
         raise DataError(f"{archive}: holds {whole:,} bytes, but the disk has {free:,} left; nothing was unpacked")
+
+
+def _parts(member: zipfile.ZipInfo) -> tuple[str, ...]:
+    return Path(member.filename.replace("\\", "/")).parts

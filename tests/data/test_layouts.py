@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from shutil import make_archive, move
@@ -204,3 +205,12 @@ def test_what_a_wrapped_folder_holds_instead_is_told(tmp_path: Path) -> None:
     (tmp_path / "outer" / "inner").mkdir(parents=True)
     (tmp_path / "outer" / "inner" / "notes.txt").write_text("hello")
     assert "not a data set that ferbal reads: it holds notes.txt." in refusal(tmp_path / "outer")
+
+
+@pytest.mark.parametrize("name", ["./", ".", "", ".\\"])
+def test_a_zip_that_holds_its_own_folder_is_read(tmp_path: Path, name: str) -> None:
+    tree = pictures(tmp_path / "tree", [f"{split}/{kind}" for split in ("train", "val", "test") for kind in CLASSES])
+    archive = Path(make_archive(str(tmp_path / "faces"), "zip", tree))
+    with zipfile.ZipFile(archive, "a") as opened:
+        opened.writestr(zipfile.ZipInfo(name), b"")
+    assert counts(archive) == {"train": 12, "val": 12, "test": 12}
