@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, label_names, shown
 from ferbal.errors import DataError
 
 LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional), or <class>/*.jpg"
@@ -58,7 +58,7 @@ def read(path: Path, how: Decoding) -> Table:
         images=Pictures(files, top, how),
         label=np.array([index[label] for label in labels], dtype=np.int64),
         split=np.array(split),
-        id=np.array([file.relative_to(top).as_posix() for file in files]),
+        id=np.array([shown(file.relative_to(top)) for file in files]),
         classes=classes,
         reader="folder",
         source=path.name,
@@ -95,7 +95,7 @@ def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterato
         for file in _images(place):
             folder, *deeper = file.relative_to(place).parts
             if deeper:
-                yield file, part, folder
+                yield file, part, shown(folder)
             elif part == "test":
                 yield file, UNLABELLED, ""
     for file in _images(top) if not splits else ():
@@ -104,7 +104,7 @@ def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterato
         if deeper and called == "test":
             yield file, UNLABELLED, ""
         elif deeper and (not called or folder == like_a_split):
-            yield file, "", folder
+            yield file, "", shown(folder)
 
 
 def _layout(top: Path) -> tuple[dict[str, Path], str]:
@@ -163,9 +163,9 @@ def _passed_over(top: Path, files: Sequence[Path], splits: Mapping[str, Path]) -
     taken, images, others = set(files), [], []
     for file in _walk(top):
         if file.suffix.lower() not in FORMATS:
-            others.append(file.name)
+            others.append(shown(file.name))
         elif file not in taken:
-            images.append(file.relative_to(top).as_posix())
+            images.append(shown(file.relative_to(top)))
     where = "in no class folder of a split" if splits else "in no class folder"
     return [
         f"{len(names):,} {what} were passed over ({names[0]}, say)"

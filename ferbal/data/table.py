@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -123,3 +124,8 @@ def check_classes(source: Path, classes: tuple[str, ...], of: str = "classes", h
     for name in classes:
         if (other := seen.setdefault(name.casefold(), name)) != name:
             raise DataError(f"{source}: the classes {other!r} and {name!r} differ in nothing but case; rename one")
+
+
+def shown(name: str | Path) -> str:
+    """A file's name as text that can be written anywhere: bytes of it that are no UTF-8 are spelled out."""
+    return os.fsencode(name.as_posix() if isinstance(name, Path) else name).decode(errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -214,3 +215,16 @@ def test_a_zip_that_holds_its_own_folder_is_read(tmp_path: Path, name: str) -> N
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr(zipfile.ZipInfo(name), b"")
     assert counts(archive) == {"train": 12, "val": 12, "test": 12}
+
+
+def test_names_that_are_no_utf8_are_spelled_out(tmp_path: Path) -> None:
+    tree = pictures(tmp_path / "tree", CLASSES, 12)
+    (tree / "cat" / "0.png").rename(tree / "cat" / os.fsdecode(b"k\xe4tzchen.png"))
+    (tree / "dog").rename(tree / os.fsdecode(b"H\xfcndchen"))
+    (tree / os.fsdecode(b"f\xfcr mich.txt")).touch()
+    source = tree.rename(tmp_path / os.fsdecode(b"B\xe4ume"))
+    about = imported(source)
+    assert about["classes"] == ["H\\xfcndchen", "cat", "eel"]
+    assert about["source"] == "B\\xe4ume"
+    assert "f\\xfcr mich.txt" in about["notes"][0]
+    assert "cat/k\\xe4tzchen.png" in data.everything("x", tmp_path)[0].id.tolist()
