@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv as text_csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from ferbal.data.csv_text import header, text
-from ferbal.data.table import FER2013, UNLABELLED, USAGES, Problems, Table
+from ferbal.data.table import FER2013, UNLABELLED, USAGES, Problems, Table, check_classes
 from ferbal.errors import DataError
 from ferbal.shapes import Int, UInt8
 
@@ -75,6 +75,27 @@ def unlabelled(path: Path, *, skip_bad: bool = False) -> Table:
     faces = parse(path)
     count = len(faces.emotion)
     return _table(path, faces, np.full(count, -1), np.full(count, UNLABELLED), {}, skip_bad)
+
+
+def present(table: Table, *, named: bool) -> Table:
+    """The same table without those of FER2013's emotions that no row is of.
+
+    named: whether the user names the classes. Raises DataError if not, where the labels do not reach from 0 to 6:
+    they may have been numbered anew, and then stand for other emotions.
+    """
+    there = np.unique(table.label[table.label >= 0])
+    if len(there) == len(table.classes):
+        return table
+    classes = tuple(table.classes[k] for k in there)
+    check_classes(Path(table.source), classes)
+    if not named and (there[0] > 0 or there[-1] < len(table.classes) - 1):
+        raise DataError(
+            f"{table.source}: labels {there[0]} to {there[-1]}, where FER2013 has 0 to {len(table.classes) - 1}; say "
+            f"what they stand for: --classes {','.join(classes)} if they are FER2013's"
+        )
+    absent = ", ".join(name for name in table.classes if name not in classes)
+    label = np.where(table.label < 0, -1, np.searchsorted(there, table.label))
+    return replace(table, label=label, classes=classes).noted(f"no row is of {absent}: the others are the classes")
 
 
 def _table(

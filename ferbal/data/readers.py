@@ -83,6 +83,8 @@ def _read(path: Path, options: Options) -> Table:
         table = table.noted(f"{left:,} images that {inside.name} does not list were passed over")
     if options.votes is not None:
         table = ferplus.join(table, options.votes, targets=options.targets, contempt=options.contempt)
+    elif table.reader in ("fer_csv", "challenge"):
+        table = fer_csv.present(table, named=bool(options.classes))
     if options.classes:
         if len(options.classes) != len(table.classes) or len(set(options.classes)) != len(options.classes):
             raise DataError(

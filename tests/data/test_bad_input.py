@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from PIL import Image
 from ferbal import data
 from ferbal.data import demo_files, fer_csv, pictures
 from ferbal.data.pictures import Decoding, Pictures
+from ferbal.data.table import SPLITS
 from ferbal.errors import DataError
 
 HEADER = "emotion,pixels,Usage"
@@ -427,6 +429,28 @@ def test_one_colour_image_makes_all_colour(tmp_path: Path) -> None:
     made = tree(tmp_path)
     Image.new("RGB", (12, 12), "red").save(made / "train" / "cat" / "red.png")
     assert data.import_(made, tmp_path / "data" / "x")["shape"] == [19, 3, 12, 12]
+
+
+@pytest.mark.parametrize("spelling", ["fer2013", "challenge"])
+def test_emotions_without_a_row_are_no_classes(tmp_path: Path, spelling: Literal["fer2013", "challenge"]) -> None:
+    def without(*absent: int) -> Path:
+        draw = np.random.default_rng(0)
+        labels = np.repeat([k for k in range(7) if k not in absent], 20)
+        drawn = {
+            split: (draw.integers(0, 256, (len(labels), 1, 48, 48)).astype(np.uint8), labels) for split in SPLITS
+        }
+        return demo_files.write_csv(tmp_path / "-".join(map(str, absent)), drawn, spelling)[0]
+
+    about = data.import_(without(1), tmp_path / "data" / "x")
+    assert about["classes"] == ["angry", "fear", "happy", "sad", "surprise", "neutral"]
+    assert about["notes"][-1 - 2 * (spelling == "challenge")] == "no row is of disgust: the others are the classes"
+    assert np.array(list(about["counts"].values())).sum(0).tolist() == [20 if spelling == "challenge" else 60] * 6
+    with pytest.raises(DataError, match=r"labels 0 to 5, .* --classes angry,disgust,fear,happy,sad,surprise"):
+        data.import_(without(6), tmp_path / "data" / "y")
+    named = ("angry", "fear", "happy", "sad", "surprise", "neutral")
+    assert data.import_(without(6), tmp_path / "data" / "y", data.Options(classes=named))["classes"] == list(named)
+    with pytest.raises(DataError, match="1 classes; at least 2"):
+        data.import_(without(0, 1, 2, 3, 4, 5), tmp_path / "data" / "z")
 
 
 def votes_in(folder: Path, change: Callable[[list[str]], list[str]]) -> tuple[Path, Path]:
