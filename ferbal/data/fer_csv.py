@@ -215,7 +215,8 @@ def _all_at_once(lines: bytes, columns: tuple[str, ...]) -> Faces | None:
 
 def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
     images, emotion, usage, bad = [], [], [], []
-    for number, fields in enumerate(row for line in text(lines).split("\n") if (row := _fields(line))):
+    every = (_fields(line) for line in text(lines).split("\n"))
+    for number, fields in enumerate(fields for fields in every if fields):
         row = dict(zip(columns, fields, strict=False))
         pixels = row.get("pixels", "").split()
         what = f"{len(fields)} of {len(columns)} columns" if len(fields) != len(columns) else _fault(pixels)

@@ -168,7 +168,7 @@ def _only(lists: Collection[Path]) -> Path:
     first, *others = lists
     if others:
         raise DataError(
-            f"{first.parent}: {' and '.join(file.name for file in lists)} both list images; give the path of one, "
+            f"{first.parent}: {' and '.join(file.name for file in lists)} each list images; give the path of one, "
             "or make them one list with a column split"
         )
     return first

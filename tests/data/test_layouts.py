@@ -199,7 +199,7 @@ def test_of_two_lists_one_must_be_named(tmp_path: Path) -> None:
     tree = pictures(tmp_path / "tree", ["images"], 30)
     move(listed(tree, by_turns), tree / "train.csv")
     listed(tree, by_turns, "test.csv")
-    assert "test.csv and train.csv both list images" in refusal(tree)
+    assert "test.csv and train.csv each list images" in refusal(tree)
 
 
 def test_what_a_wrapped_folder_holds_instead_is_told(tmp_path: Path) -> None:
