@@ -22,6 +22,11 @@ ModelPath = Annotated[
 ]
 Augmented = Annotated[str, typer.Option("--tta", help="Ask about variants too: flip, tencrop or affine.")]
 
+SEEN = {
+    "train": "The model was trained on these rows: on any others it scores lower.",
+    "val": "Half of these rows selected the model, and the other half fitted what corrects or combines it.",
+}
+
 
 def add_to(app: typer.Typer) -> None:
     for name, command in (
@@ -140,8 +145,8 @@ def evaluate(
         )
     how = f"{split}, {tta}" if tta else split
     print(f"{model} on {dataset.name}, {how}; in brackets 95 % of {resamples:,} resamples\n")
-    if split == "val":
-        print("Half of these rows selected the model, and the other half fitted what corrects or combines it.\n")
+    if split in SEEN and _made_with(model, dataset):
+        print(f"{SEEN[split]}\n")
     answers.print_scores(found)
 
 
@@ -250,6 +255,14 @@ def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Any) ->
         "bytes": place.stat().st_size,
         "classes": list(loaded.classes),
     }
+
+
+def _made_with(path: Path, dataset: Dataset) -> bool:
+    """Whether the model was made with this data set, as weights from elsewhere were not."""
+    from ferbal.store import RunFolder
+
+    about = RunFolder(path).about
+    return about.get("digest") == dataset.digest and not about.get("adopted")
 
 
 def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:

@@ -21,27 +21,31 @@ SUSPICIOUS_RATIO: Final = 100  # FER2013's digits pack 3 : 1, images hardly at a
 def unpacked(archive: Path, place: Path) -> Iterator[Path]:
     """The folder with what the archive holds, under `place`, for as long as the `with` lasts.
 
-    Raises DataError, before anything is unpacked, where a member would land outside the folder, is a link, or the
-    whole is a zip bomb or more than the disk can take.
+    A DataError raised meanwhile names the archive in place of that folder. Raises DataError, before anything is
+    unpacked, where a member would land outside the folder, is a link, or the whole is a zip bomb or more than the
+    disk can take.
     """
     place.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{archive.stem}-", suffix=".partial", dir=place))
     try:
         try:
             with zipfile.ZipFile(archive) as opened:
-                _check(archive, opened.infolist(), shutil.disk_usage(place).free)
-                opened.extractall(folder)
+                members = [member for member in opened.infolist() if _parts(member)]  # "./" has none
+                _check(archive, members, shutil.disk_usage(place).free)
+                opened.extractall(folder, members)
         # RuntimeError: a password; NotImplementedError: a kind of compression that zipfile does not know
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise DataError(f"{archive}: not a readable zip file: {error}; fetch it again") from None
         yield folder
+    except DataError as error:  # where it lay for a while helps nobody
+        raise DataError(str(error).replace(str(folder), str(archive))) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
     for member in members:
-        parts = Path(member.filename.replace("\\", "/")).parts
+        parts = _parts(member)
         if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
             raise DataError(
                 f"{archive}: {member.filename!r} would be unpacked outside its folder; nothing was unpacked"
@@ -55,3 +59,7 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
         )
     if whole > 0.9 * free:
         raise DataError(f"{archive}: holds {whole:,} bytes, but the disk has {free:,} left; nothing was unpacked")
+
+
+def _parts(member: zipfile.ZipInfo) -> tuple[str, ...]:
+    return Path(member.filename.replace("\\", "/")).parts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ferbal.data import fer_csv
+from ferbal.data import csv_text, fer_csv
 from ferbal.data.table import Table
 
 
@@ -22,7 +22,7 @@ def pair(path: Path) -> tuple[Path, Path] | None:
 def recognises(path: Path) -> bool:
     """Whether this is the competition's pair, with a test.csv that has no labels."""
     files = pair(path)
-    return files is not None and "emotion" not in fer_csv.header(files[1])
+    return files is not None and "emotion" not in csv_text.header(files[1])
 
 
 def read(path: Path, *, skip_bad: bool = False) -> Table:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv as text_csv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
 from typing import Final
@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 
-from ferbal.data.table import FER2013, UNLABELLED, Problems, Table
+from ferbal.data.csv_text import header, text
+from ferbal.data.table import FER2013, UNLABELLED, USAGES, Problems, Table, check_classes
 from ferbal.errors import DataError
 from ferbal.shapes import Int, UInt8
 
-SPLIT_OF: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 SIDE: Final = 48
 PIXELS: Final = SIDE * SIDE
 SPAN: Final = 1 << 23  # bytes
@@ -64,9 +64,9 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
     )
     divided = "Usage" in faces.columns
     code, bad_usage = _known(
-        faces.usage, {name: k for k, name in enumerate(SPLIT_OF)}, "Usage", f"known are {', '.join(SPLIT_OF)}"
+        faces.usage, {name: k for k, name in enumerate(USAGES)}, "Usage", f"known are {', '.join(USAGES)}"
     )
-    split = np.array([*SPLIT_OF.values(), ""])[code if divided else np.full(len(label), -1)]
+    split = np.array([*USAGES.values(), ""])[code if divided else np.full(len(label), -1)]
     return _table(path, faces, label, split, {**(bad_usage if divided else {}), **bad_labels}, skip_bad)
 
 
@@ -75,6 +75,27 @@ def unlabelled(path: Path, *, skip_bad: bool = False) -> Table:
     faces = parse(path)
     count = len(faces.emotion)
     return _table(path, faces, np.full(count, -1), np.full(count, UNLABELLED), {}, skip_bad)
+
+
+def present(table: Table, *, named: bool) -> Table:
+    """The same table without those of FER2013's emotions that no row is of.
+
+    named: whether the user names the classes. Raises DataError if not, where the labels do not reach from 0 to 6:
+    they may have been numbered anew, and then stand for other emotions.
+    """
+    there = np.unique(table.label[table.label >= 0])
+    if len(there) == len(table.classes):
+        return table
+    classes = tuple(table.classes[k] for k in there)
+    check_classes(Path(table.source), classes)
+    if not named and (there[0] > 0 or there[-1] < len(table.classes) - 1):
+        raise DataError(
+            f"{table.source}: labels {there[0]} to {there[-1]}, where FER2013 has 0 to {len(table.classes) - 1}; say "
+            f"what they stand for: --classes {','.join(classes)} if they are FER2013's"
+        )
+    absent = ", ".join(name for name in table.classes if name not in classes)
+    label = np.where(table.label < 0, -1, np.searchsorted(there, table.label))
+    return replace(table, label=label, classes=classes).noted(f"no row is of {absent}: the others are the classes")
 
 
 def _table(
@@ -100,17 +121,13 @@ def _table(
     return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table
 
 
-def header(path: Path) -> tuple[str, ...]:
-    """The names of the columns, without the spaces that icml_face_data.csv has around them."""
-    with path.open("rb") as file:
-        first = file.readline(1 << 16)
-    return tuple(name.strip() for name in next(text_csv.reader([_text(first)]), []))
-
-
 def parse(path: Path) -> Faces:
     """Every row of the file; pixels are checked to the last one, labels and splits are not looked at."""
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; expected the columns {', '.join(COLUMNS)}")
+    with path.open("rb") as file:
+        if b"\r" in file.readline(1 << 16).rstrip(b"\r\n"):
+            raise DataError(f"{path}: its lines end in CR alone; save it with the line ends LF or CRLF")
     columns = header(path)
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
@@ -198,7 +215,8 @@ def _all_at_once(lines: bytes, columns: tuple[str, ...]) -> Faces | None:
 
 def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
     images, emotion, usage, bad = [], [], [], []
-    for number, fields in enumerate(row for row in text_csv.reader(_text(lines).split("\n")) if row):
+    every = (_fields(line) for line in text(lines).split("\n"))
+    for number, fields in enumerate(fields for fields in every if fields):
         row = dict(zip(columns, fields, strict=False))
         pixels = row.get("pixels", "").split()
         what = f"{len(fields)} of {len(columns)} columns" if len(fields) != len(columns) else _fault(pixels)
@@ -209,6 +227,14 @@ def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
         usage.append(row.get("Usage", "").strip())
     stacked = np.concatenate([np.empty((0, PIXELS), np.uint8), *(image[None] for image in images)])
     return Faces(stacked.reshape(-1, 1, SIDE, SIDE), emotion, usage, columns, tuple(bad))
+
+
+def _fields(line: str) -> list[str]:
+    """The columns of one line. A quote that it leaves open ends with it, and swallows no other row."""
+    try:
+        return next(text_csv.reader([line]), [])
+    except text_csv.Error:
+        return [line]
 
 
 def _fault(pixels: list[str]) -> str:
@@ -227,7 +253,3 @@ def _known(
     """The number of each value, and what is wrong with those that have none."""
     numbers = np.array([codes.get(value, -1) for value in values], dtype=np.int64)
     return numbers, {int(row): f"{column} is {values[row]!r}; {rule}" for row in np.flatnonzero(numbers < 0)}
-
-
-def _text(content: bytes) -> str:
-    return content.decode("utf-8-sig", errors="replace")

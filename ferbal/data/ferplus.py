@@ -6,15 +6,14 @@ rows and must not be joined by. The filtering is the one that the authors publis
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 
-from ferbal.data.fer_csv import SPLIT_OF
-from ferbal.data.table import FER2013, Problems, Table
+from ferbal.data import csv_text
+from ferbal.data.table import FER2013, USAGES, Problems, Table
 from ferbal.errors import DataError
 from ferbal.shapes import Float, Int
 
@@ -53,8 +52,8 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
             f"{path}: {len(votes):,} rows of votes for {total:,} images; "
             "they are joined by position, so none may be missing"
         )
-    split = np.array([SPLIT_OF[name] for name in usage])[table.places]
-    told = np.isin(table.split, list(SPLIT_OF.values()))
+    split = np.array([USAGES[name] for name in usage])[table.places]
+    told = np.isin(table.split, list(USAGES.values()))
     if (wrong := np.flatnonzero(told & (table.split != split))).size:
         row = table.places[wrong[0]]
         raise DataError(
@@ -84,20 +83,20 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
 def read(path: Path) -> tuple[Int[np.ndarray, "n 10"], list[str]]:
     """Votes for CLASSES, unknown and NF, and the Usage of every row. Raises DataError that names the row."""
     columns = [*COLUMN_OF.values(), *NO_EMOTION]
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = list(csv.DictReader(file))
-    absent = [name for name in ("Usage", *columns) if not rows or name not in rows[0]]
+    found = csv_text.header(path)
+    rows = [dict(zip(found, cells, strict=False)) for cells in csv_text.rows(path, strict=False)]
+    absent = [name for name in ("Usage", *columns) if not rows or name not in found]
     if absent:
         raise DataError(f"{path}: no column {', '.join(absent)}; FER+ is the file fer2013new.csv")
     votes, usage, bad = [], [], []
     for number, row in enumerate(rows):
-        cells = [row[name] or "" for name in columns]
-        usage.append(row["Usage"])
+        cells = [row.get(name, "") for name in columns]
+        usage.append(row.get("Usage", ""))
         votes.append([int(cell) if cell.isdecimal() else -1 for cell in cells])
         if min(votes[-1]) < 0 or sum(votes[-1]) == 0:
             bad.append((f"row {number + 1}", f"votes are {', '.join(cells)}; they are whole numbers, not all 0"))
-        elif usage[-1] not in SPLIT_OF:
-            bad.append((f"row {number + 1}", f"Usage is {usage[-1]!r}; known are {', '.join(SPLIT_OF)}"))
+        elif usage[-1] not in USAGES:
+            bad.append((f"row {number + 1}", f"Usage is {usage[-1]!r}; known are {', '.join(USAGES)}"))
     Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip=False)
     return np.array(votes, dtype=np.int64), usage
 

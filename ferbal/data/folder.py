@@ -1,28 +1,22 @@
 """Reader of class folders: `train/<class>/*` and `test/<class>/*`, with or without `val/`, or just `<class>/*`.
 
-So are Kaggle's FER2013 tree, whose file names begin with the split they come from, RAF-DB's (classes named 1 to 7)
-and AffectNet's (train_class, val_class).
+So are Kaggle's FER2013 tree, whose file names begin with the split they come from, RAF-DB's (classes named 1 to 7),
+AffectNet's (train_class, val_class), and FER2013 under its own names for the splits (PublicTest, PrivateTest).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import UNLABELLED, Table, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, label_names, shown
 from ferbal.errors import DataError
 
-SPLIT_OF: Final = {
-    **dict.fromkeys(("train", "training", "train_class", "train_set"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "val_class", "val_set", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "test_class", "test_set"), "test"),
-}
-PREFIXES: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional), or <class>/*.jpg"
 
 
@@ -34,47 +28,104 @@ def recognises(path: Path) -> bool:
 def read(path: Path, how: Decoding) -> Table:
     """Every image under the class folders. Rows are sorted by path; classes by name.
 
-    Raises DataError where the layout is not one of those above, or class names differ in nothing but case.
+    A folder is a split if it is called like one and class folders are in it. Pictures of test that are in none have
+    no label. Raises DataError where the layout is not one of those above, two folders are called like one split, or
+    class names differ in nothing but case.
     """
     top = _top(path)
-    folders = {part: folder for folder in _folders(top) if (part := SPLIT_OF.get(folder.name.lower()))}
-    files: list[Path] = []
-    labels: list[str] = []
-    split: list[str] = []
-    for part, folder in sorted(folders.items()) if folders else [("", top)]:
-        for file in _images(folder):
-            inner = file.relative_to(folder).parts
-            if len(inner) == 1 and part != "test":
-                continue  # a picture beside the class folders: a sample sheet, say
-            files.append(file)
-            labels.append(inner[0] if len(inner) > 1 else "")
-            split.append(part if len(inner) > 1 else UNLABELLED)
+    splits, like_a_split = _layout(top)
+    found = list(_sorted(top, splits, like_a_split))
+    files, split, labels = (
+        [file for file, _, _ in found],
+        [part for _, part, _ in found],
+        [name for *_, name in found],
+    )
     classes = label_names({label for label in labels if label})
-    _check_classes(path, classes)
+    check_classes(path, classes, "class folders with images", f", as {LAYOUTS}")
     notes: list[str] = []
-    prefixes = {file.name.partition("_")[0] for file in files}
-    if prefixes <= PREFIXES.keys() and len(prefixes) > 1:
-        split = [PREFIXES[file.name.partition("_")[0]] for file in files]
-        notes.append("the three splits are those that the file names begin with")
+    prefixes = [file.name.partition("_")[0] for file in files]
+    if set(prefixes) <= USAGES.keys():
+        told = [USAGES[prefix] if name else UNLABELLED for prefix, name in zip(prefixes, labels, strict=True)]
+        if len(set(told) - {UNLABELLED}) > 1:
+            split = told
+            notes.append("the three splits are those that the file names begin with")
+    if like_a_split:
+        notes.append(f"{like_a_split}/ is taken for a class, for it holds pictures and no class folders")
+    if unlabelled := labels.count(""):
+        notes.append(f"{unlabelled:,} pictures in no class folder of the test split are kept without a label")
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
         images=Pictures(files, top, how),
         label=np.array([index[label] for label in labels], dtype=np.int64),
         split=np.array(split),
-        id=np.array([file.relative_to(top).as_posix() for file in files]),
+        id=np.array([shown(file.relative_to(top)) for file in files]),
         classes=classes,
         reader="folder",
         source=path.name,
-        notes=(*notes, *_others(top)),
+        notes=(*notes, *_passed_over(top, files, splits)),
     )
 
 
-def _top(path: Path) -> Path:
-    """The folder that holds the layout: archives often wrap it in one or two folders of its own."""
+def classes_of(path: Path) -> tuple[dict[Path, str], bool]:
+    """The class folder of each image, and whether the tree is divided into splits."""
+    top = _top(path)
+    splits, like_a_split = _layout(top)
+    return {file: name for file, _, name in _sorted(top, splits, like_a_split) if name}, bool(splits)
+
+
+def levels(path: Path) -> list[Path]:
+    """The folder and those that it merely wraps, as archives do: each the only thing in the one before."""
     folders = _folders(path)
-    if len(folders) == 1 and not _pictures(path) and _folders(folders[0]):
-        return _top(folders[0])
-    return path
+    return [path, *(levels(folders[0]) if len(folders) == 1 and not _pictures(path) else [])]
+
+
+def count(path: Path) -> int:
+    """How many images there are, wherever they lie."""
+    return sum(file.suffix.lower() in FORMATS for file in _walk(path))
+
+
+def _top(path: Path) -> Path:
+    """The folder that holds the layout: the innermost that has folders."""
+    return next((level for level in reversed(levels(path)) if _folders(level)), path)
+
+
+def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterator[tuple[Path, str, str]]:
+    """Every image that counts, with its split and its class; "" for what it has none of."""
+    for part, place in sorted(splits.items()):
+        for file in _images(place):
+            folder, *deeper = file.relative_to(place).parts
+            if deeper:
+                yield file, part, shown(folder)
+            elif part == "test":
+                yield file, UNLABELLED, ""
+    for file in _images(top) if not splits else ():
+        folder, *deeper = file.relative_to(top).parts
+        called = SPLIT_OF.get(folder.lower())
+        if deeper and called == "test":
+            yield file, UNLABELLED, ""
+        elif deeper and (not called or folder == like_a_split):
+            yield file, "", shown(folder)
+
+
+def _layout(top: Path) -> tuple[dict[str, Path], str]:
+    """The folder of each split, where they hold class folders.
+
+    Elsewhere there is none, and one folder called like a split, of trains among vehicles say, is a class: its name.
+    """
+    found: dict[str, Path] = {}
+    for folder in _folders(top):
+        part = SPLIT_OF.get(folder.name.lower())
+        if part and next(_images(folder), None):
+            if part in found:
+                raise DataError(
+                    f"{top}: {found[part].name}/ and {folder.name}/ are both the {part} split; "
+                    "put their images into one folder, or move one away"
+                )
+            found[part] = folder
+    if any(next(_images(inner), None) for folder in found.values() for inner in _folders(folder)):
+        return found, ""
+    classes = [folder.name for part, folder in found.items() if part != "test"]
+    return {}, classes[0] if len(classes) == 1 else ""
 
 
 def _folders(path: Path) -> list[Path]:
@@ -107,17 +158,17 @@ def _images(folder: Path) -> Iterator[Path]:
             raise DataError(f"{file}: a link to a folder, which may lead anywhere; put the folder itself there")
 
 
-def _others(folder: Path) -> list[str]:
-    names = [file.name for file in _walk(folder) if file.suffix.lower() not in FORMATS]
-    return [f"{len(names):,} files that are no images were passed over ({names[0]}, say)"] if names else []
-
-
-def _check_classes(path: Path, classes: tuple[str, ...]) -> None:
-    if len(classes) < 2:
-        raise DataError(f"{path}: {len(classes)} class folders with images; at least 2 are needed, as {LAYOUTS}")
-    seen: dict[str, str] = {}
-    for name in classes:
-        if (other := seen.setdefault(name.casefold(), name)) != name:
-            raise DataError(
-                f"{path}: the classes {other!r} and {name!r} differ in nothing but case; rename one folder"
-            )
+def _passed_over(top: Path, files: Sequence[Path], splits: Mapping[str, Path]) -> list[str]:
+    """What is there but was not taken, a line for each kind."""
+    taken, images, others = set(files), [], []
+    for file in _walk(top):
+        if file.suffix.lower() not in FORMATS:
+            others.append(shown(file.name))
+        elif file not in taken:
+            images.append(shown(file.relative_to(top)))
+    where = "in no class folder of a split" if splits else "in no class folder"
+    return [
+        f"{len(names):,} {what} were passed over ({names[0]}, say)"
+        for what, names in ((f"images {where}", images), ("files that are no images", others))
+        if names
+    ]

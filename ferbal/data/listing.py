@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from ferbal.data import fer_csv
-from ferbal.data.folder import PREFIXES, SPLIT_OF
+from ferbal.data import csv_text
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import UNLABELLED, Problems, Table, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, check_classes, label_names
 from ferbal.errors import DataError
 
 PATH: Final = ("path", "file", "filename", "filepath", "image", "image_path", "pth")
@@ -24,46 +22,46 @@ def recognises(path: Path) -> bool:
     """Whether this is a CSV with a column of paths and one of labels."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
-    columns = fer_csv.header(path)
-    return _column(columns, PATH) is not None and _column(columns, LABEL) is not None
+    named, labelled, _ = _columns(csv_text.header(path))
+    return named >= 0 and labelled >= 0
 
 
 def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled.
 
     Raises DataError that names the row for a path that is missing or leads out of that folder, and for a split that
-    is none of train, val and test (or FER2013's names for them).
+    is none of train, val and test (or FER2013's names for them), and the line for bytes that are no UTF-8; and where
+    there are fewer than two classes, or two that differ in nothing but case.
     """
-    columns = fer_csv.header(path)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        rows = [row for row in csv.reader(file) if row][1:]
+    columns = csv_text.header(path)
+    rows = csv_text.rows(path)
     if not rows:
         raise DataError(f"{path}: a header but no rows")
     if twice := [name for name in columns if columns.count(name) > 1]:
         raise DataError(f"{path}: the column {twice[0]} stands twice in the header")
-    named, labelled, divided = (_column(columns, names) for names in (PATH, LABEL, SPLIT))
-    known = {**SPLIT_OF, **{name.lower(): split for name, split in PREFIXES.items()}}
+    named, labelled, divided = _columns(columns)
     files, labels, split, places, bad = [], [], [], [], []
     for number, row in enumerate(rows):
         cells = [cell.strip() for cell in row]
         what = ""
         if len(cells) != len(columns):
             what = f"{len(cells)} of {len(columns)} columns"
-        elif divided is not None and cells[divided].lower() not in known:
+        elif divided >= 0 and cells[labelled] and cells[divided].lower() not in SPLIT_OF:
             what = f"{columns[divided]} is {cells[divided]!r}; known are train, val and test"
         else:
-            what = _unusable(path.parent / cells[named or 0], cells[named or 0])
+            what = _unusable(path.parent / cells[named], cells[named])
         if what:
             bad.append((f"row {number + 1}", what))
             continue
-        files.append(path.parent / cells[named or 0])
-        labels.append(cells[labelled or 0])
-        split.append(UNLABELLED if not labels[-1] else "" if divided is None else known[cells[divided].lower()])
+        files.append(path.parent / cells[named])
+        labels.append(cells[labelled])
+        split.append(UNLABELLED if not labels[-1] else "" if divided < 0 else SPLIT_OF[cells[divided].lower()])
         places.append(number)
     skipped = Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip_bad)
     if repeated := _repeated(files):
         raise DataError(f"{path}: {repeated} is listed twice; list every file once")
     classes = label_names({label for label in labels if label})
+    check_classes(path, classes)
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
         images=Pictures(files, path.parent, how),
@@ -78,8 +76,28 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     )
 
 
-def _column(columns: tuple[str, ...], names: tuple[str, ...]) -> int | None:
-    return next((k for k, column in enumerate(columns) if column.lower() in names), None)
+def images(path: Path) -> dict[Path, str]:
+    """The label of each image that is listed and is there. Other rows are left aside, whatever is wrong with them."""
+    named, labelled, _ = _columns(csv_text.header(path))
+    try:
+        rows = csv_text.rows(path, strict=False)
+    except DataError:
+        return {}
+    listed = ((row[named].strip(), row[labelled].strip()) for row in rows if len(row) > max(named, labelled))
+    return {path.parent / text: label for text, label in listed if not _unusable(path.parent / text, text)}
+
+
+def divides(path: Path) -> bool:
+    """Whether it has a column of splits."""
+    return _columns(csv_text.header(path))[2] >= 0
+
+
+def _columns(header: tuple[str, ...]) -> tuple[int, int, int]:
+    """Where the path, the label and the split stand, -1 for what is not there."""
+    path, label, split = (
+        next((k for k, column in enumerate(header) if column.lower() in names), -1) for names in (PATH, LABEL, SPLIT)
+    )
+    return path, label, split
 
 
 def _unusable(file: Path, text: str) -> str:

@@ -28,7 +28,7 @@ from ferbal import files
 from ferbal.data import columns, demo
 from ferbal.data.pictures import NO_FACE
 from ferbal.data.splits import Twins, divided, fingerprints
-from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table
+from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table, shown
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, nearest
 from ferbal.shapes import Float, Int, UInt8
@@ -205,7 +205,7 @@ def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) ->
         "mean": round(float(mean) / 255, 6),
         "std": max(round(float(std) / 255, 6), 1e-3),
         "reader": table.reader,
-        "source": table.source,
+        "source": shown(table.source),
         "options": dict(table.options),
         "notes": [*table.notes, *notes],
         "skipped": len(table.skipped),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +16,14 @@ from ferbal.shapes import Bool, Float, Int, UInt8
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = "unlabelled"
+USAGES: Final = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+"""The splits as FER2013 calls them."""
+SPLIT_OF: Final = {
+    **dict.fromkeys(("train", "training", "train_class", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "val_class", "val_set", "dev", "publictest"), "val"),
+    **dict.fromkeys(("test", "testing", "test_class", "test_set", "privatetest"), "test"),
+}
+"""The splits by all the names that folders and lists give them, in lower case."""
 FER2013: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 EXAMPLES: Final = 5  # bad rows or files that a message shows; the others are counted
 
@@ -104,3 +114,18 @@ def label_names(names: set[str]) -> tuple[str, ...]:
     if all(name.isdecimal() for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))
+
+
+def check_classes(source: Path, classes: tuple[str, ...], of: str = "classes", hint: str = "") -> None:
+    """Refuse fewer than two, and names that differ in nothing but case. of: what is counted; hint: what to do."""
+    if len(classes) < 2:
+        raise DataError(f"{source}: {len(classes)} {of}; at least 2 are needed{hint}")
+    seen: dict[str, str] = {}
+    for name in classes:
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise DataError(f"{source}: the classes {other!r} and {name!r} differ in nothing but case; rename one")
+
+
+def shown(name: str | Path) -> str:
+    """A file's name as text that can be written anywhere: bytes of it that are no UTF-8 are spelled out."""
+    return os.fsencode(name.as_posix() if isinstance(name, Path) else name).decode(errors="backslashreplace")

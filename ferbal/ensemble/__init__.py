@@ -39,6 +39,7 @@ __all__ = [
     "bagged",
     "diversity",
     "estimate",
+    "fits",
     "greedy",
     "greedy_path",
     "growth",
@@ -69,6 +70,11 @@ METHODS: dict[str, Method] = {
 """The methods that a study may name, alone or with corrections: `greedy`, `average + offsets`."""
 
 CORRECTIONS: dict[str, Callable[[Method], Method]] = {"temperature": tempered, "offsets": with_offsets}
+
+
+def fits(text: str) -> bool:
+    """Whether the method of a name fits anything on blend. Members count the same in both averages."""
+    return text.strip() not in ("average", "average_logits")
 
 
 def named(text: str) -> Method:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ferbal import data
+from ferbal import data, ensemble
 from ferbal.dataset import Dataset
 from ferbal.plan import Arm, Plan
 from ferbal.report.curves import Mistake
@@ -172,8 +172,8 @@ def _history(done: Sequence[tuple[Arm, int, RunFolder]]) -> pd.DataFrame:
 
 def _weights(source: Source, names: Mapping[tuple[str, str], str]) -> Iterator[dict[str, Any]]:
     of_run = {run.path.name: (arm.name, seed) for arm, seed, run in source.done}
-    for name, ensemble in source.ensembles:
-        about = ensemble.about
+    for name, made in source.ensembles:
+        about = made.about
         for run, weight in zip(about["members"], about["weights"] or (), strict=False):
             if run in of_run:
                 model, seed = of_run[run]
@@ -272,5 +272,5 @@ def _ledger(source: Source, many: bool) -> Iterator[dict[str, str]]:
     for label in dict.fromkeys(arm.label for arm, _, run in source.done if run.about.get("fitted")):
         yield {"what": f"corrections of {label}", "fitted_on": blend, "selected_on": "nothing"}
     for name, _ in source.ensembles:
-        fitted = "nothing" if name in ("average", "average_logits") else blend
+        fitted = blend if ensemble.fits(name) else "nothing"
         yield {"what": f"{study}ensemble {name}", "fitted_on": fitted, "selected_on": "nothing"}

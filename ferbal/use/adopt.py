@@ -56,7 +56,8 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
     training = Training(image_size=how.size)
     network = build(how.backbone, training, classes=len(how.classes), channels=channels, seed=0)
     filled(network, weights, file, how.backbone)
-    mean, std = (_numbers(given, own) for given, own in ((how.mean, dataset.mean), (how.std, dataset.std)))
+    mean = _numbers("mean", how.mean, dataset.mean, channels)
+    std = _numbers("std", how.std, dataset.std, channels)
     machine = Machine(device.pick())
     view = View(how.size, mean, std)
     logits = {}
@@ -158,5 +159,12 @@ def _check_order(
         )
 
 
-def _numbers(given: tuple[float, ...] | None, own: float) -> float | tuple[float, ...]:
-    return own if given is None else given[0] if len(given) == 1 else given
+def _numbers(option: str, given: tuple[float, ...] | None, own: float, channels: int) -> float | tuple[float, ...]:
+    if given is None:
+        return own
+    if len(given) not in (1, channels):
+        raise UsageError(
+            f"--{option} has {len(given)} numbers, but the weights take images of {channels} channels: "
+            "give one number, or one for each channel"
+        )
+    return given[0] if len(given) == 1 else given

@@ -151,7 +151,7 @@ def _named(run: Path, root: Path) -> str:
 
 def _ledger(name: str, method: str, folders: Sequence[RunFolder]) -> list[dict[str, str]]:
     """Who has seen which split, as a study's ledger says it."""
-    fits = "nothing" if method == "average" else "blend half of validation"
+    fits = "blend half of validation" if ensemble.fits(method) else "nothing"
     adopted = any(folder.about.get("adopted") for folder in folders)
     selected = "select half of validation" + (", adopted ones unknown" if adopted else "")
     return [

@@ -12,6 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from PIL import Image
 from ferbal import data
 from ferbal.data import demo_files, fer_csv, pictures
 from ferbal.data.pictures import Decoding, Pictures
+from ferbal.data.table import SPLITS
 from ferbal.errors import DataError
 
 HEADER = "emotion,pixels,Usage"
@@ -149,6 +151,8 @@ def listing(*lines: str) -> Callable[[Path], Path]:
     return make
 
 
+OPEN_QUOTE = "1 of 21 rows cannot be used:\n  row 1: 2 of 3 columns"
+
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "truncated row": (csv_of([HEADER, *rows()[:-1], f"0,{pixels()[:500]}"]), "row 21: 2 of 3 columns"),
     "2,303 pixels": (spoilt(17, f"0,{pixels()[2:]},Training"), "row 17: 2,303 pixels; a face has 2,304"),
@@ -171,6 +175,8 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one column too few": (spoilt(9, f"0,{pixels()}"), "row 9: 2 of 3 columns"),
     "one column too many": (spoilt(9, f"0,{pixels()},Training,x"), "row 9: 4 of 3 columns"),
     "header twice": (csv_of([HEADER, *rows(), HEADER]), "row 22: 1 pixels"),
+    "quote left open": (csv_of([HEADER, '0,"1 1 1', *(f"0,{pixels(200)},Training" for _ in range(20))]), OPEN_QUOTE),
+    "line ends of an old Mac": (csv_of([HEADER, *rows()], end="\r"), "its lines end in CR alone; save it with"),
     "column twice": (csv_of(["emotion,pixels,emotion", *rows()]), "the column emotion stands twice"),
     "no header": (csv_of(rows()), "no column pixels"),
     "missing column emotion": (csv_of(["pixels,Usage", f"{pixels()},Training"]), "no column emotion"),
@@ -225,6 +231,17 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "listed twice": (listing("a.png,x,train", "a.png,y,test"), "a.png is listed twice"),
     "listed split": (listing("a.png,x,train", "b.png,y,later"), "row 2: split is 'later'"),
+    "list with a quote left open": (listing('a.png,"x,train', *["b.png,y,train"] * 10_000), "is a quote left open"),
+    "list in Latin-1": (
+        lambda folder: _bytes(listing()(folder), "path,label\na.png,Ä\nb.png,Ö\n".encode("latin-1")),
+        "list.csv: line 2 is not UTF-8; save the file in this encoding",
+    ),
+    "list of one class": (listing("a.png,x,train", "b.png,x,test"), "1 classes; at least 2 are needed"),
+    "list without labels": (listing("a.png,,train", "b.png,,test"), "0 classes; at least 2 are needed"),
+    "listed classes that differ in case": (
+        listing("a.png,x,train", "b.png,X,test"),
+        "'X' and 'x' differ in nothing but case",
+    ),
     "listed row": (listing("a.png,x,train", "b.png"), "row 2: 1 of 3 columns"),
 }
 
@@ -330,6 +347,13 @@ def test_line_ends_of_windows_and_byte_order_marks_are_read(tmp_path: Path, odd:
     assert plain.split.tolist() == other.split.tolist()
 
 
+def test_a_list_with_line_ends_of_an_old_mac_is_read(tmp_path: Path) -> None:
+    made = tree(tmp_path)
+    lines = [f"{file.relative_to(made)},{file.parent.name}" for file in sorted(made.rglob("*.png"))]
+    (made / "list.csv").write_bytes("\r".join(["path,label", *lines]).encode())
+    assert data.import_(made / "list.csv", tmp_path / "data" / "x")["classes"] == ["cat", "dog", "eel"]
+
+
 def test_odd_but_valid_rows_are_read_one_by_one(tmp_path: Path) -> None:
     lines = [f' {row % 7},"{pixels(row).replace(" ", "  ")} ",{USAGES[row % 3]}' for row in range(21)]
     odd = fer_csv.read(csv_of(["emotion, pixels, Usage", *lines[:10], "", *lines[10:]])(tmp_path))
@@ -407,6 +431,28 @@ def test_one_colour_image_makes_all_colour(tmp_path: Path) -> None:
     assert data.import_(made, tmp_path / "data" / "x")["shape"] == [19, 3, 12, 12]
 
 
+@pytest.mark.parametrize("spelling", ["fer2013", "challenge"])
+def test_emotions_without_a_row_are_no_classes(tmp_path: Path, spelling: Literal["fer2013", "challenge"]) -> None:
+    def without(*absent: int) -> Path:
+        draw = np.random.default_rng(0)
+        labels = np.repeat([k for k in range(7) if k not in absent], 20)
+        drawn = {
+            split: (draw.integers(0, 256, (len(labels), 1, 48, 48)).astype(np.uint8), labels) for split in SPLITS
+        }
+        return demo_files.write_csv(tmp_path / "-".join(map(str, absent)), drawn, spelling)[0]
+
+    about = data.import_(without(1), tmp_path / "data" / "x")
+    assert about["classes"] == ["angry", "fear", "happy", "sad", "surprise", "neutral"]
+    assert about["notes"][-1 - 2 * (spelling == "challenge")] == "no row is of disgust: the others are the classes"
+    assert np.array(list(about["counts"].values())).sum(0).tolist() == [20 if spelling == "challenge" else 60] * 6
+    with pytest.raises(DataError, match=r"labels 0 to 5, .* --classes angry,disgust,fear,happy,sad,surprise"):
+        data.import_(without(6), tmp_path / "data" / "y")
+    named = ("angry", "fear", "happy", "sad", "surprise", "neutral")
+    assert data.import_(without(6), tmp_path / "data" / "y", data.Options(classes=named))["classes"] == list(named)
+    with pytest.raises(DataError, match="1 classes; at least 2"):
+        data.import_(without(0, 1, 2, 3, 4, 5), tmp_path / "data" / "z")
+
+
 def votes_in(folder: Path, change: Callable[[list[str]], list[str]]) -> tuple[Path, Path]:
     draw = np.random.default_rng(0)
     drawn = {}
@@ -430,6 +476,7 @@ def votes_in(folder: Path, change: Callable[[list[str]], list[str]]) -> tuple[Pa
         (lambda lines: [lines[0].replace("contempt", "pride"), *lines[1:]], "no column contempt"),
         (lambda lines: [*lines[:9], lines[9].replace("Training", "Later"), *lines[10:]], "row 9: Usage is 'Later'"),
         (lambda lines: lines[:1], "no column Usage"),
+        (lambda lines: [*lines[:9], f'"{lines[9]}', *lines[10:] * 99], "is a quote left open"),
     ],
 )
 def test_votes_that_do_not_fit_are_refused(
@@ -447,3 +494,9 @@ def test_votes_for_class_folders_are_refused(tmp_path: Path) -> None:
     _, votes = votes_in(tmp_path, lambda lines: lines)
     with pytest.raises(DataError, match="which class folders do not keep"):
         data.import_(tree(tmp_path), tmp_path / "data" / "x", data.Options(votes=votes))
+
+
+def test_votes_that_are_not_there_are_missed_before_anything_is_read(tmp_path: Path) -> None:
+    options = data.Options(votes=tmp_path / "typo.csv")
+    with pytest.raises(DataError, match=r"typo.csv: no such file of votes"):
+        data.import_("no/source", tmp_path / "data" / "x", options)

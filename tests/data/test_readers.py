@@ -44,7 +44,17 @@ def write(form: str, folder: Path, drawn: Drawn) -> Path:
     return folder
 
 
-LOSSLESS = ["fer2013", "icml", "listing", "kaggle png", "splits png", "splits webp", "zip icml", "zip kaggle png"]
+LOSSLESS = [
+    "fer2013",
+    "icml",
+    "listing",
+    "kaggle png",
+    "splits png",
+    "splits webp",
+    "zip icml",
+    "zip kaggle png",
+    "zip listing",
+]
 
 
 def rows_of(drawn: Drawn) -> set[tuple[str, int, bytes]]:

@@ -198,6 +198,8 @@ def test_a_file_that_is_not_what_it_should_be_is_one_message_and_no_trace(
         ({"classes": ("left", "right")}, r"fc.bias is \[3\] where facevgg_small has \[2\]"),
         ({"backbone": "facevgg"}, "these are not the weights of a facevgg: .* where facevgg has"),
         ({"backbone": "resnet10t"}, r"not the weights of a resnet10t: \d+ missing, .* say; \d+ unknown"),
+        ({"mean": (0.5, 0.4, 0.3)}, "--mean has 3 numbers, but the weights take images of 1 channels"),
+        ({"std": (0.5, 0.4)}, "--std has 2 numbers, but"),
         ({"backbone": "facevg"}, "unknown backbone 'facevg'"),
     ],
 )

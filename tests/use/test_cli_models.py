@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Said
+from conftest import Said, table
 from made_runs import Trained
 from PIL import Image
 
-from ferbal import data, metrics
+from ferbal import data, files, metrics
 from ferbal.store import RunFolder
 
 RUN, OTHER = "studies/tiny/runs/plain", "studies/tiny/runs/dropped"
@@ -71,7 +71,23 @@ def test_kept_logits_and_the_model_itself_score_alike(say: Say) -> None:
         told = say("evaluate", RUN, "--data", "tiny", "--tta", tta, "--resamples", 5)
         assert told.code == 0, told.err
         assert f"tiny, test, {tta}" in told.out
-    assert "Half of these rows selected the model" in say("evaluate", RUN, "--data", "tiny", "--split", "val").out
+
+
+def test_what_the_model_has_seen_of_the_rows_is_said_where_it_has(say: Say, tmp_path: Path) -> None:
+    def evaluated(model: str, source: str, split: str) -> str:
+        told = say("evaluate", model, "--data", source, "--split", split, "--resamples", 5)
+        assert told.code == 0, told.err
+        return told.out
+
+    assert "Half of these rows selected the model" in evaluated(RUN, "tiny", "val")
+    assert "The model was trained on these rows" in evaluated(RUN, "tiny", "train")
+    (tmp_path / "data").unlink()
+    data.save(table({"train": 24, "val": 24, "test": 24}, seed=5), tmp_path / "data" / "other")
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    files.write_json(tmp_path / OTHER / "run.json", RunFolder(tmp_path / OTHER).about | {"adopted": "theirs.pth"})
+    for model, source in ((RUN, "other"), (OTHER, "tiny")):
+        for split in ("train", "val"):
+            assert "these rows" not in evaluated(model, source, split)
 
 
 def test_pictures_are_predicted_in_three_forms(say: Say) -> None:

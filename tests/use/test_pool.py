@@ -32,7 +32,7 @@ def left(root: Path) -> list[str]:
     return [path.name for path in root.glob("ensembles/*")]
 
 
-@pytest.mark.parametrize("method", ["average", "weighted", "greedy", "stack"])
+@pytest.mark.parametrize("method", ["average", "average_logits", "weighted", "greedy", "stack"])
 def test_it_is_what_the_method_makes_of_the_blend_rows(pair: tuple[Path, list[Path]], method: str) -> None:
     root, runs = pair
     made = pool.combine(runs, root, method)
@@ -51,7 +51,7 @@ def test_it_is_what_the_method_makes_of_the_blend_rows(pair: tuple[Path, list[Pa
     assert made.interval == pytest.approx(expected.intervals["macro_f1"])
     assert made.names == ("studies/a/runs/plain", "studies/b/runs/adjusted")
     ledger = files.read_json(made.path / "ledger.json")
-    assert ledger[1]["fitted_on"] == ("nothing" if method == "average" else "blend half of validation")
+    assert ledger[1]["fitted_on"] == ("nothing" if method.startswith("average") else "blend half of validation")
     assert pool.combine(runs, root, method) == made
 
 
