@@ -15,7 +15,6 @@ from ferbal.augment import View
 from ferbal.crew import ALONE
 from ferbal.dataset import Split
 from ferbal.device import Machine
-from ferbal.errors import RunError
 from ferbal.models import heads
 from ferbal.plan import Mix, Plan, Resample
 from ferbal.policies import Policy
@@ -167,8 +166,6 @@ def features_of(
     mirror: Bool[Tensor, " n"] | None = None,
 ) -> Float[np.ndarray, "n d"]:
     """What the classifier of a model is given, evaluated, for each of these rows."""
-    if not heads.apart(model):
-        raise RunError("this net has no single linear classifier whose features could be resampled")
     model.eval()
     found: list[Tensor] = []
 

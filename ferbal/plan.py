@@ -183,6 +183,7 @@ class Plan:
     fits: corrections of the logits that are fitted on blend after training, in this order, after `adjust`.
     corrections: what evens out the classes already. allow_double_correction: whether more than one thing may.
     per_class: a strategy that keeps something for each class without evening them out: the classes must stay.
+    reads_head: a strategy that needs the classifier to be one plain linear layer.
     begins: the epoch, counted from 1, with which the first stage begins.
     """
 
@@ -198,7 +199,13 @@ class Plan:
     corrections: tuple[Correction, ...] = ()
     allow_double_correction: bool = False
     per_class: str = ""
+    reads_head: str = ""
     begins: int = 1
+
+    def __post_init__(self) -> None:
+        if self.reads_head and self.head != Head():
+            wanted = "needs one plain linear classifier; leave out ldam, experts or learn_scales"
+            raise UsageError(f"{self.reads_head}: it {wanted}")
 
     @property
     def counts(self) -> Int[np.ndarray, " k"]:
@@ -282,13 +289,9 @@ def start(
     """The plain plan: every training row (or those in `rows`) once an epoch, cross-entropy, one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
+    stages = (Stage(epochs, schedule=cosine(warmup)),)
     return Plan(
-        classes,
-        np.arange(len(classes)),
-        samples,
-        (Stage(epochs, schedule=cosine(warmup)),),
-        seed=seed,
-        allow_double_correction=allow_double_correction,
+        classes, np.arange(len(classes)), samples, stages, seed=seed, allow_double_correction=allow_double_correction
     )
 
 
@@ -374,8 +377,7 @@ class Training:
     tta: Tta = "none"
     """How the logits that a final run saves are made; no epoch is chosen by it."""
     devices: Annotated[int, Ge(1)] = 1
-    """GPUs that share each batch of a run, or processes of the CPU where there are none; batch_size is a multiple of
-    it."""
+    """GPUs, or without them processes of the CPU, that share each batch of a run; batch_size is a multiple of it."""
     sync_batchnorm: bool = False
     """Whether BatchNorm sees a batch whole that several GPUs share, and not the part of each."""
 

@@ -171,6 +171,7 @@ def _executed(
         seed=job.seed,
         head=plan.head,
     )
+    heads.check(model, plan, job.arm.backbone)
     epochs = train.fit(
         model,
         plan,

@@ -98,7 +98,7 @@ def fit(
         if number and stage.scope in ("head", "scales"):  # what is frozen is what was judged
             model.load_state_dict(state.judged.state_dict())
             if stage.fresh_head:
-                _begin_anew(heads.classifier(model), [plan.seed, number])
+                heads.begin_anew(model, [plan.seed, number])
             state.ema, state.step = averaged(model, training), 0
         if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
@@ -209,16 +209,6 @@ def passes_once(stage: Stage, model: nn.Module) -> bool:
     if stage.resample is not None:
         return True
     return stage.scope in ("head", "scales") and stage.mix is None and heads.apart(model)
-
-
-def _begin_anew(head: nn.Module, seed: list[int]) -> None:
-    """Forget what a classifier has learnt."""
-    devices = {parameter.device for parameter in head.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        for module in head.modules():
-            if isinstance(module, nn.Linear | heads.Classifier):
-                module.reset_parameters()
 
 
 def _copied(model: nn.Module) -> Weights:

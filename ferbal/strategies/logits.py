@@ -72,15 +72,10 @@ def tau_norm(tau: float | None = None) -> Strategy:
         return _best_of_taus("tau_norm", lambda logits, tau: normalised(logits, head, tau))(logits, labels, head)
 
     def apply(plan: Plan) -> Plan:
-        if plan.head.kind != "linear" or plan.head.copies > 1 or plan.head.scaled:
-            raise UsageError(
-                "tau_norm: it divides the weights of one plain linear classifier; leave out ldam, experts "
-                "or learn_scales"
-            )
         if plan.adjust is not None or plan.fits:
             raise UsageError("tau_norm: it changes the classifier, so it comes before what corrects its logits")
         when = "will be fitted on blend" if tau is None else f"is {tau:g}"
-        return replace(plan, fits=(fit,)).corrected("tau_norm").noted(f"tau_norm: tau {when}")
+        return replace(plan, fits=(fit,), reads_head="tau_norm").corrected("tau_norm").noted(f"tau_norm: tau {when}")
 
     return apply
 
