@@ -46,8 +46,7 @@ Scope = Literal["all", "head", "scales"] | int
 """Which parameters learn: all, the classifier, its scales alone, or the classifier and the last so many blocks."""
 Precision = Literal["fp32", "bf16", "fp16"]
 Tta = Literal["none", "flip", "tencrop", "affine"]
-"""Test-time augmentation: each image once, also mirrored, as ten crops, or turned, scaled and shifted in 32 ways,
-whose log-probabilities are averaged."""
+"""Test-time augmentation: each image once, also mirrored, as ten crops, or in 32 affine views; the logits' mean."""
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:

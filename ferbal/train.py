@@ -188,9 +188,12 @@ def predict(
 def answers(
     model: nn.Module, images: UInt8[np.ndarray, "n c h w"], view: View, machine: Machine, tta: Tta = "none"
 ) -> Float[np.ndarray, "n k"]:
-    """Logits of every image, or with test-time augmentation the mean of the log-probabilities of its views."""
-    said = [predict(model, images, one, machine) for one in several(view, tta)]
-    return said[0] if len(said) == 1 else np.mean([metrics.log_softmax(each) for each in said], axis=0)
+    """Logits of every image, with test-time augmentation the mean of those of its views.
+
+    But for what all classes of a row share, that is the mean of the log-probabilities: softmax gives the same. The
+    logits themselves are what a correction such as tau_norm scales, for each class by another number.
+    """
+    return np.mean([predict(model, images, one, machine) for one in several(view, tta)], axis=0)
 
 
 @torch.no_grad()
