@@ -168,10 +168,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Correction:
-    """A strategy that evens out the classes. from_prior: by numbers that it worked out from the prior it found."""
+    """A strategy that evens out the classes. from_prior: by numbers that it worked out from the prior it found.
+    lasting: by what is done to the logits, in stages to come as well."""
 
     by: str
     from_prior: bool
+    lasting: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +248,7 @@ class Plan:
                 f"write {strategy}(...) | {first}(...)"
             )
 
-    def corrected(self, by: str, *, from_prior: bool = True) -> Plan:
+    def corrected(self, by: str, *, from_prior: bool = True, lasting: bool = False) -> Plan:
         """The same plan, in which `by` evens out the classes. UsageError if something else does so already."""
         if self.corrections and not self.allow_double_correction:
             first = self.corrections[0].by
@@ -254,7 +256,7 @@ class Plan:
                 f"{by} and {first} both even out the classes: together they would correct twice, and favour the rare "
                 "ones. Leave one of them out, or set allow_double_correction: true in the study file"
             )
-        return replace(self, corrections=(*self.corrections, Correction(by, from_prior)))
+        return replace(self, corrections=(*self.corrections, Correction(by, from_prior, lasting)))
 
     def each_stage(self, change: Callable[[Stage], Stage]) -> Plan:
         """The same plan with every stage changed."""
