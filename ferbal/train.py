@@ -24,7 +24,7 @@ from ferbal.augment import View
 from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen
 from ferbal.dataset import Split
 from ferbal.device import Machine
-from ferbal.epoch import State, averaged, one_epoch, scaler
+from ferbal.epoch import State, averaged, averaged_every, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Stage, Training, Tta
@@ -83,11 +83,13 @@ def fit(
     model = model.to(machine.device)
     if training.sync_batchnorm:
         model = machine.crew.synchronised(model)
+    every = averaged_every(plan, knobs)
     state = State(
         model,
-        averaged(model, training),
+        averaged(model, training, every),
         learning.optimizer(model, plan.stages[0], knobs, training),
         scaler(machine),
+        every,
     )
     state.prepare(machine)
     scope = plan.stages[0].scope
@@ -99,7 +101,7 @@ def fit(
             model.load_state_dict(state.judged.state_dict())
             if stage.fresh_head:
                 heads.begin_anew(model, [plan.seed, number])
-            state.ema, state.step = averaged(model, training), 0
+            state.ema, state.step = averaged(model, training, every), 0
         if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
             state.prepare(machine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,24 @@ def test_patience_ends_a_run_that_does_not_improve(run: Callable[..., Any]) -> N
     best = max(range(len(epochs)), key=lambda e: epochs[e].row.macro_f1)
     assert len(epochs) < 30
     assert len(epochs) == best + 3
+
+
+@pytest.mark.parametrize("batch_size", [96, 40])
+def test_weights_are_averaged_in_every_epoch_however_few_batches_it_has(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """Or patience would count epochs that are judged by the weights of the one before."""
+    seen: list[torch.Tensor] = []
+    original = train.Epoch
+
+    def watched(row: train.Row, best: float, parts: int, snapshot: Callable[[], Any]) -> train.Epoch:
+        seen.append(snapshot()["ema"]["fc.weight"].clone())
+        return original(row, best, parts, snapshot)
+
+    monkeypatch.setattr(train, "Epoch", watched)
+    run(training=replace(TRAINING, epochs=5), knobs=replace(KNOBS, batch_size=batch_size))
+    assert len(seen) == 5
+    assert not any(torch.equal(one, other) for one, other in pairwise(seen))
 
 
 def test_images_grow_within_two_thirds_of_the_epochs() -> None:
