@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import View
-from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen
+from ferbal.batches import Features, Images, Rows, by_parts, features_of, frozen
 from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.epoch import State, averaged, averaged_every, one_epoch, scaler
@@ -170,21 +169,15 @@ def predict(
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
     pixels = Rows(images, machine.device)
-    said: list[Tensor] = []
-    first, size = 0, EVALUATION_BATCH
     own = torch.from_numpy(machine.crew.rows(len(images))).to(machine.device)
+
+    def ask(rows: slice) -> Tensor:
+        said: Tensor = model(view.plain(pixels.at(own[rows])).contiguous(memory_format=torch.channels_last))
+        return said.float()
+
     with machine.autocast():
-        while first < len(own):
-            try:
-                batch = view.plain(pixels.at(own[first : first + size])).contiguous(memory_format=torch.channels_last)
-                said.append(model(batch).float())
-            except (RuntimeError, MemoryError) as error:
-                if not hardware.out_of_memory(error) or size == 1:
-                    raise
-                size //= 2
-                continue
-            first += size
-    return machine.crew.whole(torch.cat(said))[: len(images)].cpu().numpy()
+        said = by_parts(len(own), ask)
+    return machine.crew.whole(said)[: len(images)].cpu().numpy()
 
 
 def answers(
