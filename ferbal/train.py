@@ -93,6 +93,7 @@ def fit(
     state.prepare(machine)
     scope = plan.stages[0].scope
     images = Images(train, plan, view, policy(training.augment), machine)
+    imaged = [0 if passes_once(stage, model) else stage.epochs for stage in plan.stages]  # by which images grow
     begins = 0
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
@@ -109,17 +110,19 @@ def fit(
         elif resume and begins + stage.epochs < resume["epoch"]:
             begins += stage.epochs
             continue
-        images.mix = stage.mix
+        images.mix, images.shown = stage.mix, view
         batches: Images | Features = images
         judge = partial(predict, images=watch.images, view=view, machine=machine)
-        if passes_once(stage, model):
+        if not imaged[number]:
             batches = frozen(state.judged, images, stage.resample, plan.seed)
             watched = Rows(watch.images, machine.device)
             features = features_of(state.judged, watched, np.arange(len(watch)), view, machine)
             judge = partial(_classified, features=features, machine=machine)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
-            images.shown = replace(view, size=side(training, state.epoch / plan.epochs))
+            if imaged[number]:
+                done = sum(imaged[:number]) + state.epoch - begins
+                images.shown = replace(view, size=side(training, done / sum(imaged)))
             loss, lr, seen = one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             machine.crew.same(model, state.judged)
             trained = time.perf_counter() - clock
@@ -146,7 +149,7 @@ def fit(
 
 
 def side(training: Training, share: float) -> int:
-    """Of the images that training sees once this share of the epochs is over: progressive resizing (Howard 2018)."""
+    """Of the images that training sees once this share of the epochs that pass them is over (Howard 2018)."""
     if training.first_size is None:
         return training.image_size
     steps = math.ceil((training.image_size - training.first_size) / GROWS)

@@ -231,6 +231,26 @@ def test_growing_images_do_not_exhaust_patience(run: Callable[..., Any]) -> None
     assert weights
 
 
+def test_images_grow_within_the_epochs_that_pass_them_and_not_those_of_features(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    varied = View.varied
+
+    def watched(view: View, *given: Any) -> torch.Tensor:
+        sizes.append(view.size)
+        return varied(view, *given)
+
+    monkeypatch.setattr(View, "varied", watched)
+    growing, knobs = replace(TRAINING, epochs=6, first_size=8), Knobs(lr=1e-9, batch_size=96, patience=1)
+    run("plain", growing, replace(knobs, patience=6))
+    alone, sizes[:] = sizes[:], []
+    assert alone == [8, 8, 12, 12, 16, 16]
+    epochs, _ = run("retrain_head(epochs=6)", growing, knobs)
+    assert sizes == alone
+    assert len(epochs) < 12  # none of the last stage is one of growing images, which would not count
+
+
 def test_early_stopping_and_the_best_epoch_concern_the_last_stage_only(run: Callable[..., Any]) -> None:
     knobs = Knobs(lr=1e-9, batch_size=32, patience=1)
     epochs, _ = run("deferred(weighted, after=0.75)", replace(TRAINING, epochs=8), knobs)
