@@ -89,6 +89,8 @@ def probe_then_finetune(probe_epochs: int = 3, blocks: int | None = None) -> Str
         later = tuple(replace(stage, scope=scope) if stage.scope == "all" else stage for stage in plan.stages)
         what = "everything" if blocks is None else f"the last {blocks} blocks"
         told = f"probe_then_finetune: {probe_epochs} epochs of the classifier alone, then {what}"
+        if any(note.startswith("from epoch") for note in plan.notes):
+            told += f"; what begins from an epoch named before begins {probe_epochs} later"
         return replace(plan, stages=(probe, *later)).noted(told)
 
     return apply
