@@ -18,6 +18,8 @@ from ferbal.crew import ALONE, Crew
 from ferbal.policies import Policy
 from ferbal.shapes import Bool, Float, UInt8
 
+READ = 2  # pixels a side that sampling takes in
+
 
 @dataclass(frozen=True)
 class View:
@@ -104,7 +106,15 @@ class View:
         zoom: Float[Tensor, " b"],
         shift: Float[Tensor, "b 2"],
     ) -> Float[Tensor, "b c s s"]:
-        """Where each pixel comes from is a sum of what its column and its row say: a quicker affine_grid."""
+        """Where each pixel comes from is a sum of what its column and its row say: a quicker affine_grid.
+
+        Sampling reads 2 x 2 pixels around a place. Sides of which it would miss some are first brought to what the
+        view shows of them, as in evaluation.
+        """
+        whole = round(self.size / self.crop)
+        sides = tuple(whole if side * self.crop > READ * self.size else side for side in pixels.shape[-2:])
+        if sides != pixels.shape[-2:]:
+            pixels = F.interpolate(pixels, sides, mode="bilinear", antialias=True, align_corners=False)
         cos, sin = self.crop * torch.cos(angle) / zoom, self.crop * torch.sin(angle) / zoom
         steps = torch.arange(1, 2 * self.size, 2, device=pixels.device) / self.size - 1
         sign = torch.where(flipped, -1.0, 1.0)

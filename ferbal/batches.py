@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ferbal import device as hardware
 from ferbal.augment import View
 from ferbal.crew import ALONE
 from ferbal.dataset import Split
 from ferbal.device import Machine
-from ferbal.errors import RunError
 from ferbal.models import heads
 from ferbal.plan import Mix, Plan, Resample
 from ferbal.policies import Policy
@@ -167,28 +167,46 @@ def features_of(
     mirror: Bool[Tensor, " n"] | None = None,
 ) -> Float[np.ndarray, "n d"]:
     """What the classifier of a model is given, evaluated, for each of these rows."""
-    if not heads.apart(model):
-        raise RunError("this net has no single linear classifier whose features could be resampled")
     model.eval()
-    found: list[Tensor] = []
+    given: list[Tensor] = []
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        found.append(given[0].float().cpu())
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        given[:] = inputs[:1]
 
     handle = heads.classifier(model).register_forward_pre_hook(keep)
     own = machine.crew.rows(len(source))
+    there = torch.from_numpy(source[own]).to(machine.device)
     mirrored = None if mirror is None else mirror[torch.from_numpy(own).to(mirror.device)]
-    starts = range(0, len(own), EVALUATION_BATCH)
+
+    def ask(rows: slice) -> Tensor:
+        images = pixels.at(there[rows])
+        if mirrored is not None:
+            images = torch.where(mirrored[rows, None, None, None], images.flip(-1), images)
+        model(view.plain(images).contiguous(memory_format=torch.channels_last))
+        return given[0].float().cpu()
+
     try:
         with machine.autocast():
-            for first, images in zip(starts, pixels.batches(source[own], starts), strict=True):
-                if mirrored is not None:
-                    turned = mirrored[first : first + len(images), None, None, None]
-                    images = torch.where(turned, images.flip(-1), images)
-                model(view.plain(images).contiguous(memory_format=torch.channels_last))
+            found = by_parts(len(own), ask)
     finally:
         handle.remove()
-    return machine.crew.whole(torch.cat(found))[: len(source)].numpy()
+    return machine.crew.whole(found)[: len(source)].numpy()
+
+
+def by_parts(rows: int, ask: Callable[[slice], Tensor]) -> Tensor:
+    """What is said of so many rows, a batch at a time, of half the size once one does not fit in memory."""
+    said: list[Tensor] = []
+    first, size = 0, EVALUATION_BATCH
+    while first < rows:
+        try:
+            said.append(ask(slice(first, first + size)))
+        except (RuntimeError, MemoryError) as error:
+            if not hardware.out_of_memory(error) or size == 1:
+                raise
+            size //= 2
+            continue
+        first += size
+    return torch.cat(said)
 
 
 def order(

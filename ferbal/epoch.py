@@ -24,7 +24,7 @@ from ferbal.plan import Knobs, Plan, Stage, Training
 from ferbal.shapes import Int
 
 Weights = dict[str, Tensor]
-AVERAGED_EVERY = 4  # steps: weights move little in between, and averaging them takes up to 4 % of a step
+AVERAGED_EVERY = 4  # steps at most: weights move little in between, and averaging them takes up to 4 % of a step
 
 
 @dataclass
@@ -37,6 +37,8 @@ class State:
     ema: ModelEmaV3 | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    every: int = AVERAGED_EVERY
+    """Steps from one averaging to the next."""
     epoch: int = 0
     step: int = 0
     best: float = -math.inf
@@ -65,7 +67,7 @@ class State:
         """Move the averaged weights towards the present ones; what is frozen is its own average."""
         if self.ema is None:
             return
-        step = self.step // AVERAGED_EVERY
+        step = self.step // self.every
         if not head_alone:
             self.ema.update(self.model, step=step)
             return
@@ -139,7 +141,7 @@ def one_epoch(
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
-            if state.step % AVERAGED_EVERY == 0:
+            if state.step % state.every == 0:
                 state.average(head_alone=isinstance(batches, Features))
     told = losses.tolist()
     for number, loss in enumerate(told, start=1):
@@ -240,12 +242,16 @@ def _set_modes(model: nn.Module, stage: Stage) -> None:
                 module.train()
 
 
-def averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:
+def averaged_every(plan: Plan, knobs: Knobs) -> int:
+    """At least once an epoch, or epochs would be judged by weights that have not moved."""
+    return min(AVERAGED_EVERY, max(len(plan.samples) // knobs.batch_size, 1))
+
+
+def averaged(model: nn.Module, training: Training, every: int) -> ModelEmaV3 | None:
     """The decay of as many steps as pass between two updates; the warm-up, too, goes by steps and not by updates."""
     if not training.ema:
         return None
-    decay = training.ema**AVERAGED_EVERY
-    return ModelEmaV3(model, decay=decay, use_warmup=True, warmup_gamma=AVERAGED_EVERY**0.5)
+    return ModelEmaV3(model, decay=training.ema**every, use_warmup=True, warmup_gamma=every**0.5)
 
 
 def scaler(machine: Machine) -> torch.amp.GradScaler:

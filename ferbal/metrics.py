@@ -84,5 +84,20 @@ def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
+def answered(logits: Float[np.ndarray, "n k0"], becomes: Int[np.ndarray, " k0"]) -> Int[np.ndarray, " n"]:
+    """The class that a model says, among those of the data set: of merged classes, the first.
+
+    becomes: the model's own class for each, -1 for one that it does not know. The members of a merged class, which
+    share its probability, speak together.
+    """
+    known = np.flatnonzero(becomes >= 0)
+    own, first = np.unique(becomes[known], return_index=True)
+    whole = np.full((len(logits), len(own)), -np.inf)
+    for k in known:
+        place = int(np.searchsorted(own, becomes[k]))
+        whole[:, place] = np.logaddexp(whole[:, place], logits[:, k])
+    return known[first][whole.argmax(1)]
+
+
 def _ratio(top: np.ndarray, bottom: np.ndarray, empty: float) -> Float[np.ndarray, "*m k"]:
     return np.divide(top, bottom, out=np.full(top.shape, empty), where=bottom > 0)

@@ -46,8 +46,7 @@ Scope = Literal["all", "head", "scales"] | int
 """Which parameters learn: all, the classifier, its scales alone, or the classifier and the last so many blocks."""
 Precision = Literal["fp32", "bf16", "fp16"]
 Tta = Literal["none", "flip", "tencrop", "affine"]
-"""Test-time augmentation: each image once, also mirrored, as ten crops, or turned, scaled and shifted in 32 ways,
-whose log-probabilities are averaged."""
+"""Test-time augmentation: each image once, also mirrored, as ten crops, or in 32 affine views; the logits' mean."""
 
 
 def cross_entropy(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -169,10 +168,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Correction:
-    """A strategy that evens out the classes. from_prior: by numbers that it worked out from the prior it found."""
+    """A strategy that evens out the classes. from_prior: by numbers that it worked out from the prior it found.
+    lasting: by what is done to the logits, in stages to come as well."""
 
     by: str
     from_prior: bool
+    lasting: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +184,7 @@ class Plan:
     fits: corrections of the logits that are fitted on blend after training, in this order, after `adjust`.
     corrections: what evens out the classes already. allow_double_correction: whether more than one thing may.
     per_class: a strategy that keeps something for each class without evening them out: the classes must stay.
+    reads_head: a strategy that needs the classifier to be one plain linear layer.
     begins: the epoch, counted from 1, with which the first stage begins.
     """
 
@@ -198,7 +200,13 @@ class Plan:
     corrections: tuple[Correction, ...] = ()
     allow_double_correction: bool = False
     per_class: str = ""
+    reads_head: str = ""
     begins: int = 1
+
+    def __post_init__(self) -> None:
+        if self.reads_head and self.head != Head():
+            wanted = "needs one plain linear classifier; leave out ldam, experts or learn_scales"
+            raise UsageError(f"{self.reads_head}: it {wanted}")
 
     @property
     def counts(self) -> Int[np.ndarray, " k"]:
@@ -240,7 +248,7 @@ class Plan:
                 f"write {strategy}(...) | {first}(...)"
             )
 
-    def corrected(self, by: str, *, from_prior: bool = True) -> Plan:
+    def corrected(self, by: str, *, from_prior: bool = True, lasting: bool = False) -> Plan:
         """The same plan, in which `by` evens out the classes. UsageError if something else does so already."""
         if self.corrections and not self.allow_double_correction:
             first = self.corrections[0].by
@@ -248,7 +256,7 @@ class Plan:
                 f"{by} and {first} both even out the classes: together they would correct twice, and favour the rare "
                 "ones. Leave one of them out, or set allow_double_correction: true in the study file"
             )
-        return replace(self, corrections=(*self.corrections, Correction(by, from_prior)))
+        return replace(self, corrections=(*self.corrections, Correction(by, from_prior, lasting)))
 
     def each_stage(self, change: Callable[[Stage], Stage]) -> Plan:
         """The same plan with every stage changed."""
@@ -282,13 +290,9 @@ def start(
     """The plain plan: every training row (or those in `rows`) once an epoch, cross-entropy, one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
+    stages = (Stage(epochs, schedule=cosine(warmup)),)
     return Plan(
-        classes,
-        np.arange(len(classes)),
-        samples,
-        (Stage(epochs, schedule=cosine(warmup)),),
-        seed=seed,
-        allow_double_correction=allow_double_correction,
+        classes, np.arange(len(classes)), samples, stages, seed=seed, allow_double_correction=allow_double_correction
     )
 
 
@@ -374,8 +378,7 @@ class Training:
     tta: Tta = "none"
     """How the logits that a final run saves are made; no epoch is chosen by it."""
     devices: Annotated[int, Ge(1)] = 1
-    """GPUs that share each batch of a run, or processes of the CPU where there are none; batch_size is a multiple of
-    it."""
+    """GPUs, or without them processes of the CPU, that share each batch of a run; batch_size is a multiple of it."""
     sync_batchnorm: bool = False
     """Whether BatchNorm sees a batch whole that several GPUs share, and not the part of each."""
 

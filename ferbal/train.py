@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ferbal import device as hardware
 from ferbal import metrics
 from ferbal.augment import View
-from ferbal.batches import EVALUATION_BATCH, Features, Images, Rows, features_of, frozen
+from ferbal.batches import Features, Images, Rows, by_parts, features_of, frozen
 from ferbal.dataset import Split
 from ferbal.device import Machine
-from ferbal.epoch import State, averaged, one_epoch, scaler
+from ferbal.epoch import State, averaged, averaged_every, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, learning
 from ferbal.plan import Knobs, Plan, Stage, Training, Tta
@@ -83,23 +82,26 @@ def fit(
     model = model.to(machine.device)
     if training.sync_batchnorm:
         model = machine.crew.synchronised(model)
+    every = averaged_every(plan, knobs)
     state = State(
         model,
-        averaged(model, training),
+        averaged(model, training, every),
         learning.optimizer(model, plan.stages[0], knobs, training),
         scaler(machine),
+        every,
     )
     state.prepare(machine)
     scope = plan.stages[0].scope
     images = Images(train, plan, view, policy(training.augment), machine)
+    imaged = [0 if passes_once(stage, model) else stage.epochs for stage in plan.stages]  # by which images grow
     begins = 0
     for number, stage in enumerate(plan.stages):
         last = number == len(plan.stages) - 1
         if number and stage.scope in ("head", "scales"):  # what is frozen is what was judged
             model.load_state_dict(state.judged.state_dict())
             if stage.fresh_head:
-                _begin_anew(heads.classifier(model), [plan.seed, number])
-            state.ema, state.step = averaged(model, training), 0
+                heads.begin_anew(model, [plan.seed, number])
+            state.ema, state.step = averaged(model, training, every), 0
         if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
             state.prepare(machine)
@@ -108,17 +110,19 @@ def fit(
         elif resume and begins + stage.epochs < resume["epoch"]:
             begins += stage.epochs
             continue
-        images.mix = stage.mix
+        images.mix, images.shown = stage.mix, view
         batches: Images | Features = images
         judge = partial(predict, images=watch.images, view=view, machine=machine)
-        if passes_once(stage, model):
+        if not imaged[number]:
             batches = frozen(state.judged, images, stage.resample, plan.seed)
             watched = Rows(watch.images, machine.device)
             features = features_of(state.judged, watched, np.arange(len(watch)), view, machine)
             judge = partial(_classified, features=features, machine=machine)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
-            images.shown = replace(view, size=side(training, state.epoch / plan.epochs))
+            if imaged[number]:
+                done = sum(imaged[:number]) + state.epoch - begins
+                images.shown = replace(view, size=side(training, done / sum(imaged)))
             loss, lr, seen = one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             machine.crew.same(model, state.judged)
             trained = time.perf_counter() - clock
@@ -145,7 +149,7 @@ def fit(
 
 
 def side(training: Training, share: float) -> int:
-    """Of the images that training sees once this share of the epochs is over: progressive resizing (Howard 2018)."""
+    """Of the images that training sees once this share of the epochs that pass them is over (Howard 2018)."""
     if training.first_size is None:
         return training.image_size
     steps = math.ceil((training.image_size - training.first_size) / GROWS)
@@ -168,29 +172,26 @@ def predict(
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
     pixels = Rows(images, machine.device)
-    said: list[Tensor] = []
-    first, size = 0, EVALUATION_BATCH
     own = torch.from_numpy(machine.crew.rows(len(images))).to(machine.device)
+
+    def ask(rows: slice) -> Tensor:
+        said: Tensor = model(view.plain(pixels.at(own[rows])).contiguous(memory_format=torch.channels_last))
+        return said.float()
+
     with machine.autocast():
-        while first < len(own):
-            try:
-                batch = view.plain(pixels.at(own[first : first + size])).contiguous(memory_format=torch.channels_last)
-                said.append(model(batch).float())
-            except (RuntimeError, MemoryError) as error:
-                if not hardware.out_of_memory(error) or size == 1:
-                    raise
-                size //= 2
-                continue
-            first += size
-    return machine.crew.whole(torch.cat(said))[: len(images)].cpu().numpy()
+        said = by_parts(len(own), ask)
+    return machine.crew.whole(said)[: len(images)].cpu().numpy()
 
 
 def answers(
     model: nn.Module, images: UInt8[np.ndarray, "n c h w"], view: View, machine: Machine, tta: Tta = "none"
 ) -> Float[np.ndarray, "n k"]:
-    """Logits of every image, or with test-time augmentation the mean of the log-probabilities of its views."""
-    said = [predict(model, images, one, machine) for one in several(view, tta)]
-    return said[0] if len(said) == 1 else np.mean([metrics.log_softmax(each) for each in said], axis=0)
+    """Logits of every image, with test-time augmentation the mean of those of its views.
+
+    But for what all classes of a row share, that is the mean of the log-probabilities: softmax gives the same. The
+    logits themselves are what a correction such as tau_norm scales, for each class by another number.
+    """
+    return np.mean([predict(model, images, one, machine) for one in several(view, tta)], axis=0)
 
 
 @torch.no_grad()
@@ -209,16 +210,6 @@ def passes_once(stage: Stage, model: nn.Module) -> bool:
     if stage.resample is not None:
         return True
     return stage.scope in ("head", "scales") and stage.mix is None and heads.apart(model)
-
-
-def _begin_anew(head: nn.Module, seed: list[int]) -> None:
-    """Forget what a classifier has learnt."""
-    devices = {parameter.device for parameter in head.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        for module in head.modules():
-            if isinstance(module, nn.Linear | heads.Classifier):
-                module.reset_parameters()
 
 
 def _copied(model: nn.Module) -> Weights:

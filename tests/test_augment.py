@@ -138,6 +138,29 @@ def test_the_sampling_is_that_of_torchs_affine_grid(crop: float) -> None:
     assert torch.allclose(view._sampled(pixels, flipped, angle, zoom, shift), expected, atol=0.05)
 
 
+@pytest.mark.parametrize(("sides", "crop"), [((192, 192), 1.0), ((288, 192), 0.75), ((48, 480), 1.0)])
+def test_larger_images_are_as_smooth_in_training_as_in_evaluation(sides: tuple[int, int], crop: float) -> None:
+    noise = torch.randint(0, 256, (16, 1, *sides), generator=seeded(0)).to(torch.uint8)
+    view, still = View(48, 0.0, 1.0, crop), Policy(rotate=1e-6)
+    seen, expected = view.varied(noise, no(16), still, seeded(0)), view.plain(noise)
+    inside = slice(1, -1)  # a crop ends at its edge in evaluation, and in training sees a little beyond
+    assert torch.allclose(seen[..., inside, inside], expected[..., inside, inside], atol=0.03)
+    varied = view.varied(noise, no(16), Policy(rotate=12, shift=0.1), seeded(0))
+    assert varied.std() < 1.05 * expected.std()
+
+
+@pytest.mark.parametrize(("stored", "size", "crop"), [(48, 24, 1.0), (48, 24, 0.8334), (48, 40, 0.8334), (48, 96, 1)])
+def test_images_of_up_to_twice_the_size_are_sampled_as_they_are(stored: int, size: int, crop: float) -> None:
+    images, seen = batch(4, size=stored).float(), View(size, 0.0, 1.0, crop)
+    steps = torch.arange(1, 2 * size, 2) / size - 1
+    down, across = torch.meshgrid(crop * steps, crop * steps, indexing="ij")
+    grid = torch.stack([across, down], -1).expand(4, -1, -1, -1)
+    expected = torch.nn.functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    assert torch.allclose(
+        seen._sampled(images, no(4), torch.zeros(4), torch.ones(4), torch.zeros(4, 2)), expected, atol=1e-2
+    )
+
+
 def test_a_crop_is_the_middle_in_evaluation_and_in_training_where_nothing_moves_it() -> None:
     images, view = batch(), View(40, 0.5, 0.25, crop=40 / 48)
     middle = VIEW.plain(images)[:, :, 4:44, 4:44]

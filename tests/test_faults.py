@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import STUDY, table
@@ -131,7 +132,8 @@ class TestMemory:
         dataset = data.open("tiny", tiny_root)
         model, view = build("facevgg_small", TRAINING, classes=3, channels=1, seed=0), View(32, 0.5, 0.5)
         machine = Machine(torch.device("cpu"))
-        whole = train.predict(model, dataset.val.images, view, machine)
+        ask = batches.Rows(dataset.val.images, machine.device), np.arange(len(dataset.val)), view, machine
+        whole, features = train.predict(model, dataset.val.images, view, machine), batches.features_of(model, *ask)
 
         def limited(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if len(inputs[0]) > 10:
@@ -139,6 +141,7 @@ class TestMemory:
 
         model.register_forward_pre_hook(limited)
         assert train.predict(model, dataset.val.images, view, machine) == pytest.approx(whole, abs=1e-5)
+        assert batches.features_of(model, *ask) == pytest.approx(features, abs=1e-5)
 
 
 class TestDivergence:

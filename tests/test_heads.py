@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ferbal import data, run
+from ferbal.device import Machine
 from ferbal.errors import UsageError
 from ferbal.models import heads
 from ferbal.models import learning as which
 from ferbal.models.build import build
-from ferbal.plan import Head, Stage, Training
+from ferbal.plan import Arm, Head, Knobs, Stage, Training, start
+from ferbal.recipe import parse
+from ferbal.store import RunFolder
 
 TRAINING = Training(image_size=32)
 
@@ -67,6 +72,34 @@ def test_any_backbone_with_a_linear_classifier_takes_any_head(backbone: str, hea
 def test_a_backbone_without_one_says_so() -> None:
     with pytest.raises(UsageError, match="no single linear classifier"):
         model("deit_tiny_distilled_patch16_224", Head("cosine"))
+
+
+CLASSIFIERS = {"dla46_c": "Conv2d", "deit_tiny_distilled_patch16_224": "ModuleList"}
+USES = {
+    "retrain_head": "retrain_head begins anew",
+    "retrain_head(smote)": "retrain_head begins anew",
+    "influence_balanced": "influence_balanced weighs rows by",
+    "tau_norm": "tau_norm reads",
+}
+
+
+@pytest.mark.parametrize("backbone", CLASSIFIERS)
+@pytest.mark.parametrize("recipe", USES)
+def test_a_net_without_one_is_refused_before_it_trains(
+    tiny_root: Path, tmp_path: Path, backbone: str, recipe: str
+) -> None:
+    dataset, training = data.open("tiny", tiny_root), Training(epochs=1, image_size=32, augment="none")
+    job = run.Job(Arm("a", recipe, backbone), Knobs(1e-3, 32, 5), 0, training, "drop", dataset.digest)
+    told = rf"backbone {backbone} has no single linear classifier \({CLASSIFIERS[backbone]}\), which {USES[recipe]}"
+    with pytest.raises(UsageError, match=told):
+        next(run.execute(job, dataset, RunFolder(tmp_path), machine=Machine(torch.device("cpu")), keep=True))
+
+
+def test_a_net_without_one_trains_where_nothing_takes_it_apart() -> None:
+    plan = start(("many", "few"), np.repeat([0, 1], [30, 6]), epochs=4)
+    made = model("dla46_c")
+    for recipe in ("plain", "probe_then_finetune", "logit_adjust", "class_offsets"):
+        heads.check(made, parse(recipe)(plan), "dla46_c")
 
 
 def test_lengths_and_biases_of_a_linear_head_are_told() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ferbal import data, run, study
 from ferbal.device import Machine
-from ferbal.errors import UsageError
+from ferbal.errors import DataError, UsageError
 from ferbal.models import pretrained, weights_file
 from ferbal.models.build import build
 from ferbal.plan import Arm, Head, Knobs, Training
@@ -75,6 +75,22 @@ def test_other_names_are_matched_by_order_and_shape(tmp_path: Path, theirs: dict
     save_file(theirs, tmp_path / "same.safetensors")
     one, other = begun(tmp_path / "renamed.pth"), begun(tmp_path / "same.safetensors")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_safetensors_of_other_names_are_refused_for_they_keep_no_order(tmp_path: Path) -> None:
+    """Their tensors come sorted by name: biases of BatchNorm, say, where its weights were."""
+    own = build("facevgg_small", Training(), classes=7, channels=1, seed=9).state_dict()
+    learnt = [name for name, value in own.items() if value.is_floating_point()]
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in learnt))
+    other = {name: f"blocks.{layers.index(name.rpartition('.')[0]):02}.{name.rpartition('.')[2]}" for name in learnt}
+    theirs = {other[name]: torch.rand_like(own[name]) for name in learnt}
+    torch.save(theirs, tmp_path / "port.pth")
+    found = begun(tmp_path / "port.pth", "facevgg_small")
+    assert all(torch.equal(found[name], theirs[other[name]]) for name in learnt)
+    save_file({name: value.contiguous() for name, value in theirs.items()}, tmp_path / "port.safetensors")
+    told = r"facevgg_small has no blocks\.00\.\w+, and safetensors keep no order .*give the \.pth"
+    with pytest.raises(DataError, match=told):
+        begun(tmp_path / "port.safetensors", "facevgg_small")
 
 
 def test_names_that_are_the_same_but_for_their_order_are_matched_by_name(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,24 @@ def test_patience_ends_a_run_that_does_not_improve(run: Callable[..., Any]) -> N
     assert len(epochs) == best + 3
 
 
+@pytest.mark.parametrize("batch_size", [96, 40])
+def test_weights_are_averaged_in_every_epoch_however_few_batches_it_has(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, batch_size: int
+) -> None:
+    """Or patience would count epochs that are judged by the weights of the one before."""
+    seen: list[torch.Tensor] = []
+    original = train.Epoch
+
+    def watched(row: train.Row, best: float, parts: int, snapshot: Callable[[], Any]) -> train.Epoch:
+        seen.append(snapshot()["ema"]["fc.weight"].clone())
+        return original(row, best, parts, snapshot)
+
+    monkeypatch.setattr(train, "Epoch", watched)
+    run(training=replace(TRAINING, epochs=5), knobs=replace(KNOBS, batch_size=batch_size))
+    assert len(seen) == 5
+    assert not any(torch.equal(one, other) for one, other in pairwise(seen))
+
+
 def test_images_grow_within_two_thirds_of_the_epochs() -> None:
     training = Training(epochs=60, image_size=42, first_size=24)
     sides = [train.side(training, epoch / 60) for epoch in range(60)]
@@ -210,6 +229,26 @@ def test_growing_images_do_not_exhaust_patience(run: Callable[..., Any]) -> None
     epochs, weights = run(training=growing, knobs=Knobs(lr=1e-9, batch_size=32, patience=1))
     assert len(epochs) >= 9
     assert weights
+
+
+def test_images_grow_within_the_epochs_that_pass_them_and_not_those_of_features(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    varied = View.varied
+
+    def watched(view: View, *given: Any) -> torch.Tensor:
+        sizes.append(view.size)
+        return varied(view, *given)
+
+    monkeypatch.setattr(View, "varied", watched)
+    growing, knobs = replace(TRAINING, epochs=6, first_size=8), Knobs(lr=1e-9, batch_size=96, patience=1)
+    run("plain", growing, replace(knobs, patience=6))
+    alone, sizes[:] = sizes[:], []
+    assert alone == [8, 8, 12, 12, 16, 16]
+    epochs, _ = run("retrain_head(epochs=6)", growing, knobs)
+    assert sizes == alone
+    assert len(epochs) < 12  # none of the last stage is one of growing images, which would not count
 
 
 def test_early_stopping_and_the_best_epoch_concern_the_last_stage_only(run: Callable[..., Any]) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ferbal import metrics
 from ferbal.ensemble.estimate import out_of_fold
-from ferbal.ensemble.members import Combined, Labels, LogProbabilities, Members, Method, log_softmax
+from ferbal.ensemble.members import Combined, Labels, LogProbabilities, Members, Method
 from ferbal.shapes import Float, Int
 
 COLDEST, HOTTEST = 0.05, 20.0
@@ -31,7 +32,7 @@ def temperature(log_probs: LogProbabilities, labels: Labels) -> float:
     rows = np.arange(len(labels))
 
     def loss(log_t: float) -> float:
-        return float(-log_softmax(log_probs / np.exp(log_t))[rows, labels].mean())
+        return float(-metrics.log_softmax(log_probs / np.exp(log_t))[rows, labels].mean())
 
     found = minimize_scalar(
         loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-5}
@@ -60,7 +61,7 @@ def tempered(method: Method, folds: int = 5, seed: int = 0) -> Method:
 
     def fit(members: Members, labels: Labels) -> Combined:
         t = temperature(out_of_fold(method, members, labels, folds, seed=seed), labels)
-        return method(members, labels).then(lambda said: log_softmax(said / t))
+        return method(members, labels).then(lambda said: metrics.log_softmax(said / t))
 
     return fit
 
@@ -70,7 +71,7 @@ def with_offsets(method: Method, folds: int = 5, seed: int = 0) -> Method:
 
     def fit(members: Members, labels: Labels) -> Combined:
         moved = offsets(out_of_fold(method, members, labels, folds, seed=seed), labels, seed)
-        return method(members, labels).then(lambda said: log_softmax(said + moved))
+        return method(members, labels).then(lambda said: metrics.log_softmax(said + moved))
 
     return fit
 

@@ -79,9 +79,3 @@ def mixture(weights: Float[np.ndarray, " m"]) -> Combined:
         return np.log(mixed)
 
     return Combined(apply, weights)
-
-
-def log_softmax(logits: Float[np.ndarray, "n k"]) -> LogProbabilities:
-    """Log-probabilities of logits; the smallest is FLOOR's."""
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ferbal.ensemble.members import Combined, Labels, LogProbabilities, Members, log_softmax, mixture
+from ferbal import metrics
+from ferbal.ensemble.members import Combined, Labels, LogProbabilities, Members, mixture
 
 ROUNDS, STILL = 1000, 1e-8
 
@@ -22,7 +23,7 @@ def average_logits(members: Members, labels: Labels) -> Combined:
     """
 
     def apply(some: Members) -> LogProbabilities:
-        return log_softmax(some.mean(0))
+        return metrics.log_softmax(some.mean(0))
 
     return Combined(apply, np.full(len(members), 1 / len(members)))
 

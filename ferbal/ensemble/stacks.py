@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ferbal import metrics
 from ferbal.ensemble.estimate import dealt
 from ferbal.ensemble.members import (
     FLOOR,
@@ -24,7 +25,6 @@ from ferbal.ensemble.members import (
     Members,
     floored,
     log_probabilities,
-    log_softmax,
     mixture,
 )
 from ferbal.ensemble.mixtures import average
@@ -163,7 +163,7 @@ class _Problem:
 
         def loss(x: Float[np.ndarray, " t"]) -> tuple[float, Float[np.ndarray, " t"]]:
             theta = theta_of(x)
-            said = log_softmax(self.logits(theta))
+            said = metrics.log_softmax(self.logits(theta))
             away = theta - rest
             value = -(weights * said[rows, self.labels]).sum() / total + (pull * away**2).sum() / 2
             error = np.exp(said)
@@ -195,7 +195,7 @@ def _chosen(problem: _Problem, labels: Labels, seed: int) -> float:
         theta = None
         for place, strength in enumerate(STRENGTHS):  # each begins where the stronger pull left it
             theta = problem.fitted(strength, inside, theta)
-            said = log_softmax(problem.logits(theta))
+            said = metrics.log_softmax(problem.logits(theta))
             losses[place] -= (outside * said[np.arange(len(labels)), labels]).sum()
     return STRENGTHS[int(losses.argmin())]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ferbal.errors import UsageError
-from ferbal.plan import Head, Trained
+from ferbal.plan import Head, Plan, Trained
 from ferbal.shapes import Float
 
 
@@ -57,13 +57,41 @@ def attach(model: nn.Module, head: Head, backbone: str) -> None:
         return
     old = classifier(model)
     if not isinstance(old, nn.Linear):
-        raise UsageError(
-            f"backbone {backbone} has no single linear classifier ({type(old).__name__}), which this strategy "
-            "replaces; take a ResNet, an EfficientNet or a ViT, say"
-        )
+        raise _no_linear_one(model, backbone, "this strategy replaces")
     path = next(name for name, module in model.named_modules() if module is old)
     owner, _, attribute = path.rpartition(".")
     setattr(model.get_submodule(owner), attribute, Classifier(old.in_features, old.out_features, head))
+
+
+def check(model: nn.Module, plan: Plan, backbone: str) -> None:
+    """Refuse a net, before it trains, whose classifier is not one linear layer where a plan takes it for one.
+
+    Raises UsageError that names the backbone, and the strategy or what is asked of the classifier.
+    """
+    asked = {
+        "retrain_head begins anew": any(stage.fresh_head for stage in plan.stages),
+        "influence_balanced weighs rows by": any(stage.weigh is not None for stage in plan.stages),
+        "trains on resampled features": any(stage.resample is not None for stage in plan.stages),
+        f"{plan.reads_head} reads": bool(plan.reads_head),
+    }
+    if any(asked.values()) and not apart(model):
+        raise _no_linear_one(model, backbone, next(use for use, there in asked.items() if there))
+
+
+def _no_linear_one(model: nn.Module, backbone: str, use: str) -> UsageError:
+    return UsageError(
+        f"backbone {backbone} has no single linear classifier ({type(classifier(model)).__name__}), which {use}; "
+        "take a ResNet, an EfficientNet or a ViT, say"
+    )
+
+
+def begin_anew(model: nn.Module, seed: list[int]) -> None:
+    """Forget what the classifier has learnt, which is one of those that are `apart`."""
+    head: Any = classifier(model)
+    devices = {parameter.device for parameter in head.parameters() if parameter.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        head.reset_parameters()
 
 
 def begin_small(model: nn.Module) -> None:

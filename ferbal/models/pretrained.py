@@ -12,7 +12,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from ferbal.errors import UsageError
+from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
 
 COLOURS = 3
@@ -24,21 +24,28 @@ def load(model: nn.Module, place: str, backbone: str) -> None:
     """Fill a net from a file of weights, or the one in a folder, as timm does from its own.
 
     The classifier is left out where the file's has another shape. Colour weights are summed over the channels of the
-    first convolution for a net that takes gray images. Tensors are matched by name, or, where the file has other
-    names, by order and shape. Raises UsageError that names the first tensor that does not match.
+    first convolution for a net that takes gray images. Tensors are matched by name, or, where a file of torch's has
+    other names, by order and shape. Raises UsageError that names the first tensor that does not match, and DataError
+    for safetensors of other names, which are kept in no order of layers.
     """
     file = weights_file.find(place, backbone)
     own, given = _numbers(model.state_dict()), _numbers(weights_file.read(file))
     head = heads.own_parameters(model)
     if set(own) - head <= set(given) <= set(own) | head:
         pairs = [(name, name) for name in own if name in given]
-    elif len(own) == len(given):
-        pairs = list(zip(own, given, strict=True))
-    else:
+    elif len(own) != len(given):
         raise UsageError(
             f"{file}: {len(given)} tensors, where {backbone} has {len(own)}{_first_unlike(own, given)}. "
             "Name the backbone that these weights are of"
         )
+    elif file.suffix == ".safetensors":
+        strange = next(name for name in given if name not in own)
+        raise DataError(
+            f"{file}: {backbone} has no {strange}, and safetensors keep no order by which to match other names; give "
+            "the .pth, or rename the tensors as those of the backbone"
+        )
+    else:
+        pairs = list(zip(own, given, strict=True))
     taken = {}
     for name, theirs in pairs:
         fitting = _fitting(given[theirs], own[name])

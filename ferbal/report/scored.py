@@ -43,11 +43,12 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class _Said:
-    """Logits of blend, probabilities of test, and the classes that they come to."""
+    """Logits of blend, probabilities of test, and the classes that they come to. worth: macro-F1 on blend."""
 
     blend: Float[np.ndarray, "b k"]
     test: Float[np.ndarray, "n k"]
     predicted: Int[np.ndarray, " n"]
+    worth: float
 
 
 class Scored:
@@ -72,14 +73,15 @@ class Scored:
         known: the classes it knows, by default all. becomes [K]: the place of each class among them, -1 for none.
         """
         truth, names = self.truth, self.truth.classes
-        known, becomes = known or names, becomes or range(len(names))
-        own = (np.array(becomes)[:, None] == np.arange(len(known))).astype(np.int64)
+        known, place = known or names, np.array(becomes or range(len(names)))
+        own = (place[:, None] == np.arange(len(known))).astype(np.int64)
+        found: dict[str, Int[np.ndarray, "k k"]] = {}
         parts = [("blend", blend, truth.blend), ("test", test, truth.test)]
         if truth.untwinned is not None:
             parts.append(("test without twins", test[truth.untwinned], truth.test[truth.untwinned]))
         about = {key: value for key, value in asdict(who).items() if key != "run"}
         for part, logits, labels in parts:
-            matrix = metrics.confusion(labels, logits.argmax(1), len(names))
+            matrix = found[part] = metrics.confusion(labels, metrics.answered(logits, place), len(names))
             head = about | {"split": part}
             for over, square in (("all", matrix), ("kept", own.T @ matrix @ own)):
                 for row in _of_matrix(square, names if over == "all" else known):
@@ -90,7 +92,7 @@ class Scored:
             self._matrices[key] = self._matrices.get(key, 0) + matrix
         # single precision halves what hundreds of runs keep in memory
         said = blend.astype(np.float32), metrics.softmax(test).astype(np.float32)
-        self._said[who] = _Said(*said, test.argmax(1))
+        self._said[who] = _Said(*said, metrics.answered(test, place), metrics.macro_f1(found["blend"]))
 
     def tables(self, against: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         """The tables that follow. against: the baseline of each model that is compared with one."""
@@ -198,13 +200,7 @@ class Scored:
 
     def _best(self, kind: str) -> list[Who]:
         """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge."""
-        k, labels = len(self.truth.classes), self.truth.blend
-        score = {
-            who: metrics.macro_f1(metrics.confusion(labels, said.blend.argmax(1), k))
-            for who, said in self._said.items()
-            if who.kind == kind
-        }
-        return sorted(score, key=lambda who: -score[who])
+        return sorted((who for who in self._said if who.kind == kind), key=lambda who: -self._said[who].worth)
 
     def _duels(self) -> Rows:
         """The best ensemble with the best run, and that with the best of another arm."""

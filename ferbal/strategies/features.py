@@ -71,9 +71,9 @@ def adasyn(k: int = 5) -> Strategy:
 
 
 def tomek_links() -> Strategy:
-    """Remove the larger class's row of each pair of nearest neighbours of two classes (Tomek 1976).
+    """Remove pairs of nearest neighbours of two classes, but for rows of the smallest class (Tomek 1976).
 
-    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows.
+    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows; of two others, both lose theirs.
 
     Formula: x and y are a link if each is the other's nearest neighbour and their labels differ
     Example: retrain_head(tomek_links)

@@ -39,7 +39,7 @@ def logit_adjust(tau: float | None = 1.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         prior = plan.prior()
         log_prior = np.log(np.where(prior > 0, prior, 1.0))  # a class never met has no logit worth raising
-        corrected = plan.corrected("logit_adjust")
+        corrected = plan.corrected("logit_adjust", lasting=True)
         if tau is None:
             fitted = _best_of_taus("logit_adjust", lambda logits, tau: logits - tau * log_prior)
             return replace(corrected, fits=(*plan.fits, fitted)).noted("logit_adjust: tau will be fitted on blend")
@@ -72,15 +72,14 @@ def tau_norm(tau: float | None = None) -> Strategy:
         return _best_of_taus("tau_norm", lambda logits, tau: normalised(logits, head, tau))(logits, labels, head)
 
     def apply(plan: Plan) -> Plan:
-        if plan.head.kind != "linear" or plan.head.copies > 1 or plan.head.scaled:
-            raise UsageError(
-                "tau_norm: it divides the weights of one plain linear classifier; leave out ldam, experts "
-                "or learn_scales"
-            )
         if plan.adjust is not None or plan.fits:
             raise UsageError("tau_norm: it changes the classifier, so it comes before what corrects its logits")
         when = "will be fitted on blend" if tau is None else f"is {tau:g}"
-        return replace(plan, fits=(fit,)).corrected("tau_norm").noted(f"tau_norm: tau {when}")
+        return (
+            replace(plan, fits=(fit,), reads_head="tau_norm")
+            .corrected("tau_norm", lasting=True)
+            .noted(f"tau_norm: tau {when}")
+        )
 
     return apply
 

@@ -89,6 +89,8 @@ def probe_then_finetune(probe_epochs: int = 3, blocks: int | None = None) -> Str
         later = tuple(replace(stage, scope=scope) if stage.scope == "all" else stage for stage in plan.stages)
         what = "everything" if blocks is None else f"the last {blocks} blocks"
         told = f"probe_then_finetune: {probe_epochs} epochs of the classifier alone, then {what}"
+        if any(note.startswith("from epoch") for note in plan.notes):
+            told += f"; what begins from an epoch named before begins {probe_epochs} later"
         return replace(plan, stages=(probe, *later)).noted(told)
 
     return apply
@@ -118,7 +120,7 @@ def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
 
         told = f"experts: {len(taus)} classifiers, tau {', '.join(f'{tau:g}' for tau in taus)}"
         head = replace(plan.head, copies=len(taus))
-        return replace(plan.each_stage(shifted), head=head).corrected("experts").noted(told)
+        return replace(plan.each_stage(shifted), head=head).corrected("experts", lasting=True).noted(told)
 
     return apply
 
@@ -129,8 +131,12 @@ def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> S
     _check_inner(name, within)
 
     def apply(plan: Plan) -> Plan:
+        if first := next((done.by for done in plan.corrections if done.lasting), ""):
+            raise UsageError(
+                f"{name} trains the classifier after {first} corrected its answers; write {name}(...) | {first}(...)"
+            )
         begins = plan.begins + plan.epochs
-        stage = Stage(epochs, scope=scope, fresh_head=scope == "head", shifts=plan.stages[-1].shifts)
+        stage = Stage(epochs, scope=scope, fresh_head=scope == "head")
         # what evened out the classes before acted on stages of their own
         late = within(replace(plan, stages=(stage,), notes=(), begins=begins, corrections=()))
         _only_stages(name, plan, late)

@@ -145,6 +145,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         network = build(
             self.backbone, training, classes=len(plan.classes), channels=channels, seed=seed, head=plan.head
         )
+        heads.check(network, plan, self.backbone)
         precision = training.precision
         machine = Machine(device.pick(), "fp32" if precision == "auto" else precision)
         standard = pretrained.standard(self.backbone, training.pretrained, channels)

@@ -29,7 +29,7 @@ LUMA = (19595, 38470, 7471)  # of red, green and blue in gray, in 65536ths: what
 class Net:
     """One trained network, and all that stands between a picture and its logits.
 
-    tta: the views of a picture whose log-probabilities are averaged, before they are corrected.
+    tta: the views of a picture whose logits are averaged, before they are corrected.
     channels: of the pictures the network takes. becomes: the network's class for each class of the model, -1 for
     one that it does not know.
     """

@@ -66,6 +66,24 @@ def test_a_prior_that_was_used_does_not_change_afterwards_even_on_request(recipe
         parse(recipe)(plan)
 
 
+@pytest.mark.parametrize("stage", ["retrain_head", "learn_scales", "retrain_head(weighted)"])
+@pytest.mark.parametrize("first", ["logit_adjust", "logit_adjust(tau=None)", "tau_norm", "experts"])
+def test_a_classifier_is_not_trained_again_after_its_answers_were_corrected(first: str, stage: str) -> None:
+    """With classes drawn evenly in the last stage, the correction would still favour the rare ones."""
+    for plan in (PLAIN, ALLOWED):
+        with pytest.raises(
+            UsageError, match=r"(\w+) trains .* after (\w+) corrected .*; write \1\(...\) \| \2\(...\)$"
+        ):
+            parse(f"{first} | {stage}")(plan)
+
+
+def test_a_correction_after_a_stage_of_the_head_goes_by_the_prior_of_that_stage() -> None:
+    plan = parse("retrain_head(plain) | logit_adjust")(PLAIN)
+    assert plan.adjust is not None
+    assert np.diff(plan.adjust(np.zeros((1, 2)))) == pytest.approx(np.log(30 / 6))
+    assert parse("class_offsets | retrain_head")(PLAIN).fits  # fitted in the end, whatever was trained
+
+
 def test_images_are_not_mixed_where_features_train() -> None:
     with pytest.raises(UsageError, match="images cannot be mixed in a stage that trains on resampled features"):
         parse("retrain_head(smote | mixup)")(PLAIN)

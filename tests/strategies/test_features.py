@@ -63,6 +63,17 @@ def test_cleaning_removes_rows_of_large_classes_only(name: str) -> None:
         assert counts.tolist() == [8, 8, 8]
 
 
+def test_of_a_link_between_two_larger_classes_both_rows_go() -> None:
+    plan = parse("retrain_head(tomek_links)")(start(("a", "b", "c"), np.array([0, 0, 0, 1, 1, 1, 2, 2]), epochs=2))
+    resample = plan.stages[-1].resample
+    assert resample is not None
+    x = np.array([0.0, 1.0, 10.0, 10.1, 21.0, 20.0, 1.1, 30.0])[:, None]  # 10 and 10.1 are a link, 1 and 1.1 another
+    kept, labels = resample(x, np.array([0, 0, 0, 1, 1, 1, 2, 2]), 0)
+    assert sorted(zip(labels.tolist(), kept[:, 0].tolist(), strict=True)) == [
+        (0, 0.0), (1, 20.0), (1, 21.0), (2, 1.1), (2, 30.0)
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_gives_the_same_rows(name: str) -> None:
     assert np.array_equal(resampled(name)[0], resampled(name)[0])

@@ -148,7 +148,7 @@ def test_tau_norm_divides_the_weights_and_drops_the_bias() -> None:
 
 
 def test_tau_norm_wants_one_plain_classifier_and_to_come_first() -> None:
-    for recipe in ("ldam | tau_norm", "experts | tau_norm", "learn_scales | tau_norm"):
+    for recipe in ("ldam | tau_norm", "tau_norm | ldam", "experts | tau_norm", "learn_scales | tau_norm"):
         with pytest.raises(UsageError, match="one plain linear classifier"):
             parse(recipe)(plan_of([9, 3, 1]))
     with pytest.raises(UsageError, match="comes before what corrects its logits"):

@@ -191,6 +191,14 @@ def test_the_probe_comes_first_and_then_all_or_the_last_blocks(blocks: int | Non
     assert plan.stages[0].loss is plan.stages[1].loss
 
 
+def test_a_probe_says_how_much_later_than_told_before_other_stages_begin() -> None:
+    plan = chain(deferred(focal(), after=0.8), probe_then_finetune(3))(plan_of(10))
+    assert plan.notes[0].startswith("from epoch 9: focal")
+    assert [stage.epochs for stage in plan.stages] == [3, 8, 2]  # it begins with epoch 12
+    assert plan.notes[1].endswith("then everything; what begins from an epoch named before begins 3 later")
+    assert "later" not in probe_then_finetune(3)(focal()(plan_of(10))).notes[-1]
+
+
 def test_experts_shift_each_copy_by_its_tau_of_the_log_prior() -> None:
     plan = start(("a", "b"), np.repeat([0, 1], [9, 3]), epochs=4)
     made = experts(taus=(0, 1, 2))(plan)
