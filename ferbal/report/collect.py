@@ -53,8 +53,10 @@ class Source:
 
     @property
     def ensembles(self) -> list[tuple[str, RunFolder]]:
+        """The complete ones whose members are all of this study: not those from before settings or data changed."""
+        own = {run.path.name for _, _, run in self.done}  # a run's name tells its settings and its data
         found = [(name, self.folder.ensemble(name)) for name in self.spec.ensembles]
-        return [(name, run) for name, run in found if run.complete] if len(self.done) >= 2 else []
+        return [(name, run) for name, run in found if run.complete and set(run.about["members"]) <= own]
 
 
 def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = None) -> Tables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,26 @@ def test_studies_on_different_data_are_refused_by_name(made: Path) -> None:
         study.report(*prepared(made, "first", "third"))
     with pytest.raises(UsageError, match=r"^first: named twice"):
         study.report(*prepared(made, "first", "first"))
+
+
+@pytest.mark.parametrize("new", ["settings", "data"])
+def test_ensembles_of_runs_that_are_not_of_the_study_any_more_are_not_shown(tmp_path: Path, new: str) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    before = study.prepare(tmp_path / "tiny.yaml", tmp_path, SETTINGS)
+    fill(before)
+    assert len(list(study.combine(before))) == 4
+    changes = (*SETTINGS, "training.epochs=4") if new == "settings" else SETTINGS
+    if new == "data":
+        shutil.rmtree(tmp_path / "data" / "tiny")
+        data.save(table({"train": 96, "val": 48, "test": 48}, seed=1), tmp_path / "data" / "tiny")
+    changed = study.prepare(tmp_path / "tiny.yaml", tmp_path, changes)
+    fill(changed)
+    found = study.report(changed).found
+    assert set(found.scores["kind"]) == {"arm"}
+    assert not found.ledger["what"].str.startswith("ensemble").any()
+    list(study.combine(changed))
+    assert set(study.report(changed).found.scores["kind"]) == {"arm", "ensemble"}
 
 
 def test_what_people_said_stands_beside_a_mistake(tmp_path: Path) -> None:
