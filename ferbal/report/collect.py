@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ PICTURE = 64  # pixels of a side: what the page shows them at, or less
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search."""
+    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search.
+
+    Which runs and ensembles are complete is read once: what completes while a report is made waits for the next one.
+    """
 
     spec: StudySpec
     dataset: Dataset
@@ -47,11 +51,11 @@ class Source:
             trials={new[arm]: trials for arm, trials in self.trials.items()},
         )
 
-    @property
+    @cached_property
     def done(self) -> list[tuple[Arm, int, RunFolder]]:
         return [(arm, seed, run) for arm in self.finals for seed, run in self.finals[arm].items() if run.complete]
 
-    @property
+    @cached_property
     def ensembles(self) -> list[tuple[str, RunFolder]]:
         """The complete ones whose members are all of this study: not those from before settings or data changed."""
         own = {run.path.name for _, _, run in self.done}  # a run's name tells its settings and its data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ from made_up_runs import fill
 
 from ferbal import data, study
 from ferbal.errors import UsageError
+from ferbal.report.collect import Source, collect
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.store import RunFolder
 
 SETTINGS = (
     "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 2}",
@@ -110,6 +112,32 @@ def test_ensembles_of_runs_that_are_not_of_the_study_any_more_are_not_shown(tmp_
     assert not found.ledger["what"].str.startswith("ensemble").any()
     list(study.combine(changed))
     assert set(study.report(changed).found.scores["kind"]) == {"arm", "ensemble"}
+
+
+@dataclass(frozen=True)
+class Meanwhile(RunFolder):
+    """A run during whose reading another folder becomes complete."""
+
+    other: RunFolder
+
+    def logits(self, split: str, ids: np.ndarray) -> np.ndarray:
+        (self.other.path / "scores.json").touch()
+        return super().logits(split, ids)
+
+
+def test_a_run_that_completes_while_a_report_is_made_waits_for_the_next_one(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "final.seeds=1"))
+    fill(made)
+    (plain, first), (weighted, late) = ((arm, *made.finals(arm).values()) for arm, _ in made.plans)
+    (late.path / "scores.json").unlink()
+    finals = {plain: {0: Meanwhile(first.path, late)}, weighted: {0: late}}
+    source = Source(made.spec, made.dataset, made.folder, made.plans, finals, {plain: [], weighted: []})
+    found = collect([source])
+    assert late.complete
+    assert (set(found.scores["strategy"]), set(found.runs["strategy"])) == ({"plain"}, {"plain"})
+    assert collect([replace(source)]).comparisons["model"].unique().tolist() == [weighted.name]
 
 
 def test_what_people_said_stands_beside_a_mistake(tmp_path: Path) -> None:
