@@ -195,11 +195,11 @@ def _scored(tables: Tables) -> list[str]:
 
 
 def _names(tables: Tables) -> dict[str, str]:
-    """Each model's strategy, and what it leaves out, for that alone may explain a difference."""
-    gone = frames.left_out(tables)
+    """Each model's strategy, and what it leaves out or takes as one, for that alone may explain a difference."""
+    fewer = frames.fewer(tables)
     models = frames.models(tables)
     return {
-        model: strategy + (f" (without {gone[model]})" if model in gone else "")
+        model: strategy + (f" ({fewer[model]})" if model in fewer else "")
         for model, strategy in zip(models["model"], models["strategy"], strict=True)
     }
 

@@ -102,6 +102,7 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     return Tables(
         about=_about(sources, first, labels) | {"overlays": looked.note},
         runs=frame("runs", (_run_row(*one) for source in sources for one in source.done)),
+        becomes=frame("becomes", (row for source in sources for row in _becomes(source))),
         history=_history([one for source in sources for one in source.done]),
         trials=frame(
             "trials",
@@ -116,7 +117,7 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
         mistakes=frame("mistakes", _mistakes(mistaken, first.dataset, cast, looked.layers)),
         images=frame("images", _images(first.dataset)),
         samples=frame("samples", _samples(first.dataset)),
-        counts=frame("counts", (row for source in sources for row in _counts(source.plans))),
+        counts=frame("counts", (row for source in sources for row in _counts(source))),
         notes=frame("notes", (row for source in sources for row in _notes(source.plans))),
         failed=frame("failed", (row for source in sources for row in _failed(source))),
         ledger=frame("ledger", (row for source in sources for row in _ledger(source, many))),
@@ -170,6 +171,14 @@ def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
 def _run_row(arm: Arm, seed: int, run: RunFolder) -> dict[str, Any]:
     about = run.about
     return about | about["knobs"] | {"run": run.path.name, "strategy": arm.label, "seed": seed}
+
+
+def _becomes(source: Source) -> Iterator[dict[str, Any]]:
+    names = source.dataset.classes
+    for arm, about in {arm: run.about for arm, _, run in source.done}.items():
+        own = [*about["classes"], ""]  # -1 is the last
+        for name, place in zip(names, about["becomes"], strict=True):
+            yield {"model": arm.name, "class": name, "becomes": own[place]}
 
 
 def _history(done: Sequence[tuple[Arm, int, RunFolder]]) -> pd.DataFrame:
@@ -243,10 +252,16 @@ def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
             yield {"class": name, "id": str(dataset.train.ids[row]), "picture": picture}
 
 
-def _counts(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
-    for label, plan in {arm.label: plan for arm, plan in plans}.items():
-        for name, rows, share in zip(plan.classes, plan.counts, plan.prior(), strict=True):
-            yield {"strategy": label, "class": name, "rows": int(rows), "share": float(share)}
+def _counts(source: Source) -> Iterator[dict[str, Any]]:
+    """By class of the data set: those that a strategy takes as one are drawn as their rows are many."""
+    names, labels = source.dataset.classes, source.dataset.train.labels
+    for label, plan in {arm.label: plan for arm, plan in source.plans}.items():
+        counts = np.bincount(labels[plan.samples.source], minlength=len(names))
+        prior = plan.prior()
+        for k, own in enumerate(plan.becomes):
+            if own >= 0:
+                share = float(prior[own] * (counts[k] / max(plan.counts[own], 1)))
+                yield {"strategy": label, "class": names[k], "rows": int(counts[k]), "share": share}
 
 
 def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:

@@ -130,9 +130,14 @@ def test_one_arm_of_too_few_seeds_is_not_counted_with_the_others(bare: Bare) -> 
 
 
 def test_a_dropped_class_is_named_beside_the_strategy(bare: Bare) -> None:
-    gone = [("drop · net", "arm", "drop", "net", 0, "test", "all", name, "f1", 0.5) for name in ("a", "b")]
-    gone += [("drop · net", "arm", "drop", "net", 0, "test", "kept", "a", "f1", 0.5)]
-    assert "drop (without b) loses 10.0 points" in answer(made(bare, [versus("drop", -0.1)], scores=gone))
+    gone = [("drop · net", "a", "a"), ("drop · net", "b", "")]
+    assert "drop (without b) loses 10.0 points" in answer(made(bare, [versus("drop", -0.1)], becomes=gone))
+
+
+def test_merged_classes_are_named_beside_the_strategy(bare: Bare) -> None:
+    one = [("both · net", name, own) for name, own in zip("abcdef", ["a+b", "a+b", "c", "", "x", "x"], strict=True)]
+    said = answer(made(bare, [versus("both", -0.1)], becomes=one))
+    assert "both (without d; a and b as one, e and f as one) loses 10.0 points" in said
 
 
 def test_a_failed_arm_is_named_and_compared_with_nothing(bare: Bare) -> None:

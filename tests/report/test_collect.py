@@ -15,6 +15,8 @@ from made_up_runs import fill
 
 from ferbal import data, study
 from ferbal.errors import UsageError
+from ferbal.report import frames
+from ferbal.report.answer import answer
 from ferbal.report.collect import Source, collect
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
@@ -112,6 +114,33 @@ def test_ensembles_of_runs_that_are_not_of_the_study_any_more_are_not_shown(tmp_
     assert not found.ledger["what"].str.startswith("ensemble").any()
     list(study.combine(changed))
     assert set(study.report(changed).found.scores["kind"]) == {"arm", "ensemble"}
+
+
+def test_classes_that_a_model_takes_as_one_are_not_called_left_out(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    fewer = '{plain: plain, sides: \'merge("left", "right")\', two: drop("rare")}'
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, f"strategies={fewer}", "ensembles=[average]"))
+    fill(made)
+    found = study.report(made).found
+    sides, two = (f"{name} · facevgg_small" for name in ("sides", "two"))
+    assert frames.left_out(found) == {two: "rare"}
+    assert frames.merged(found) == {sides: "left and right as one"}
+    rows = frames.distribution(found).set_index(["strategy", "class"])
+    assert rows.loc["sides"].round(3).to_dict("list") == rows.loc["plain"].round(3).to_dict("list")
+    assert rows.loc["two", "rows"].to_dict() == {"left": 36, "right": 48, "rare": 0}
+    board, *others = PANELS[0].make(found)
+    assert isinstance(board, Grid)
+    column = board.columns.index("macro-F1 over its own classes only")
+    told = {row[0]: row[column].split("\n")[-1] for row in board.rows}
+    assert (told[sides], told[two]) == ("left and right as one", "without rare")
+    assert "(without left" not in answer(found)
+    assert "sides (left and right as one)" in answer(found)
+    f1 = frames.f1_table(found).loc["facevgg_small", "sides"]
+    assert f1["left"] > f1["right"] == 0, "as the page says"
+    told = " ".join(part.text for part in others if isinstance(part, Remark))
+    assert "A class that a model leaves out counts as missed, with F1 0. " in told
+    assert "Of classes that a model takes as one its answer counts for the first alone; the others have F1 0." in told
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ def small(bare: Bare) -> Tables:
     counts += [("drop · net", "a", "a", 38), ("drop · net", "a", "b", 0)]
     return bare(
         scores=rows,
+        becomes=[
+            ("plain · net", "a", "a"),
+            ("plain · net", "b", "b"),
+            ("drop · net", "a", "a"),
+            ("drop · net", "b", ""),
+        ],
         runs=[run("plain", 0, 10), run("plain", 1, 20, 3600.0), run("drop", 0, 8, 720.0), run("drop", 1, 9, 1440.0)],
         confusion=[(model, "arm", "test", true, said, count) for model, true, said, count in counts],
         counts=[("plain", "a", 90, 0.9), ("plain", "b", 10, 0.1), ("drop", "a", 90, 1.0)],

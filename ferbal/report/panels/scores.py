@@ -15,6 +15,12 @@ from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
 from ferbal.report.words import MISSING, between, listed, number, p_value, points
 
+COUNTED = {
+    "left_out": "A class that a model leaves out counts as missed, with F1 0.",
+    "merged": "Of classes that a model takes as one its answer counts for the first alone; the others have F1 0.",
+}
+"""How classes count that a model does not tell apart, by the column of the leaderboard that names them."""
+
 
 def leaderboard(tables: Tables) -> Iterable[Part]:
     board = frames.leaderboard(tables)
@@ -24,10 +30,9 @@ def leaderboard(tables: Tables) -> Iterable[Part]:
     yield board_grid(tables)
     if few := too_few_seeds(tables):
         yield Remark(few)
-    if (board["left_out"] != "").any():
+    if rules := [rule for column, rule in COUNTED.items() if (board[column] != "").any()]:
         yield Remark(
-            "A class that a model leaves out counts as missed, with F1 0, in every column but the one over "
-            "its kept classes. That one answers an easier question and ranks nothing."
+            " ".join([*rules, "The column over its own classes answers an easier question and ranks nothing."])
         )
     if len(tables.scores[["model", "seed"]].drop_duplicates()) > 1:
         best = board.iloc[0]
@@ -62,9 +67,9 @@ def board_grid(tables: Tables) -> Grid:
         "balanced accuracy": [number(value) for value in board["balanced_accuracy"]],
         "accuracy": [number(value) for value in board["accuracy"]],
     }
-    if (board["left_out"] != "").any():
-        columns["macro-F1 over kept classes only"] = [
-            f"{number(row['kept'])}\nwithout {row['left_out']}" if row["left_out"] else MISSING for row in rows
+    if fewer := frames.fewer(tables):
+        columns["macro-F1 over its own classes only"] = [
+            f"{number(row['kept'])}\n{fewer[row['model']]}" if row["model"] in fewer else MISSING for row in rows
         ]
     if board["untwinned"].notna().any():
         columns["macro-F1 on test without twins"] = [number(value) for value in board["untwinned"]]
