@@ -14,8 +14,10 @@ import pytest
 from ferbal.report import frames, searches
 from ferbal.report.canvas import PALETTE, label, looks, shortened, wrapped
 from ferbal.report.panels import PANELS
+from ferbal.report.panels.scores import difference_grid
 from ferbal.report.parts import Chart, Gallery, Grid, Remark
 from ferbal.report.tables import COLUMNS, Tables
+from ferbal.report.words import MISSING
 
 Bare = Callable[..., Tables]
 Study = Callable[..., Tables]
@@ -213,6 +215,16 @@ def test_differences_are_those_of_the_comparisons(small: Tables) -> None:
     assert rows["column"].tolist() == ["macro-F1", "b"]
     assert rows["strategy"].unique().tolist() == ["drop"]
     assert rows["significant"].tolist() == [True, False]
+
+
+def test_no_seeds_are_asked_for_where_a_difference_is_settled(small: Tables) -> None:
+    small.comparisons["seeds_needed"] = 9.0  # more than the two there are: it corrects more strictly than Holm does
+    grid = difference_grid(small)
+    (settled,) = grid.rows
+    place = grid.columns.index("seeds that would settle it")
+    assert (settled[grid.columns.index("significant")], settled[place]) == ("yes", MISSING)
+    small.comparisons["significant"] = False
+    assert difference_grid(small).rows[0][place] == "9"
 
 
 def test_f1_has_its_intervals_with_the_best_model_first(small: Tables) -> None:

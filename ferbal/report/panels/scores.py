@@ -109,7 +109,9 @@ def difference_grid(tables: Tables) -> Grid:
         "adjusted p": [p_value(row["adjusted"]) for row in rows],
         "significant": ["yes" if row["significant"] else "no" for row in rows],
         "shared seeds": [str(row["seeds"]) for row in rows],
-        "seeds that would settle it": [seeds_to_settle(row["seeds_needed"]) for row in rows],
+        "seeds that would settle it": [
+            MISSING if row["significant"] else seeds_to_settle(row["seeds_needed"]) for row in rows
+        ],
         "points of accuracy": [points(accuracy.get(row["model"], float("nan"))) for row in rows],
         "more images right": [f"{number(row['more_right'], '+,.0f')}\nof {row['rows']:,}" for row in rows],
     }
