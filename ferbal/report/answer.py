@@ -123,12 +123,12 @@ def _nothing_to_compare(tables: Tables, own: pd.DataFrame, names: dict[str, str]
     scored = scored.sort_values("mean", ascending=False, kind="stable")
     best = scored.to_dict("records")[0]
     score = f"a macro-F1 of {number(best['mean'])} (95 % {between(best['low'], best['high'])})"
-    if len(own) == 1:
-        told = f"{names[best['model']]} is the only arm, with {score}, so there is nothing to compare it with"
-        return Verdict(told, ())
-    baseline = tables.about["baseline"]
+    baseline, name, more = tables.about["baseline"], names[best["model"]], len(frames.strategies(tables)) > 1
+    alone = f"only {name} has been scored yet, with {score}" if more else f"{name} is the only arm, with {score}"
+    if len(own) == 1 and (not more or own["strategy"].item() == baseline):
+        return Verdict(f"{alone}, so there is nothing to compare it with", ())
     told = f"the baseline {baseline} has no score, so no difference is tested"
-    return Verdict(told, (f"the highest mean is that of {names[best['model']]}, {score}",))
+    return Verdict(told, (alone if len(own) == 1 else f"the highest mean is that of {name}, {score}",))
 
 
 def _too_few(rows: list[Row], names: dict[str, str]) -> Verdict:

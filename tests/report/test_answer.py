@@ -159,6 +159,28 @@ def test_a_single_arm_has_nothing_to_be_compared_with(bare: Bare) -> None:
     )
 
 
+def test_one_arm_with_a_score_is_not_called_the_only_arm_of_a_study_with_more(bare: Bare) -> None:
+    counts = [("plain", "a", 90, 0.9), ("focal", "a", 90, 0.9)]
+    alone = answer(made(bare, [], "plain · net", counts=counts))
+    assert alone == (
+        "On toy with net, only plain has been scored yet, with a macro-F1 of 0.500 (95 % 0.480 to 0.520), "
+        "so there is nothing to compare it with."
+    )
+    failed = [("plain · net", seed, "out of memory") for seed in range(3)]
+    for more, end in (({}, ""), ({"failed": failed}, "; failed, and compared with nothing: plain · net")):
+        said = answer(made(bare, [], "focal · net", counts=counts, **more))
+        assert said == (
+            "On toy with net, the baseline plain has no score, so no difference is tested. "
+            f"Only focal has been scored yet, with a macro-F1 of 0.500 (95 % 0.480 to 0.520){end}."
+        )
+
+
+def test_a_backbone_on_which_one_arm_has_run_says_so(bare: Bare) -> None:
+    rows = [versus("focal", backbone="first")]
+    said = answer(made(bare, rows, "plain · second", counts=[("plain", "a", 9, 1.0), ("focal", "a", 9, 1.0)]))
+    assert "; with second, only plain has been scored yet, with a macro-F1 of 0.500" in said
+
+
 def test_every_backbone_has_its_own_finding(bare: Bare) -> None:
     rows = [
         versus("mixup", backbone="small"),
