@@ -48,9 +48,9 @@ def answer(tables: Tables) -> str:
         f"with {name}, {verdict.finding}" for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
     ]
     rest = [
-        f"{clause} ({name})" if len(backbones) > 1 else clause
+        f"with {name}, {'; '.join(verdict.rest)}" if len(backbones) > 1 else "; ".join(verdict.rest)
         for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
-        for clause in verdict.rest
+        if verdict.rest
     ]
     if len(backbones) > BACKBONES_TOLD:
         further = len(backbones) - BACKBONES_TOLD
@@ -107,7 +107,7 @@ def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
         untold = []
     amounts = {row["model"]: f"{names[row['model']]} {points(row['mean'])}" for row in found}
     rest = [
-        f"{lead}: {listed([amounts[row['model']] for row in rows])} points"
+        f"{lead}, in points: {listed([amounts[row['model']] for row in rows])}"
         for lead, rows in (("gaining too", gains), ("losing", losses))
         if rows
     ]

@@ -83,7 +83,7 @@ def test_a_loss_is_told_as_a_loss(bare: Bare) -> None:
     said = answer(made(bare, [versus("smote", -0.03), versus("focal", -0.05), versus("cRT", 0.0, significant=False)]))
     assert said == (
         "On toy with net, no strategy surely gains over plain, and focal loses 5.0 points of macro-F1 "
-        "(95 % 4.1 to 5.9). Losing: smote -3.0 points; cannot be told from plain: cRT."
+        "(95 % 4.1 to 5.9). Losing, in points: smote -3.0; cannot be told from plain: cRT."
     )
 
 
@@ -191,8 +191,18 @@ def test_every_backbone_has_its_own_finding(bare: Bare) -> None:
     said = answer(made(bare, rows))
     assert said.startswith("On toy with small, mixup gains 2.1 points")
     assert "; with large, no strategy surely gains over plain, and focal loses 2.0 points" in said
-    assert "annot be told from plain: mixup (large)" in said
-    assert said.endswith("the leaderboard has 2 further backbones.")
+    assert said.endswith(". With large, cannot be told from plain: mixup; the leaderboard has 2 further backbones.")
+
+
+def test_many_gains_on_two_backbones_read_as_sentences(bare: Bare) -> None:
+    rows = [versus(f"s{i}", 0.03 - i / 1000, backbone=name) for name in ("small", "large") for i in range(6)]
+    rows.append(versus("drop", 0.001, backbone="small", significant=False))
+    gone = [("drop · small", "a", "a"), ("drop · small", "b", "")]
+    assert answer(made(bare, rows, becomes=gone)).split("over plain. ")[1] == (
+        "With small, gaining too, in points: s1 +2.9, s2 +2.8, s3 +2.7, s4 +2.6 and 1 other; "
+        "cannot be told from plain: drop (without b); "
+        "with large, gaining too, in points: s1 +2.9, s2 +2.8, s3 +2.7, s4 +2.6 and 1 other."
+    )
 
 
 def test_a_study_that_has_only_begun(bare: Bare) -> None:
