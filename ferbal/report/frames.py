@@ -292,6 +292,12 @@ def merged(tables: Tables) -> dict[str, str]:
     return {model: ", ".join(each) for model, each in told.items()}
 
 
+def unsaid(tables: Tables) -> pd.DataFrame:
+    """The classes that a model cannot say, model and class: those left out, and of merged ones all but the first."""
+    known = tables.becomes
+    return known.loc[(known["becomes"] == "") | known.duplicated(["model", "becomes"]), ["model", "class"]]
+
+
 def fewer(tables: Tables) -> dict[str, str]:
     """What becomes of classes that a model does not tell apart: `without a`, `b and c as one`, or both."""
     told = {model: f"without {names}" for model, names in left_out(tables).items()}

@@ -17,7 +17,7 @@ from ferbal.report.panels import PANELS
 from ferbal.report.panels.scores import difference_grid
 from ferbal.report.parts import Chart, Gallery, Grid, Remark
 from ferbal.report.tables import COLUMNS, Tables
-from ferbal.report.words import MISSING
+from ferbal.report.words import MISSING, rough
 
 Bare = Callable[..., Tables]
 Study = Callable[..., Tables]
@@ -355,6 +355,53 @@ def test_captions_are_messages_about_the_study(study: Study) -> None:
     for chart in charts:
         assert chart.says.endswith(".")
         assert not re.search(r"\bnan\b", chart.says)
+
+
+def says(tables: Tables) -> dict[str, list[str]]:
+    """The captions and remarks of each panel."""
+    told = {
+        panel.title: [part for part in panel.make(tables) if isinstance(part, Chart | Remark)] for panel in PANELS
+    }
+    return {
+        title: [part.says if isinstance(part, Chart) else part.text for part in own] for title, own in told.items()
+    }
+
+
+def test_a_class_that_an_arm_cannot_say_is_no_finding(study: Study) -> None:
+    told = says(study(strategies=("plain", "no disgust"), backbones=("net",), ensembles=()))
+    assert "of disgust, by plain." in told["F1 of each class"][1]
+    assert told["Confusions"][0].endswith("by plain · net.")
+
+
+def test_one_seed_has_intervals_for_new_images_alone(study: Study) -> None:
+    told = says(study(strategies=("plain", "focal"), backbones=("net",), seeds=1, ensembles=()))
+    assert told["Leaderboard"][1].endswith("intervals are for new images.")
+    assert told["F1 of each class"][0].endswith("bars are 95 % intervals for new images.")
+    both = says(study(strategies=("plain", "focal"), backbones=("net",), seeds=2))
+    ends = "intervals are for new images, and of several seeds for new seeds too."
+    assert both["Leaderboard"][1].endswith(ends)
+
+
+def test_captions_say_nothing_of_differences_that_are_none(study: Study) -> None:
+    tables = study(strategies=("plain", "focal"), backbones=("net",), dropping="")
+    told = says(tables)
+    assert told["Training"][0].startswith("6 runs of 20 epochs; ")
+    assert told["The data"] == [
+        "Every strategy draws the classes alike. Losses, margins and corrections draw no rows and are not shown."
+    ]
+    tables.reach["any"] = 1.0
+    assert (
+        "At least one run is right on every image, which only an oracle that picks the run could reach."
+        in (says(tables)["Ensembles"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.00421, "0.0042"), (1.96, "2"), (67.4, "67"), (251.0, "250"), (12345.0, "12,000")]
+)
+def test_energy_is_written_without_an_exponent(value: float, text: str) -> None:
+    assert rough(value) == text
+    assert rough(float("nan")) == MISSING
 
 
 def test_the_protocol_says_so_when_test_was_touched(study: Study) -> None:

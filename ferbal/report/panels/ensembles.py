@@ -89,9 +89,12 @@ def _fixed(tables: Tables) -> Iterable[Part]:
     if len(reach):
         missed = most(reach.assign(missed=1 - reach["any"]), "missed")
         whole = (reach["any"] * reach["rows"]).sum() / reach["rows"].sum()
+        oracle = "which only an oracle that picks the run could reach"
         yield Remark(
-            f"At least one run is right on {whole:.1%} of all images, which only an oracle that picks the run could "
-            f"reach; every run is wrong on {missed['missed']:.0%} of {missed['class']}, the most of any class."
+            f"At least one run is right on {whole:.1%} of all images, {oracle}; every run is wrong on "
+            f"{missed['missed']:.{int(missed['missed'] < 0.01)}%} of {missed['class']}, the most of any class."
+            if missed["missed"] > 0
+            else f"At least one run is right on every image, {oracle}."
         )
         heads = {"best": "best run", "ensemble": "best ensemble", "any": "at least one run"}
         columns = {"class": [str(name) for name in reach["class"]]}

@@ -13,7 +13,7 @@ from ferbal.report.figures import scores as figures
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records, room
 from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
-from ferbal.report.words import MISSING, between, listed, number, p_value, points
+from ferbal.report.words import MISSING, between, listed, number, p_value, points, rough
 
 COUNTED = {
     "left_out": "A class that a model leaves out counts as missed, with F1 0.",
@@ -38,7 +38,7 @@ def leaderboard(tables: Tables) -> Iterable[Part]:
         best = board.iloc[0]
         yield Chart(
             f"{best['model']} has the highest mean macro-F1 on test, {number(best['macro_f1'])} "
-            f"(95 % {between(best['macro_f1_low'], best['macro_f1_high'])}); intervals are for new seeds and images.",
+            f"(95 % {between(best['macro_f1_low'], best['macro_f1_high'])}); intervals are {_for_new(tables)}.",
             (
                 figures.draw_leaderboard(
                     board.replace({"model": short}),
@@ -127,17 +127,20 @@ def f1(tables: Tables) -> Iterable[Part]:
         means = records(by(rows, "class", "mean").dropna())
         yield Chart(
             f"Over all models the mean F1 is lowest for {means[0]['class']} ({means[0]['mean']:.3f}) and highest for "
-            f"{means[-1]['class']} ({means[-1]['mean']:.3f}); bars are 95 % intervals for new seeds and images.",
+            f"{means[-1]['class']} ({means[-1]['mean']:.3f}); bars are 95 % intervals {_for_new(tables)}.",
             (figure,),
             title="F1 of one class, with intervals",
             controls=controls(figure),
         )
+    said = table.copy()
+    for row in records(frames.grouped(tables, frames.unsaid(tables))):
+        said.loc[(row["group"], row["row"]), row["class"]] = float("nan")
     for group, own in table.groupby(level="group", sort=False):
         own = own.droplevel("group")
-        lowest = own.min()
+        lowest = said.loc[group].min()
         yield Chart(
             f"The lowest F1 with {group} is {lowest.min():.3f}, of {lowest.idxmin()}, "
-            f"by {own[lowest.idxmin()].idxmin()}.",
+            f"by {said.loc[group][lowest.idxmin()].idxmin()}.",
             (figures.draw_f1(own),),
             title=f"F1 of every class: {group}",
             at_least=room(own.shape[1]),
@@ -163,7 +166,7 @@ def cost(tables: Tables) -> Iterable[Part]:
         whose = listed(list(tables.runs["energy_of"].dropna().unique()))
         said += (
             f" {least['strategy']} · {least['backbone']} takes least energy, "
-            f"{least['energy_j'] / figures.JOULES:,.2g} Wh: that of {whose} while it trained, "
+            f"{rough(least['energy_j'] / figures.JOULES)} Wh: that of {whose} while it trained, "
             "other work on the machine included."
         )
     yield Chart(said, tuple(drawn))
@@ -179,6 +182,14 @@ def _told(cells: pd.DataFrame, baseline: str) -> str:
         if names
     ]
     return f"In macro-F1, {'; '.join(said) or f'no strategy differs significantly from {baseline}'}."
+
+
+def _for_new(tables: Tables) -> str:
+    """What the intervals of the models are for. A single score knows nothing of other seeds."""
+    seeds = tables.intervals["seeds"]
+    if seeds.max() == 1:
+        return "for new images"
+    return "for new seeds and images" if seeds.min() > 1 else "for new images, and of several seeds for new seeds too"
 
 
 def _ends(row: dict[str, object], name: str, form: str = ".3f", times: float = 1.0) -> str:
