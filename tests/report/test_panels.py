@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from ferbal.report import frames, searches
-from ferbal.report.canvas import PALETTE, label, looks, shortened, wrapped
+from ferbal.report.canvas import PALETTE, blank, label, looks, name_columns, shortened, wrapped
+from ferbal.report.figures.training import draw_times
 from ferbal.report.panels import PANELS
 from ferbal.report.panels.scores import difference_grid
 from ferbal.report.parts import Chart, Gallery, Grid, Remark
@@ -288,6 +289,35 @@ def test_names_stay_text_in_figures() -> None:
     assert label('<b>"x"</b> & y') == '&lt;b&gt;"x"&lt;/b&gt; &amp; y'
     assert wrapped("mirror + focal · resnet18", 12) == "mirror +<br>focal ·<br>resnet18"
     assert shortened("<" * 20, 4) == "&lt;&lt;&lt;…"
+
+
+def test_names_are_told_apart_however_short_and_break_at_words() -> None:
+    figure = blank(100)
+    name_columns(figure, [f"weighted(beta=0.999) · {net}" for net in ("resnet18", "densenet169")])
+    assert figure.layout.xaxis.ticktext == ("weighte…resnet18", "weighte…senet169")
+    assert wrapped("weighted(beta=0.999) · densenet169") == "weighted(beta=0.999)<br>· densenet169"
+
+
+def test_what_failed_and_what_runs_look_different() -> None:
+    rows = pd.DataFrame(
+        [("m", state, 2.0) for state in ("complete", "pruned", "failed", "running")],
+        columns=["model", "state", "minutes"],
+    )
+    assert len({trace.marker.color for trace in draw_times(rows).data}) == 4
+
+
+def test_one_seed_leaves_the_diagonal_out(study: Study) -> None:
+    titles = [
+        part.title
+        for seeds in (1, 2)
+        for panel in PANELS
+        for part in panel.make(study(strategies=("plain", "focal"), backbones=("net",), seeds=seeds))
+        if isinstance(part, Chart) and part.title.startswith("How much members differ")
+    ]
+    assert titles == [
+        "How much members differ: mean over pairs of runs",
+        "How much members differ: mean over pairs of runs, on the diagonal over seeds",
+    ]
 
 
 def test_a_study_without_anything_has_a_page_of_nothing(bare: Bare) -> None:

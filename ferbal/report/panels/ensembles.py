@@ -55,12 +55,14 @@ def ensembles(tables: Tables) -> Iterable[Part]:
     apart = pairs[pairs["first"] != pairs["second"]].dropna(subset=["disagreement"])
     if len(apart):
         figure = figures.draw_agreement(pairs)
+        several = len(pairs.dropna(subset=["disagreement"])) > len(apart)
+        diagonal = ", on the diagonal over seeds" if several else ""
         far, near = most(apart, "disagreement"), most(apart.assign(same=-apart["disagreement"]), "same")
         yield Chart(
             f"{far['first']} and {far['second']} differ most, on {far['disagreement']:.0%} of images; "
             f"{near['first']} and {near['second']} least, on {near['disagreement']:.0%}.",
             (figure,),
-            title="How much members differ: mean over pairs of runs, on the diagonal over seeds",
+            title="How much members differ: mean over pairs of runs" + diagonal,
             controls=controls(figure),
             at_least=room(pairs["first"].nunique()) + 8 * pairs["first"].nunique(),
             at_most=260 + 80 * pairs["first"].nunique(),
