@@ -53,10 +53,14 @@ def leaderboard(tables: Tables) -> Iterable[Part]:
 def board_grid(tables: Tables) -> Grid:
     """The leaderboard as texts."""
     board = frames.leaderboard(tables)
-    rare, baseline = frames.rarest(tables) or "rarest class", tables.about.get("baseline")
+    rare, baseline, fewer = (
+        frames.rarest(tables) or "rarest class",
+        tables.about.get("baseline"),
+        frames.fewer(tables),
+    )
     rows = records(board)
     columns: dict[str, list[str]] = {
-        "model": [_tagged(row, baseline) for row in rows],
+        "model": [_tagged(row, baseline, fewer.get(row["model"], "")) for row in rows],
         "macro-F1\n95 %": [f"{number(row['macro_f1'])}{_ends(row, 'macro_f1')}" for row in rows],
         "points over baseline\n95 %": [
             points(row["gain"]) + "*" * row["significant"] + _ends(row, "gain", "+.1f", 100) for row in rows
@@ -67,9 +71,9 @@ def board_grid(tables: Tables) -> Grid:
         "balanced accuracy": [number(value) for value in board["balanced_accuracy"]],
         "accuracy": [number(value) for value in board["accuracy"]],
     }
-    if fewer := frames.fewer(tables):
-        columns["macro-F1 over its own classes only"] = [
-            f"{number(row['kept'])}\n{fewer[row['model']]}" if row["model"] in fewer else MISSING for row in rows
+    if fewer:
+        columns["macro-F1 over its own classes"] = [
+            number(row["kept"]) if row["model"] in fewer else MISSING for row in rows
         ]
     if board["untwinned"].notna().any():
         columns["macro-F1 on test without twins"] = [number(value) for value in board["untwinned"]]
@@ -198,7 +202,8 @@ def _ends(row: dict[str, object], name: str, form: str = ".3f", times: float = 1
     return f"\n{told}" if told != MISSING else ""
 
 
-def _tagged(row: dict[str, object], baseline: str | None) -> str:
-    if row["kind"] == "ensemble":
-        return f"{row['model']}\nensemble"
-    return f"{row['model']}\nbaseline" if row["strategy"] == baseline else str(row["model"])
+def _tagged(row: dict[str, object], baseline: str | None, fewer: str) -> str:
+    """The model, and on a line of its own what it is and which classes it does not tell apart."""
+    what = "ensemble" if row["kind"] == "ensemble" else "baseline" if row["strategy"] == baseline else ""
+    tags = ", ".join(filter(None, (what, fewer)))
+    return f"{row['model']}\n{tags}" if tags else str(row["model"])
