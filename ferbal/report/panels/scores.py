@@ -136,15 +136,14 @@ def f1(tables: Tables) -> Iterable[Part]:
             title="F1 of one class, with intervals",
             controls=controls(figure),
         )
-    said = table.copy()
-    for row in records(frames.grouped(tables, frames.unsaid(tables))):
-        said.loc[(row["group"], row["row"]), row["class"]] = float("nan")
+    unsaid = frames.grouped(tables, frames.unsaid(tables))
     for group, own in table.groupby(level="group", sort=False):
-        own = own.droplevel("group")
-        lowest = said.loc[group].min()
+        own, never = own.droplevel("group"), unsaid[unsaid["group"] == group]
+        said = own.mask(pd.crosstab(never["row"], never["class"]).reindex_like(own) > 0)
+        lowest = said.min()
         yield Chart(
             f"The lowest F1 with {group} is {lowest.min():.3f}, of {lowest.idxmin()}, "
-            f"by {said.loc[group][lowest.idxmin()].idxmin()}.",
+            f"by {said[lowest.idxmin()].idxmin()}.",
             (figures.draw_f1(own),),
             title=f"F1 of every class: {group}",
             at_least=room(own.shape[1]),
