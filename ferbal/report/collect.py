@@ -175,7 +175,8 @@ def _run_row(arm: Arm, seed: int, run: RunFolder) -> dict[str, Any]:
 
 def _becomes(source: Source) -> Iterator[dict[str, Any]]:
     names = source.dataset.classes
-    for arm, about in {arm: run.about for arm, _, run in source.done}.items():
+    for arm, run in {arm: run for arm, _, run in source.done}.items():
+        about = run.about
         own = [*about["classes"], ""]  # -1 is the last
         for name, place in zip(names, about["becomes"], strict=True):
             yield {"model": arm.name, "class": name, "becomes": own[place]}

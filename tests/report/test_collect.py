@@ -67,6 +67,7 @@ def test_one_study_has_every_table(made: Path) -> None:
 
 
 def test_several_studies_make_one_page_and_leave_the_others_alone(made: Path) -> None:
+    study.report(*prepared(made, "first"))
     before = (made / "studies" / "first" / "scores.csv").read_text()
     told = study.report(*prepared(made, "first", "second"))
     assert told.path == made / "reports" / "first+second.html"
