@@ -7,6 +7,8 @@ import optuna
 
 from ferbal.data.table import Table
 from ferbal.dataset import Dataset
+from ferbal.plan import Plan
+from ferbal.run import over_all
 from ferbal.store import RunFolder
 from ferbal.study import Study
 
@@ -25,7 +27,7 @@ def fill(study: Study, epochs: int = 10, trials: int = 0) -> int:
     """Write every trial and final run of a study as if it had been trained; later arms are better. How many runs."""
     draw, written = np.random.default_rng(0), 0
     study.folder.path.mkdir(parents=True, exist_ok=True)
-    for place, (arm, _) in enumerate(study.plans):
+    for place, (arm, plan) in enumerate(study.plans):
         if trials:
             _search(study, place, trials, epochs, draw)
         for seed, run in study.finals(arm).items():
@@ -35,6 +37,7 @@ def fill(study: Study, epochs: int = 10, trials: int = 0) -> int:
                 run,
                 study.job(arm, point, seed).settings,
                 study.dataset,
+                plan,
                 0.6 + 0.2 * place / len(study.plans),
                 epochs,
                 draw,
@@ -47,6 +50,7 @@ def _run(
     run: RunFolder,
     settings: dict[str, object],
     dataset: Dataset,
+    plan: Plan,
     skill: float,
     epochs: int,
     draw: np.random.Generator,
@@ -59,6 +63,8 @@ def _run(
         name: 3 * skill * np.eye(k)[part.labels] + hard[name] + 0.5 * draw.gumbel(size=hard[name].shape)
         for name, part in parts.items()
     }
+    first = [int(np.argmax(plan.becomes == own)) for own in range(len(plan.classes))]
+    logits = {name: over_all(said[:, first], plan.becomes) for name, said in logits.items()}
     run.save_logits(logits, {name: part.ids for name, part in parts.items()})
     rise = skill * (1 - np.exp(-np.arange(1, epochs + 1) / 5)) + draw.normal(0, 0.01, epochs)
     run.save_history(
@@ -77,7 +83,8 @@ def _run(
         ]
     )
     took = {"epochs": epochs, "best_epoch": epochs, "seconds": 4.0 * epochs, "images_per_s": 900.0}
-    about = settings | took | {"parameters": 11_000_000, "classes": list(dataset.classes), "becomes": list(range(k))}
+    about = settings | took | {"parameters": 11_000_000}
+    about |= {"classes": list(plan.classes), "becomes": plan.becomes.tolist()}
     run.finish(about | {"fitted": []}, {"select": {"macro_f1": float(rise[-1])}})
 
 

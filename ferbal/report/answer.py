@@ -48,9 +48,9 @@ def answer(tables: Tables) -> str:
         f"with {name}, {verdict.finding}" for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
     ]
     rest = [
-        f"{clause} ({name})" if len(backbones) > 1 else clause
+        f"with {name}, {'; '.join(verdict.rest)}" if len(backbones) > 1 else "; ".join(verdict.rest)
         for name, verdict in zip(backbones[:BACKBONES_TOLD], verdicts, strict=True)
-        for clause in verdict.rest
+        if verdict.rest
     ]
     if len(backbones) > BACKBONES_TOLD:
         further = len(backbones) - BACKBONES_TOLD
@@ -107,7 +107,7 @@ def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
         untold = []
     amounts = {row["model"]: f"{names[row['model']]} {points(row['mean'])}" for row in found}
     rest = [
-        f"{lead}: {listed([amounts[row['model']] for row in rows])} points"
+        f"{lead}, in points: {listed([amounts[row['model']] for row in rows])}"
         for lead, rows in (("gaining too", gains), ("losing", losses))
         if rows
     ]
@@ -123,12 +123,12 @@ def _nothing_to_compare(tables: Tables, own: pd.DataFrame, names: dict[str, str]
     scored = scored.sort_values("mean", ascending=False, kind="stable")
     best = scored.to_dict("records")[0]
     score = f"a macro-F1 of {number(best['mean'])} (95 % {between(best['low'], best['high'])})"
-    if len(own) == 1:
-        told = f"{names[best['model']]} is the only arm, with {score}, so there is nothing to compare it with"
-        return Verdict(told, ())
-    baseline = tables.about["baseline"]
+    baseline, name, more = tables.about["baseline"], names[best["model"]], len(frames.strategies(tables)) > 1
+    alone = f"only {name} has been scored yet, with {score}" if more else f"{name} is the only arm, with {score}"
+    if len(own) == 1 and (not more or own["strategy"].item() == baseline):
+        return Verdict(f"{alone}, so there is nothing to compare it with", ())
     told = f"the baseline {baseline} has no score, so no difference is tested"
-    return Verdict(told, (f"the highest mean is that of {names[best['model']]}, {score}",))
+    return Verdict(told, (alone if len(own) == 1 else f"the highest mean is that of {name}, {score}",))
 
 
 def _too_few(rows: list[Row], names: dict[str, str]) -> Verdict:
@@ -195,11 +195,11 @@ def _scored(tables: Tables) -> list[str]:
 
 
 def _names(tables: Tables) -> dict[str, str]:
-    """Each model's strategy, and what it leaves out, for that alone may explain a difference."""
-    gone = frames.left_out(tables)
+    """Each model's strategy, and what it leaves out or takes as one, for that alone may explain a difference."""
+    fewer = frames.fewer(tables)
     models = frames.models(tables)
     return {
-        model: strategy + (f" (without {gone[model]})" if model in gone else "")
+        model: strategy + (f" ({fewer[model]})" if model in fewer else "")
         for model, strategy in zip(models["model"], models["strategy"], strict=True)
     }
 

@@ -20,7 +20,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8
 DASHES = ("solid", "dash", "dot", "dashdot")
 PATTERNS = ("", "/", ".", "x")
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "star")
-BLUE, ORANGE, GREY = PALETTE[0], PALETTE[1], PALETTE[6]
+BLUE, ORANGE, RED, GREY = PALETTE[0], PALETTE[1], PALETTE[3], PALETTE[6]
 
 Cells = list[list[float | None]]
 
@@ -49,7 +49,7 @@ def label(name: object) -> str:
     return html.escape(str(name), quote=False)
 
 
-def wrapped(name: object, width: int = 18, lines: int = 3) -> str:
+def wrapped(name: object, width: int = 20, lines: int = 3) -> str:
     """The name as plain text on at most `lines` lines of `width` characters, an ellipsis for the rest."""
     rows = textwrap.wrap(str(name), width, max_lines=lines, placeholder="…") or [""]
     return "<br>".join(label(row) for row in rows)
@@ -98,6 +98,8 @@ def name_rows(figure: go.Figure, names: Iterable[Any]) -> None:
 def name_columns(figure: go.Figure, names: Sequence[Any]) -> None:
     """Label the whole numbers of the x axis, above the figure, which then has nothing to zoom into."""
     text = [shortened(name) for name in names]
+    if len(set(text)) < len(set(names)):  # long names differ at the end: by the backbone
+        text = [label(name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}") for name in map(str, names)]
     figure.update_xaxes(
         tickmode="array",
         tickvals=list(range(len(text))),
@@ -106,7 +108,9 @@ def name_columns(figure: go.Figure, names: Sequence[Any]) -> None:
         tickangle=-45,
         ticklabeloverflow="allow",
         fixedrange=True,
+        showgrid=False,
     )
+    figure.update_yaxes(showgrid=False)  # lines would cross the cells that hold nothing
     # the last label leans out over the edge
     figure.update_layout(margin_r=12 + 4 * min(len(str(names[-1])), 16))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ PICTURE = 64  # pixels of a side: what the page shows them at, or less
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search."""
+    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search.
+
+    Which runs and ensembles are complete is read once: what completes while a report is made waits for the next one.
+    """
 
     spec: StudySpec
     dataset: Dataset
@@ -47,14 +51,16 @@ class Source:
             trials={new[arm]: trials for arm, trials in self.trials.items()},
         )
 
-    @property
+    @cached_property
     def done(self) -> list[tuple[Arm, int, RunFolder]]:
         return [(arm, seed, run) for arm in self.finals for seed, run in self.finals[arm].items() if run.complete]
 
-    @property
+    @cached_property
     def ensembles(self) -> list[tuple[str, RunFolder]]:
+        """The complete ones whose members are all of this study: not those from before settings or data changed."""
+        own = {run.path.name for _, _, run in self.done}  # a run's name tells its settings and its data
         found = [(name, self.folder.ensemble(name)) for name in self.spec.ensembles]
-        return [(name, run) for name, run in found if run.complete] if len(self.done) >= 2 else []
+        return [(name, run) for name, run in found if run.complete and set(run.about["members"]) <= own]
 
 
 def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = None) -> Tables:
@@ -94,6 +100,7 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     return Tables(
         about=_about(sources, first, labels) | {"overlays": looked.note},
         runs=frame("runs", (_run_row(*one) for source in sources for one in source.done)),
+        becomes=frame("becomes", (row for source in sources for row in _becomes(source))),
         history=_history([one for source in sources for one in source.done]),
         trials=frame(
             "trials",
@@ -108,7 +115,7 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
         mistakes=frame("mistakes", _mistakes(mistaken, first.dataset, cast, looked.layers)),
         images=frame("images", _images(first.dataset)),
         samples=frame("samples", _samples(first.dataset)),
-        counts=frame("counts", (row for source in sources for row in _counts(source.plans))),
+        counts=frame("counts", (row for source in sources for row in _counts(source))),
         notes=frame("notes", (row for source in sources for row in _notes(source.plans))),
         failed=frame("failed", (row for source in sources for row in _failed(source))),
         ledger=frame("ledger", (row for source in sources for row in _ledger(source, many))),
@@ -162,6 +169,15 @@ def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
 def _run_row(arm: Arm, seed: int, run: RunFolder) -> dict[str, Any]:
     about = run.about
     return about | about["knobs"] | {"run": run.path.name, "strategy": arm.label, "seed": seed}
+
+
+def _becomes(source: Source) -> Iterator[dict[str, Any]]:
+    names = source.dataset.classes
+    for arm, run in {arm: run for arm, _, run in source.done}.items():
+        about = run.about
+        own = [*about["classes"], ""]  # -1 is the last
+        for name, place in zip(names, about["becomes"], strict=True):
+            yield {"model": arm.name, "class": name, "becomes": own[place]}
 
 
 def _history(done: Sequence[tuple[Arm, int, RunFolder]]) -> pd.DataFrame:
@@ -235,10 +251,16 @@ def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
             yield {"class": name, "id": str(dataset.train.ids[row]), "picture": picture}
 
 
-def _counts(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
-    for label, plan in {arm.label: plan for arm, plan in plans}.items():
-        for name, rows, share in zip(plan.classes, plan.counts, plan.prior(), strict=True):
-            yield {"strategy": label, "class": name, "rows": int(rows), "share": float(share)}
+def _counts(source: Source) -> Iterator[dict[str, Any]]:
+    """By class of the data set: those that a strategy takes as one are drawn as their rows are many."""
+    names, labels = source.dataset.classes, source.dataset.train.labels
+    for label, plan in {arm.label: plan for arm, plan in source.plans}.items():
+        counts = np.bincount(labels[plan.samples.source], minlength=len(names))
+        prior = plan.prior()
+        for k, own in enumerate(plan.becomes):
+            if own >= 0:
+                share = float(prior[own] * (counts[k] / max(plan.counts[own], 1)))
+                yield {"strategy": label, "class": names[k], "rows": int(counts[k]), "share": share}
 
 
 def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ferbal.report.tables import Tables
+from ferbal.report.words import listed
 
 UNTWINNED = "test without twins"
 
@@ -42,9 +43,9 @@ def leaderboard(tables: Tables) -> pd.DataFrame:
 
     model, kind, strategy, backbone, seeds, macro_f1, macro_f1_low, macro_f1_high (95 %), balanced_accuracy, accuracy,
     rare_f1, rare_f1_low, rare_f1_high, gain, gain_low, gain_high, adjusted, significant (over the baseline, in
-    macro-F1), untwinned (macro-F1 on test rows without a twin), kept (macro-F1 over the classes the model knows),
-    left_out (the names of the classes that it does not, as text), seconds (of training, a run). All are means over
-    seeds; whatever does not apply is NaN.
+    macro-F1), untwinned (macro-F1 on test rows without a twin), kept (macro-F1 over the model's own classes),
+    left_out (the names of the classes that it does not know, as text), merged (`a and b as one`), seconds (of
+    training, a run). All are means over seeds; whatever does not apply is NaN, or empty where it is text.
     """
     scores = tables.scores
     board = models(tables).set_index("model")
@@ -66,7 +67,8 @@ def leaderboard(tables: Tables) -> pd.DataFrame:
     board["accuracy"] = _over_seeds(scores, "accuracy")["mean"]
     board["untwinned"] = _over_seeds(scores, "macro_f1", split=UNTWINNED)["mean"]
     board["kept"] = _over_seeds(scores, "macro_f1", over="kept")["mean"]
-    board["left_out"] = pd.Series(left_out(tables), dtype=object).reindex(board.index).fillna("")
+    for name, told in (("left_out", left_out(tables)), ("merged", merged(tables))):
+        board[name] = pd.Series(told, dtype=object).reindex(board.index).fillna("")
     board["seconds"] = [
         seconds.get((row.strategy, row.backbone), np.nan) if row.kind == "arm" else np.nan
         for row in board.itertuples()
@@ -130,10 +132,10 @@ def score_table(tables: Tables) -> pd.DataFrame:
 def seed_scores(tables: Tables) -> pd.DataFrame:
     """Test macro-F1 of every seed: model, kind, strategy, seed, over ("all" | "kept"), macro_f1.
 
-    `over` is "kept" only for the models that leave classes out.
+    `over` is "kept" only for the models that leave classes out or take several as one.
     """
     rows = _rows(tables.scores, "macro_f1")
-    rows = rows[(rows["over"] == "all") | rows["model"].isin(list(left_out(tables)))]
+    rows = rows[(rows["over"] == "all") | rows["model"].isin(list(fewer(tables)))]
     return rows.rename(columns={"value": "macro_f1"})[
         ["model", "kind", "strategy", "seed", "over", "macro_f1"]
     ].reset_index(drop=True)
@@ -275,15 +277,33 @@ def _over_seeds(
 
 
 def left_out(tables: Tables) -> dict[str, str]:
-    """The classes scored over "all" but not over "kept", as text, of each model that has such classes."""
-    scores = tables.scores
-    rows = scores[(scores["metric"] == "f1") & (scores["split"] == "test")]
-    kept = set(zip(*(rows.loc[rows["over"] == "kept", key] for key in ("model", "class")), strict=True))
-    gone: dict[str, list[str]] = {}
-    for model, name in rows.loc[rows["over"] == "all", ["model", "class"]].drop_duplicates().itertuples(index=False):
-        if (model, name) not in kept:
-            gone.setdefault(model, []).append(name)
-    return {model: ", ".join(names) for model, names in gone.items()}
+    """The classes that each model leaves out, as text: only of the models that do."""
+    gone = tables.becomes[tables.becomes["becomes"] == ""]
+    return {str(model): ", ".join(names) for model, names in gone.groupby("model", sort=False)["class"]}
+
+
+def merged(tables: Tables) -> dict[str, str]:
+    """The classes that each model takes as one, `a and b as one`: only of the models that do."""
+    told: dict[str, list[str]] = {}
+    known = tables.becomes[tables.becomes["becomes"] != ""]
+    for (model, _), names in known.groupby(["model", "becomes"], sort=False)["class"]:
+        if len(names) > 1:
+            told.setdefault(str(model), []).append(f"{listed(list(names), len(names))} as one")
+    return {model: ", ".join(each) for model, each in told.items()}
+
+
+def unsaid(tables: Tables) -> pd.DataFrame:
+    """The classes that a model cannot say, model and class: those left out, and of merged ones all but the first."""
+    known = tables.becomes
+    return known.loc[(known["becomes"] == "") | known.duplicated(["model", "becomes"]), ["model", "class"]]
+
+
+def fewer(tables: Tables) -> dict[str, str]:
+    """What becomes of classes that a model does not tell apart: `without a`, `b and c as one`, or both."""
+    told = {model: f"without {names}" for model, names in left_out(tables).items()}
+    for model, names in merged(tables).items():
+        told[model] = f"{told[model]}; {names}" if model in told else names
+    return told
 
 
 def _distinct(names: Iterable[Any]) -> list[str]:

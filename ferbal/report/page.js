@@ -61,7 +61,7 @@ class Chart {
 /** What a cell sorts by: a number where it begins with one, else its text; nothing for a dash. */
 function key(cell) {
   const text = cell.textContent.trim();
-  const number = text.replaceAll(",", "").match(/^[<+]?(-?\d+(\.\d+)?)/);
+  const number = text.replaceAll(",", "").match(/^[<+]?(-?\d+(\.\d+)?(e[+-]\d+)?)/);
   if (text === "–") return null;
   return number ? Number(number[1]) - (text.startsWith("<") ? 1e-9 : 0) : text;
 }

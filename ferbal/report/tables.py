@@ -16,6 +16,7 @@ COLUMNS = {
     "intervals": "model class metric seeds mean low high note",
     "comparisons": "model baseline class metric seeds mean low high p adjusted significant seeds_needed more_right"
     " rows note",
+    "becomes": "model class becomes",
     "history": "run model seed epoch stage lr loss macro_f1 accuracy images_per_s",
     "trials": "model number state value lr batch_size patience epochs seconds",
     "counts": "strategy class rows share",
@@ -50,6 +51,8 @@ class Tables:
     intervals   model, class ("" for the whole), metric, seeds, mean, low, high, note: of test over all classes, 95 %
     comparisons model, baseline, class, metric, seeds, mean, low, high, p, adjusted, significant, seeds_needed,
                 more_right, rows, note: each arm less the baseline on its backbone, as `stats.Comparison` has it
+    becomes     model, class, becomes: the class of an arm that each class of the data set is, "" for one that it
+                leaves out; two of the same are one to the arm
     history     run, model, seed, epoch, stage, lr, loss, macro_f1, accuracy, images_per_s
     trials      model, number, state ("complete" | "pruned" | "failed" | "running"), value, lr, batch_size,
                 patience, epochs, seconds
@@ -76,7 +79,7 @@ class Tables:
 
     `model` names an arm ("focal · resnet18") or an ensemble ("stack"). `over` is "kept" for the classes a model
     knows and "all" for every class of the data set, where a class it left out has F1 0; they differ only for
-    arms that leave classes out.
+    arms that leave classes out or take several as one.
     """
 
     about: dict[str, Any]
@@ -85,6 +88,7 @@ class Tables:
     confusion: pd.DataFrame
     intervals: pd.DataFrame
     comparisons: pd.DataFrame
+    becomes: pd.DataFrame
     history: pd.DataFrame
     trials: pd.DataFrame
     ranking: pd.DataFrame

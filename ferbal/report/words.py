@@ -15,6 +15,11 @@ def number(value: float, form: str = ".3f") -> str:
     return format(value, form) if pd.notna(value) else MISSING
 
 
+def rough(value: float) -> str:
+    """The number to two digits that count, as one would write it: 0.0042, 67, 12,000."""
+    return number(value if pd.isna(value) else float(f"{value:.2g}"), ",g")
+
+
 def points(value: float, sign: bool = True) -> str:
     """A difference of two scores, -1..1, in points: +2.1 for 0.021. Small ones keep a digit that is not 0."""
     return number(100 * value, ("+" if sign else "") + (".1f" if abs(value) >= 0.0005 else ".2f"))

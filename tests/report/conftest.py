@@ -58,6 +58,8 @@ def make_study(
 
     def add_model(model: str, kind: str, strategy: str, backbone: str, skill: float, gone: str, runs: range) -> None:
         kept = [name for name in classes if name != gone]
+        if kind == "arm":
+            tables["becomes"] += [(model, name, name if name in kept else "") for name in classes]
         becomes = [kept.index(name) if name in kept else -1 for name in classes]
         for seed in runs:
             one, two = 5 * skill * np.eye(len(classes))[labels] + draw.gumbel(size=(2, len(labels), len(classes)))

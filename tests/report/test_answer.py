@@ -83,7 +83,7 @@ def test_a_loss_is_told_as_a_loss(bare: Bare) -> None:
     said = answer(made(bare, [versus("smote", -0.03), versus("focal", -0.05), versus("cRT", 0.0, significant=False)]))
     assert said == (
         "On toy with net, no strategy surely gains over plain, and focal loses 5.0 points of macro-F1 "
-        "(95 % 4.1 to 5.9). Losing: smote -3.0 points; cannot be told from plain: cRT."
+        "(95 % 4.1 to 5.9). Losing, in points: smote -3.0; cannot be told from plain: cRT."
     )
 
 
@@ -130,9 +130,14 @@ def test_one_arm_of_too_few_seeds_is_not_counted_with_the_others(bare: Bare) -> 
 
 
 def test_a_dropped_class_is_named_beside_the_strategy(bare: Bare) -> None:
-    gone = [("drop · net", "arm", "drop", "net", 0, "test", "all", name, "f1", 0.5) for name in ("a", "b")]
-    gone += [("drop · net", "arm", "drop", "net", 0, "test", "kept", "a", "f1", 0.5)]
-    assert "drop (without b) loses 10.0 points" in answer(made(bare, [versus("drop", -0.1)], scores=gone))
+    gone = [("drop · net", "a", "a"), ("drop · net", "b", "")]
+    assert "drop (without b) loses 10.0 points" in answer(made(bare, [versus("drop", -0.1)], becomes=gone))
+
+
+def test_merged_classes_are_named_beside_the_strategy(bare: Bare) -> None:
+    one = [("both · net", name, own) for name, own in zip("abcdef", ["a+b", "a+b", "c", "", "x", "x"], strict=True)]
+    said = answer(made(bare, [versus("both", -0.1)], becomes=one))
+    assert "both (without d; a and b as one, e and f as one) loses 10.0 points" in said
 
 
 def test_a_failed_arm_is_named_and_compared_with_nothing(bare: Bare) -> None:
@@ -154,6 +159,28 @@ def test_a_single_arm_has_nothing_to_be_compared_with(bare: Bare) -> None:
     )
 
 
+def test_one_arm_with_a_score_is_not_called_the_only_arm_of_a_study_with_more(bare: Bare) -> None:
+    counts = [("plain", "a", 90, 0.9), ("focal", "a", 90, 0.9)]
+    alone = answer(made(bare, [], "plain · net", counts=counts))
+    assert alone == (
+        "On toy with net, only plain has been scored yet, with a macro-F1 of 0.500 (95 % 0.480 to 0.520), "
+        "so there is nothing to compare it with."
+    )
+    failed = [("plain · net", seed, "out of memory") for seed in range(3)]
+    for more, end in (({}, ""), ({"failed": failed}, "; failed, and compared with nothing: plain · net")):
+        said = answer(made(bare, [], "focal · net", counts=counts, **more))
+        assert said == (
+            "On toy with net, the baseline plain has no score, so no difference is tested. "
+            f"Only focal has been scored yet, with a macro-F1 of 0.500 (95 % 0.480 to 0.520){end}."
+        )
+
+
+def test_a_backbone_on_which_one_arm_has_run_says_so(bare: Bare) -> None:
+    rows = [versus("focal", backbone="first")]
+    said = answer(made(bare, rows, "plain · second", counts=[("plain", "a", 9, 1.0), ("focal", "a", 9, 1.0)]))
+    assert "; with second, only plain has been scored yet, with a macro-F1 of 0.500" in said
+
+
 def test_every_backbone_has_its_own_finding(bare: Bare) -> None:
     rows = [
         versus("mixup", backbone="small"),
@@ -164,8 +191,18 @@ def test_every_backbone_has_its_own_finding(bare: Bare) -> None:
     said = answer(made(bare, rows))
     assert said.startswith("On toy with small, mixup gains 2.1 points")
     assert "; with large, no strategy surely gains over plain, and focal loses 2.0 points" in said
-    assert "annot be told from plain: mixup (large)" in said
-    assert said.endswith("the leaderboard has 2 further backbones.")
+    assert said.endswith(". With large, cannot be told from plain: mixup; the leaderboard has 2 further backbones.")
+
+
+def test_many_gains_on_two_backbones_read_as_sentences(bare: Bare) -> None:
+    rows = [versus(f"s{i}", 0.03 - i / 1000, backbone=name) for name in ("small", "large") for i in range(6)]
+    rows.append(versus("drop", 0.001, backbone="small", significant=False))
+    gone = [("drop · small", "a", "a"), ("drop · small", "b", "")]
+    assert answer(made(bare, rows, becomes=gone)).split("over plain. ")[1] == (
+        "With small, gaining too, in points: s1 +2.9, s2 +2.8, s3 +2.7, s4 +2.6 and 1 other; "
+        "cannot be told from plain: drop (without b); "
+        "with large, gaining too, in points: s1 +2.9, s2 +2.8, s3 +2.7, s4 +2.6 and 1 other."
+    )
 
 
 def test_a_study_that_has_only_begun(bare: Bare) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,14 @@ from made_up_runs import fill
 
 from ferbal import data, study
 from ferbal.errors import UsageError
+from ferbal.report import frames
+from ferbal.report.answer import answer
+from ferbal.report.collect import Source, collect
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.store import RunFolder
 
 SETTINGS = (
     "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 2}",
@@ -62,6 +67,7 @@ def test_one_study_has_every_table(made: Path) -> None:
 
 
 def test_several_studies_make_one_page_and_leave_the_others_alone(made: Path) -> None:
+    study.report(*prepared(made, "first"))
     before = (made / "studies" / "first" / "scores.csv").read_text()
     told = study.report(*prepared(made, "first", "second"))
     assert told.path == made / "reports" / "first+second.html"
@@ -89,6 +95,77 @@ def test_studies_on_different_data_are_refused_by_name(made: Path) -> None:
         study.report(*prepared(made, "first", "third"))
     with pytest.raises(UsageError, match=r"^first: named twice"):
         study.report(*prepared(made, "first", "first"))
+
+
+@pytest.mark.parametrize("new", ["settings", "data"])
+def test_ensembles_of_runs_that_are_not_of_the_study_any_more_are_not_shown(tmp_path: Path, new: str) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    before = study.prepare(tmp_path / "tiny.yaml", tmp_path, SETTINGS)
+    fill(before)
+    assert len(list(study.combine(before))) == 4
+    changes = (*SETTINGS, "training.epochs=4") if new == "settings" else SETTINGS
+    if new == "data":
+        shutil.rmtree(tmp_path / "data" / "tiny")
+        data.save(table({"train": 96, "val": 48, "test": 48}, seed=1), tmp_path / "data" / "tiny")
+    changed = study.prepare(tmp_path / "tiny.yaml", tmp_path, changes)
+    fill(changed)
+    found = study.report(changed).found
+    assert set(found.scores["kind"]) == {"arm"}
+    assert not found.ledger["what"].str.startswith("ensemble").any()
+    list(study.combine(changed))
+    assert set(study.report(changed).found.scores["kind"]) == {"arm", "ensemble"}
+
+
+def test_classes_that_a_model_takes_as_one_are_not_called_left_out(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    fewer = '{plain: plain, sides: \'merge("left", "right")\', two: drop("rare")}'
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, f"strategies={fewer}", "ensembles=[average]"))
+    fill(made)
+    found = study.report(made).found
+    sides, two = (f"{name} · facevgg_small" for name in ("sides", "two"))
+    assert frames.left_out(found) == {two: "rare"}
+    assert frames.merged(found) == {sides: "left and right as one"}
+    rows = frames.distribution(found).set_index(["strategy", "class"])
+    assert rows.loc["sides"].round(3).to_dict("list") == rows.loc["plain"].round(3).to_dict("list")
+    assert rows.loc["two", "rows"].to_dict() == {"left": 36, "right": 48, "rare": 0}
+    board, *others = PANELS[0].make(found)
+    assert isinstance(board, Grid)
+    assert {f"{sides}\nleft and right as one", f"{two}\nwithout rare"} < {row[0] for row in board.rows}
+    assert "(without left" not in answer(found)
+    assert "sides (left and right as one)" in answer(found)
+    f1 = frames.f1_table(found).loc["facevgg_small", "sides"]
+    assert f1["left"] > f1["right"] == 0, "as the page says"
+    told = " ".join(part.text for part in others if isinstance(part, Remark))
+    assert "A class that a model leaves out counts as missed, with F1 0. " in told
+    assert "Of classes that a model takes as one its answer counts for the first alone; the others have F1 0." in told
+
+
+@dataclass(frozen=True)
+class Meanwhile(RunFolder):
+    """A run during whose reading another folder becomes complete."""
+
+    other: RunFolder
+
+    def logits(self, split: str, ids: np.ndarray) -> np.ndarray:
+        (self.other.path / "scores.json").touch()
+        return super().logits(split, ids)
+
+
+def test_a_run_that_completes_while_a_report_is_made_waits_for_the_next_one(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "final.seeds=1"))
+    fill(made)
+    (plain, first), (weighted, late) = ((arm, *made.finals(arm).values()) for arm, _ in made.plans)
+    (late.path / "scores.json").unlink()
+    finals = {plain: {0: Meanwhile(first.path, late)}, weighted: {0: late}}
+    source = Source(made.spec, made.dataset, made.folder, made.plans, finals, {plain: [], weighted: []})
+    found = collect([source])
+    assert late.complete
+    assert (set(found.scores["strategy"]), set(found.runs["strategy"])) == ({"plain"}, {"plain"})
+    assert collect([replace(source)]).comparisons["model"].unique().tolist() == [weighted.name]
 
 
 def test_what_people_said_stands_beside_a_mistake(tmp_path: Path) -> None:

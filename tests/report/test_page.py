@@ -256,6 +256,16 @@ def test_a_table_is_sorted_and_filtered_with_the_keyboard(study: Study, show: Ca
 
 
 @needs_browser
+def test_a_table_is_sorted_by_small_numbers_too(study: Study, show: Callable[..., Opened]) -> None:
+    tables = study(strategies=("plain", "mirror", "focal"), backbones=("net",), seeds=1, epochs=2, trials=0)
+    tables.runs["lr"] = [0.001, 5e-5, 0.01]
+    page = show(tables).page
+    table = page.locator("#search table")
+    table.get_by_role("button", name="learning rate").click()
+    assert table.locator("tbody td:nth-child(2)").all_inner_texts() == ["0.01", "0.001", "5e-05"]
+
+
+@needs_browser
 def test_layers_are_laid_over_pictures_when_the_reader_says_so(study: Study, show: Callable[..., Opened]) -> None:
     opened = show(study(strategies=("plain", "focal"), backbones=("net",), seeds=1, epochs=2, trials=0))
     mistakes = opened.page.locator("#mistakes")

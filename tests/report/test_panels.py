@@ -12,10 +12,13 @@ import pandas as pd
 import pytest
 
 from ferbal.report import frames, searches
-from ferbal.report.canvas import PALETTE, label, looks, shortened, wrapped
+from ferbal.report.canvas import PALETTE, blank, label, looks, name_columns, shortened, wrapped
+from ferbal.report.figures.training import draw_times
 from ferbal.report.panels import PANELS
+from ferbal.report.panels.scores import difference_grid
 from ferbal.report.parts import Chart, Gallery, Grid, Remark
 from ferbal.report.tables import COLUMNS, Tables
+from ferbal.report.words import MISSING, rough
 
 Bare = Callable[..., Tables]
 Study = Callable[..., Tables]
@@ -83,6 +86,12 @@ def small(bare: Bare) -> Tables:
     counts += [("drop · net", "a", "a", 38), ("drop · net", "a", "b", 0)]
     return bare(
         scores=rows,
+        becomes=[
+            ("plain · net", "a", "a"),
+            ("plain · net", "b", "b"),
+            ("drop · net", "a", "a"),
+            ("drop · net", "b", ""),
+        ],
         runs=[run("plain", 0, 10), run("plain", 1, 20, 3600.0), run("drop", 0, 8, 720.0), run("drop", 1, 9, 1440.0)],
         confusion=[(model, "arm", "test", true, said, count) for model, true, said, count in counts],
         counts=[("plain", "a", 90, 0.9), ("plain", "b", 10, 0.1), ("drop", "a", 90, 1.0)],
@@ -209,6 +218,16 @@ def test_differences_are_those_of_the_comparisons(small: Tables) -> None:
     assert rows["significant"].tolist() == [True, False]
 
 
+def test_no_seeds_are_asked_for_where_a_difference_is_settled(small: Tables) -> None:
+    small.comparisons["seeds_needed"] = 9.0  # more than the two there are: it corrects more strictly than Holm does
+    grid = difference_grid(small)
+    (settled,) = grid.rows
+    place = grid.columns.index("seeds that would settle it")
+    assert (settled[grid.columns.index("significant")], settled[place]) == ("yes", MISSING)
+    small.comparisons["significant"] = False
+    assert difference_grid(small).rows[0][place] == "9"
+
+
 def test_f1_has_its_intervals_with_the_best_model_first(small: Tables) -> None:
     rows = frames.f1_intervals(small)
     assert rows["model"].tolist() == ["plain · net", "drop · net"]
@@ -272,6 +291,35 @@ def test_names_stay_text_in_figures() -> None:
     assert shortened("<" * 20, 4) == "&lt;&lt;&lt;…"
 
 
+def test_names_are_told_apart_however_short_and_break_at_words() -> None:
+    figure = blank(100)
+    name_columns(figure, [f"weighted(beta=0.999) · {net}" for net in ("resnet18", "densenet169")])
+    assert figure.layout.xaxis.ticktext == ("weighte…resnet18", "weighte…senet169")
+    assert wrapped("weighted(beta=0.999) · densenet169") == "weighted(beta=0.999)<br>· densenet169"
+
+
+def test_what_failed_and_what_runs_look_different() -> None:
+    rows = pd.DataFrame(
+        [("m", state, 2.0) for state in ("complete", "pruned", "failed", "running")],
+        columns=["model", "state", "minutes"],
+    )
+    assert len({trace.marker.color for trace in draw_times(rows).data}) == 4
+
+
+def test_one_seed_leaves_the_diagonal_out(study: Study) -> None:
+    titles = [
+        part.title
+        for seeds in (1, 2)
+        for panel in PANELS
+        for part in panel.make(study(strategies=("plain", "focal"), backbones=("net",), seeds=seeds))
+        if isinstance(part, Chart) and part.title.startswith("How much members differ")
+    ]
+    assert titles == [
+        "How much members differ: mean over pairs of runs",
+        "How much members differ: mean over pairs of runs, on the diagonal over seeds",
+    ]
+
+
 def test_a_study_without_anything_has_a_page_of_nothing(bare: Bare) -> None:
     empty = bare()
     assert {panel.title: list(panel.make(empty)) for panel in PANELS} == {panel.title: [] for panel in PANELS}
@@ -309,7 +357,7 @@ def test_every_panel_has_something_to_show(study: Study) -> None:
     assert isinstance(grid, Grid)
     assert grid.columns[:4] == ("model", "macro-F1\n95 %", "points over baseline\n95 %", "adjusted p")
     assert all(len(row) == len(grid.columns) for row in grid.rows)
-    assert sum("without disgust" in row[8] for row in grid.rows) == 2
+    assert sum(row[0].endswith("\nwithout disgust") for row in grid.rows) == 2
 
 
 def test_every_choice_of_a_reader_shows_something(study: Study) -> None:
@@ -337,6 +385,53 @@ def test_captions_are_messages_about_the_study(study: Study) -> None:
     for chart in charts:
         assert chart.says.endswith(".")
         assert not re.search(r"\bnan\b", chart.says)
+
+
+def says(tables: Tables) -> dict[str, list[str]]:
+    """The captions and remarks of each panel."""
+    told = {
+        panel.title: [part for part in panel.make(tables) if isinstance(part, Chart | Remark)] for panel in PANELS
+    }
+    return {
+        title: [part.says if isinstance(part, Chart) else part.text for part in own] for title, own in told.items()
+    }
+
+
+def test_a_class_that_an_arm_cannot_say_is_no_finding(study: Study) -> None:
+    told = says(study(strategies=("plain", "no disgust"), backbones=("net",), ensembles=()))
+    assert "of disgust, by plain." in told["F1 of each class"][1]
+    assert told["Confusions"][0].endswith("by plain · net.")
+
+
+def test_one_seed_has_intervals_for_new_images_alone(study: Study) -> None:
+    told = says(study(strategies=("plain", "focal"), backbones=("net",), seeds=1, ensembles=()))
+    assert told["Leaderboard"][1].endswith("intervals are for new images.")
+    assert told["F1 of each class"][0].endswith("bars are 95 % intervals for new images.")
+    both = says(study(strategies=("plain", "focal"), backbones=("net",), seeds=2))
+    ends = "intervals are for new images, and of several seeds for new seeds too."
+    assert both["Leaderboard"][1].endswith(ends)
+
+
+def test_captions_say_nothing_of_differences_that_are_none(study: Study) -> None:
+    tables = study(strategies=("plain", "focal"), backbones=("net",), dropping="")
+    told = says(tables)
+    assert told["Training"][0].startswith("6 runs of 20 epochs; ")
+    assert told["The data"] == [
+        "Every strategy draws the classes alike. Losses, margins and corrections draw no rows and are not shown."
+    ]
+    tables.reach["any"] = 1.0
+    assert (
+        "At least one run is right on every image, which only an oracle that picks the run could reach."
+        in (says(tables)["Ensembles"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.00421, "0.0042"), (1.96, "2"), (67.4, "67"), (251.0, "250"), (12345.0, "12,000")]
+)
+def test_energy_is_written_without_an_exponent(value: float, text: str) -> None:
+    assert rough(value) == text
+    assert rough(float("nan")) == MISSING
 
 
 def test_the_protocol_says_so_when_test_was_touched(study: Study) -> None:

@@ -53,7 +53,7 @@ def draw_growth(rows: pd.DataFrame, best: float) -> go.Figure:
             hovertemplate=f"{order}<br>%{{x}} runs: macro-F1 %{{y:.3f}}<extra></extra>",
         )
     figure.add_scatter(
-        x=[1, max(size, default=1)],
+        x=[1, int(rows["size"].max())],
         y=[best, best],
         mode="lines",
         name="best single run",

@@ -35,11 +35,11 @@ COSTS = {
 def draw_leaderboard(board: pd.DataFrame, seeds: pd.DataFrame, look: dict[str, Look]) -> go.Figure:
     """A bar with its 95 % interval for the mean and a dot for each seed, one row a model, the best on top.
 
-    Hollow dots are scores over the kept classes only.
+    Hollow dots are scores over the model's own classes only.
     """
     place = {model: row for row, model in enumerate(board["model"])}
     figure = blank(90 + rows_high(board["model"]))
-    for over, name, symbol in (("all", "one seed", "circle"), ("kept", "its kept classes only", "circle-open")):
+    for over, name, symbol in (("all", "one seed", "circle"), ("kept", "its own classes only", "circle-open")):
         dots = seeds[(seeds["over"] == over) & seeds["model"].isin(list(place))]
         figure.add_scatter(
             x=numbers(dots["macro_f1"]),

@@ -10,6 +10,7 @@ from ferbal.report.canvas import (
     BLUE,
     GREY,
     ORANGE,
+    RED,
     Look,
     blank,
     label,
@@ -22,7 +23,7 @@ from ferbal.report.canvas import (
 )
 
 STATES = {"complete": ("circle", BLUE), "pruned": ("x-thin", ORANGE), "running": ("circle-open", GREY)}
-TIMES = {"complete": BLUE, "pruned": ORANGE, "failed": GREY}
+TIMES = {"complete": BLUE, "pruned": ORANGE, "failed": RED}
 BARS = {"share of what is drawn in the end": "share", "rows in one pass": "rows"}
 
 

@@ -55,12 +55,14 @@ def ensembles(tables: Tables) -> Iterable[Part]:
     apart = pairs[pairs["first"] != pairs["second"]].dropna(subset=["disagreement"])
     if len(apart):
         figure = figures.draw_agreement(pairs)
+        several = len(pairs.dropna(subset=["disagreement"])) > len(apart)
+        diagonal = ", on the diagonal over seeds" if several else ""
         far, near = most(apart, "disagreement"), most(apart.assign(same=-apart["disagreement"]), "same")
         yield Chart(
             f"{far['first']} and {far['second']} differ most, on {far['disagreement']:.0%} of images; "
             f"{near['first']} and {near['second']} least, on {near['disagreement']:.0%}.",
             (figure,),
-            title="How much members differ: mean over pairs of runs, on the diagonal over seeds",
+            title="How much members differ: mean over pairs of runs" + diagonal,
             controls=controls(figure),
             at_least=room(pairs["first"].nunique()) + 8 * pairs["first"].nunique(),
             at_most=260 + 80 * pairs["first"].nunique(),
@@ -89,9 +91,12 @@ def _fixed(tables: Tables) -> Iterable[Part]:
     if len(reach):
         missed = most(reach.assign(missed=1 - reach["any"]), "missed")
         whole = (reach["any"] * reach["rows"]).sum() / reach["rows"].sum()
+        oracle = "which only an oracle that picks the run could reach"
         yield Remark(
-            f"At least one run is right on {whole:.1%} of all images, which only an oracle that picks the run could "
-            f"reach; every run is wrong on {missed['missed']:.0%} of {missed['class']}, the most of any class."
+            f"At least one run is right on {whole:.1%} of all images, {oracle}; every run is wrong on "
+            f"{missed['missed']:.{int(missed['missed'] < 0.01)}%} of {missed['class']}, the most of any class."
+            if missed["missed"] > 0
+            else f"At least one run is right on every image, {oracle}."
         )
         heads = {"best": "best run", "ensemble": "best ensemble", "any": "at least one run"}
         columns = {"class": [str(name) for name in reach["class"]]}

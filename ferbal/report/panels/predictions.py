@@ -20,6 +20,8 @@ def confusions(tables: Tables) -> Iterable[Part]:
         return
     figure = figures.draw_confusions(cells, names)
     mistakes = cells[cells["true"] != cells["predicted"]].sort_values("share", ascending=False)
+    unsaid = set(frames.unsaid(tables).itertuples(index=False, name=None))  # those it must take for another
+    mistakes = mistakes[[pair not in unsaid for pair in zip(mistakes["model"], mistakes["true"], strict=True)]]
     most = mistakes.head(1).to_dict("records")
     yield Chart(
         "The largest confusion of any model: "

@@ -13,7 +13,13 @@ from ferbal.report.figures import scores as figures
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records, room
 from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
-from ferbal.report.words import MISSING, between, listed, number, p_value, points
+from ferbal.report.words import MISSING, between, listed, number, p_value, points, rough
+
+COUNTED = {
+    "left_out": "A class that a model leaves out counts as missed, with F1 0.",
+    "merged": "Of classes that a model takes as one its answer counts for the first alone; the others have F1 0.",
+}
+"""How classes count that a model does not tell apart, by the column of the leaderboard that names them."""
 
 
 def leaderboard(tables: Tables) -> Iterable[Part]:
@@ -24,16 +30,15 @@ def leaderboard(tables: Tables) -> Iterable[Part]:
     yield board_grid(tables)
     if few := too_few_seeds(tables):
         yield Remark(few)
-    if (board["left_out"] != "").any():
+    if rules := [rule for column, rule in COUNTED.items() if (board[column] != "").any()]:
         yield Remark(
-            "A class that a model leaves out counts as missed, with F1 0, in every column but the one over "
-            "its kept classes. That one answers an easier question and ranks nothing."
+            " ".join([*rules, "The column over its own classes answers an easier question and ranks nothing."])
         )
     if len(tables.scores[["model", "seed"]].drop_duplicates()) > 1:
         best = board.iloc[0]
         yield Chart(
             f"{best['model']} has the highest mean macro-F1 on test, {number(best['macro_f1'])} "
-            f"(95 % {between(best['macro_f1_low'], best['macro_f1_high'])}); intervals are for new seeds and images.",
+            f"(95 % {between(best['macro_f1_low'], best['macro_f1_high'])}); intervals are {_for_new(tables)}.",
             (
                 figures.draw_leaderboard(
                     board.replace({"model": short}),
@@ -48,10 +53,14 @@ def leaderboard(tables: Tables) -> Iterable[Part]:
 def board_grid(tables: Tables) -> Grid:
     """The leaderboard as texts."""
     board = frames.leaderboard(tables)
-    rare, baseline = frames.rarest(tables) or "rarest class", tables.about.get("baseline")
+    rare, baseline, fewer = (
+        frames.rarest(tables) or "rarest class",
+        tables.about.get("baseline"),
+        frames.fewer(tables),
+    )
     rows = records(board)
     columns: dict[str, list[str]] = {
-        "model": [_tagged(row, baseline) for row in rows],
+        "model": [_tagged(row, baseline, fewer.get(row["model"], "")) for row in rows],
         "macro-F1\n95 %": [f"{number(row['macro_f1'])}{_ends(row, 'macro_f1')}" for row in rows],
         "points over baseline\n95 %": [
             points(row["gain"]) + "*" * row["significant"] + _ends(row, "gain", "+.1f", 100) for row in rows
@@ -62,9 +71,9 @@ def board_grid(tables: Tables) -> Grid:
         "balanced accuracy": [number(value) for value in board["balanced_accuracy"]],
         "accuracy": [number(value) for value in board["accuracy"]],
     }
-    if (board["left_out"] != "").any():
-        columns["macro-F1 over kept classes only"] = [
-            f"{number(row['kept'])}\nwithout {row['left_out']}" if row["left_out"] else MISSING for row in rows
+    if fewer:
+        columns["macro-F1 over its own classes"] = [
+            number(row["kept"]) if row["model"] in fewer else MISSING for row in rows
         ]
     if board["untwinned"].notna().any():
         columns["macro-F1 on test without twins"] = [number(value) for value in board["untwinned"]]
@@ -104,7 +113,9 @@ def difference_grid(tables: Tables) -> Grid:
         "adjusted p": [p_value(row["adjusted"]) for row in rows],
         "significant": ["yes" if row["significant"] else "no" for row in rows],
         "shared seeds": [str(row["seeds"]) for row in rows],
-        "seeds that would settle it": [seeds_to_settle(row["seeds_needed"]) for row in rows],
+        "seeds that would settle it": [
+            MISSING if row["significant"] else seeds_to_settle(row["seeds_needed"]) for row in rows
+        ],
         "points of accuracy": [points(accuracy.get(row["model"], float("nan"))) for row in rows],
         "more images right": [f"{number(row['more_right'], '+,.0f')}\nof {row['rows']:,}" for row in rows],
     }
@@ -120,17 +131,19 @@ def f1(tables: Tables) -> Iterable[Part]:
         means = records(by(rows, "class", "mean").dropna())
         yield Chart(
             f"Over all models the mean F1 is lowest for {means[0]['class']} ({means[0]['mean']:.3f}) and highest for "
-            f"{means[-1]['class']} ({means[-1]['mean']:.3f}); bars are 95 % intervals for new seeds and images.",
+            f"{means[-1]['class']} ({means[-1]['mean']:.3f}); bars are 95 % intervals {_for_new(tables)}.",
             (figure,),
             title="F1 of one class, with intervals",
             controls=controls(figure),
         )
+    unsaid = frames.grouped(tables, frames.unsaid(tables))
     for group, own in table.groupby(level="group", sort=False):
-        own = own.droplevel("group")
-        lowest = own.min()
+        own, never = own.droplevel("group"), unsaid[unsaid["group"] == group]
+        said = own.mask(pd.crosstab(never["row"], never["class"]).reindex_like(own) > 0)
+        lowest = said.min()
         yield Chart(
             f"The lowest F1 with {group} is {lowest.min():.3f}, of {lowest.idxmin()}, "
-            f"by {own[lowest.idxmin()].idxmin()}.",
+            f"by {said[lowest.idxmin()].idxmin()}.",
             (figures.draw_f1(own),),
             title=f"F1 of every class: {group}",
             at_least=room(own.shape[1]),
@@ -156,7 +169,7 @@ def cost(tables: Tables) -> Iterable[Part]:
         whose = listed(list(tables.runs["energy_of"].dropna().unique()))
         said += (
             f" {least['strategy']} · {least['backbone']} takes least energy, "
-            f"{least['energy_j'] / figures.JOULES:,.2g} Wh: that of {whose} while it trained, "
+            f"{rough(least['energy_j'] / figures.JOULES)} Wh: that of {whose} while it trained, "
             "other work on the machine included."
         )
     yield Chart(said, tuple(drawn))
@@ -174,13 +187,22 @@ def _told(cells: pd.DataFrame, baseline: str) -> str:
     return f"In macro-F1, {'; '.join(said) or f'no strategy differs significantly from {baseline}'}."
 
 
+def _for_new(tables: Tables) -> str:
+    """What the intervals of the models are for. A single score knows nothing of other seeds."""
+    seeds = tables.intervals["seeds"]
+    if seeds.max() == 1:
+        return "for new images"
+    return "for new seeds and images" if seeds.min() > 1 else "for new images, and of several seeds for new seeds too"
+
+
 def _ends(row: dict[str, object], name: str, form: str = ".3f", times: float = 1.0) -> str:
     """The interval of a figure, on a line of its own below it."""
     told = between(float(str(row[f"{name}_low"])), float(str(row[f"{name}_high"])), form, times)
     return f"\n{told}" if told != MISSING else ""
 
 
-def _tagged(row: dict[str, object], baseline: str | None) -> str:
-    if row["kind"] == "ensemble":
-        return f"{row['model']}\nensemble"
-    return f"{row['model']}\nbaseline" if row["strategy"] == baseline else str(row["model"])
+def _tagged(row: dict[str, object], baseline: str | None, fewer: str) -> str:
+    """The model, and on a line of its own what it is and which classes it does not tell apart."""
+    what = "ensemble" if row["kind"] == "ensemble" else "baseline" if row["strategy"] == baseline else ""
+    tags = ", ".join(filter(None, (what, fewer)))
+    return f"{row['model']}\n{tags}" if tags else str(row["model"])

@@ -13,7 +13,7 @@ from ferbal.report.figures.scores import JOULES
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records
 from ferbal.report.parts import Chart, Gallery, Grid, Part, Picture, Remark
 from ferbal.report.tables import Tables
-from ferbal.report.words import number
+from ferbal.report.words import counted, number, rough
 
 HEADS = {
     "lr": "learning rate",
@@ -45,9 +45,14 @@ def images(tables: Tables) -> Iterable[Part]:
         figure = figures.draw_distribution(made, looks(frames.strategies(tables)))
         drawn = made.groupby("class", sort=False)["share"].agg(["min", "max"]).reset_index()
         varied = most(drawn.assign(by=drawn["max"] - drawn["min"]), "by")
+        least, largest = (f"{varied[end]:.1%}" for end in ("min", "max"))
+        said = (
+            f"Under the strategies {varied['class']} is {least} to {largest} of what a model sees in the end; "
+            "no class differs more."
+        )
         yield Chart(
-            f"Under the strategies {varied['class']} is {varied['min']:.1%} to {varied['max']:.1%} of what a model "
-            "sees in the end; no class differs more. Losses, margins and corrections draw no rows and are not shown.",
+            ("Every strategy draws the classes alike." if least == largest else said)
+            + " Losses, margins and corrections draw no rows and are not shown.",
             (figure,),
             title="What each strategy draws",
             controls=controls(figure),
@@ -66,7 +71,8 @@ def curves(tables: Tables) -> Iterable[Part]:
         return
     figure = figures.draw_curves(rows, looks([*frames.strategies(tables), *rows["strategy"].unique()]))
     epochs = rows.groupby("run")["epoch"].count()
-    said = f"{len(epochs)} runs of {epochs.min()} to {epochs.max()} epochs"
+    lengths = " to ".join(str(length) for length in dict.fromkeys((epochs.min(), epochs.max())))
+    said = f"{counted(len(epochs), 'run')} of {lengths} {'epoch' if epochs.max() == 1 else 'epochs'}"
     if rows["macro_f1"].notna().any():
         best = most(rows, "macro_f1")
         said += f"; {best['strategy']} has the highest validation macro-F1 of an epoch, {best['macro_f1']:.3f}"
@@ -84,12 +90,15 @@ def search(tables: Tables) -> Iterable[Part]:
     elif len(chosen):
         yield Remark("No search was run: every arm trained with the settings below.")
     if len(chosen):
-        form = {"lr": ".2g", "seconds": ",.0f", "images_per_s": ",.0f", "parameters": ",.0f", "energy_j": ".2g"}
+        form = {"lr": ".2g", "seconds": ",.0f", "images_per_s": ",.0f", "parameters": ",.0f"}
         chosen["energy_j"] /= JOULES
         names = [name for name in chosen.dropna(axis=1, how="all").columns if name not in ("strategy", "backbone")]
         columns = {"arm": [f"{row['strategy']} · {row['backbone']}" for row in records(chosen)]}
         columns |= {
-            HEADS.get(name, name): [number(value, form.get(name, ".4g")) for value in chosen[name]] for name in names
+            HEADS.get(name, name): [
+                rough(value) if name == "energy_j" else number(value, form.get(name, ".4g")) for value in chosen[name]
+            ]
+            for name in names
         }
         title = "What the final runs used and took, mean over seeds"
         yield Grid(title, *columns_of(columns), numeric=True, sortable=True)
