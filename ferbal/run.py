@@ -14,7 +14,7 @@ import numpy as np
 from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
-from ferbal.errors import RunError
+from ferbal.errors import RunError, UsageError
 from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, start
 from ferbal.shapes import Float, Int
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 RETRIES = 5
-FORMAT = 4  # raised when the same settings, or what is usual, would train differently: older runs are made again
+FORMAT = 4  # raised when what people usually train would train otherwise: older runs are then made again
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,10 @@ def _executed(
         seed=job.seed,
         head=plan.head,
     )
-    heads.check(model, plan, job.arm.backbone)
+    try:
+        heads.check(model, plan, job.arm.backbone)
+    except UsageError as error:  # other arms may go on with this net, and this one with others
+        raise RunError(str(error)) from None
     epochs = train.fit(
         model,
         plan,

@@ -99,7 +99,7 @@ class Space:
         axes = {name: list(v.values) if isinstance(v, Choices) else v.spaced(1) for name, v in self.knobs.items()}
         least = math.prod(map(len, axes.values()))
         if least > most:
-            raise UsageError(f"search.trials: a grid over these choices has {least} points, more than {most} trials")
+            raise UsageError(f"a grid over these choices has {least} points, more than {most} trials")
         turns = deque((name, v, 2) for name, v in self.knobs.items() if isinstance(v, Range))
         while turns:
             name, values, count = turns.popleft()

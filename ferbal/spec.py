@@ -293,6 +293,10 @@ def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
             f"be a multiple of {devices} but got {', '.join(uneven)}"
         )
     used = {name for text in settings.strategies.values() for name in recipe.names(text)}
+    try:
+        _ = settings.trainings
+    except UsageError as error:
+        yield f"{places.of(('search', 'trials'))}: {error}"
     for name, values in settings.search.further.items():
         place = places.of(("search", "further", name))
         owner = name.rpartition(".")[0]

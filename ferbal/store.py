@@ -7,10 +7,11 @@
                                 weights.json instead of the weights, where they are kept elsewhere
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       artifacts/<uuid>          what the dashboard shows of a trial; optuna.db names it
-      ensembles/<name>/         ensemble.json  logits.npz  scores.json
+      ensembles/<name>/         run.json  blend.npz  logits.npz  scores.json
     reports/<name>.html
 
-While a run trains it holds the checkpoints of its last two epochs, each with its own checksum, and `attempts.json`.
+While a run trains it holds the checkpoints of its last two epochs, each with its own checksum, and `attempts.json`;
+`failed.json` says why it could not.
 `scores.json` is written last: where it is, the folder is complete.
 """
 

@@ -183,12 +183,11 @@ def combine(study: Study) -> Iterator[Combined]:
     members = {run.path.name: run for run in runs}
     if len(members) < 2:
         return
-    splits = {"val": study.dataset.val, "test": study.dataset.test}
     logits: dict[str, list[np.ndarray]] = {}
     for method in study.spec.ensembles:
         folder = study.folder.ensemble(method)
         if not combining.current(folder, method, members, study.dataset):
-            logits = logits or {name: [run.logits(name) for run in runs] for name, part in splits.items()}
+            logits = logits or {split: [run.logits(split) for run in runs] for split in ("val", "test")}
             combining.combine(folder, method, members, logits, study.dataset)
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 

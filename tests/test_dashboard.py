@@ -167,7 +167,9 @@ def test_every_trial_has_its_artifacts_once_and_what_it_was_made_with(
             assert {"seed", "seconds", "precision"} <= trial.user_attrs.keys()
     folder = searched / "studies" / "tiny" / "artifacts"
     assert sorted(kept) == sorted(path.name for path in folder.iterdir())
-    assert max(path.stat().st_size for path in folder.iterdir()) < 25_000
+    assert (
+        max(path.stat().st_size for path in folder.iterdir()) < 30_000
+    )  # beside the 5 MB of plotly.js, which is shared
 
 
 def test_the_confusion_matrix_of_a_trial_is_that_of_its_scores(searched: Path) -> None:

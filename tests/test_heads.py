@@ -13,7 +13,7 @@ from torch import nn
 
 from ferbal import data, run
 from ferbal.device import Machine
-from ferbal.errors import UsageError
+from ferbal.errors import RunError, UsageError
 from ferbal.models import heads
 from ferbal.models import learning as which
 from ferbal.models.build import build
@@ -91,7 +91,7 @@ def test_a_net_without_one_is_refused_before_it_trains(
     dataset, training = data.open("tiny", tiny_root), Training(epochs=1, image_size=32, augment="none")
     job = run.Job(Arm("a", recipe, backbone), Knobs(1e-3, 32, 5), 0, training, "drop", dataset.digest)
     told = rf"backbone {backbone} has no single linear classifier \({CLASSIFIERS[backbone]}\), which {USES[recipe]}"
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(RunError, match=told):
         next(run.execute(job, dataset, RunFolder(tmp_path), machine=Machine(torch.device("cpu")), keep=True))
 
 

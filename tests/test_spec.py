@@ -45,6 +45,7 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
         ("name: tiny\n", "", "s.yaml: name: missing, and needed"),
         ("{seeds: 2}", "{seeds: 2}\nreport: {baseline: plan}", "no strategy 'plan' (did you mean 'plain'?)"),
         ("plain: plain", "plain: [plain", "not valid YAML"),
+        ("trials: 2", "sampler: grid, trials: 1", "s.yaml:8: search.trials: a grid over these choices has 2 points"),
         ("[16, 32]", "[]", "s.yaml:8: search.batch_size: value should have at least 1 item"),
         ("[facevgg_small]", "[facevgg_small, resnet18, facevgg_small]", "backbones.2: facevgg_small is named twice"),
         (

@@ -98,7 +98,7 @@ class Corner(nn.Module):
         return torch.stack([first, torch.ones_like(first)], 1)
 
 
-def test_views_are_averaged_as_log_probabilities() -> None:
+def test_views_are_averaged() -> None:
     images = np.zeros((1, 1, 2, 2), np.uint8)
     images[0, 0, 0, 0] = 255
     said = train.answers(Corner(), images, View(2, 0.0, 1 / 300), Machine(torch.device("cpu")), "flip")

@@ -77,8 +77,8 @@ class Ray:
             f"its machine or process died {self._settings.retries + 1} times, at last so: {why}; see that a run has "
             "the memory it needs (cpus_per_run, gpus_per_run), then run again"
         )
-        folder.halt(message)  # what came back of it stays, to go on from
-        raise DiedError(message)
+        folder.fail(message)
+        raise RunError(message)
 
     def wait(self) -> None:
         streams = list(self._arrived)

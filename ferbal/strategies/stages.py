@@ -133,7 +133,8 @@ def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> S
     def apply(plan: Plan) -> Plan:
         if first := next((done.by for done in plan.corrections if done.lasting), ""):
             raise UsageError(
-                f"{name} trains the classifier after {first} corrected its answers; write {name}(...) | {first}(...)"
+                f"{name} trains the classifier after {first} corrected its answers; leave one of them out, or write "
+                f"{name}(plain) | {first}"
             )
         begins = plan.begins + plan.epochs
         stage = Stage(epochs, scope=scope, fresh_head=scope == "head")

@@ -68,12 +68,12 @@ def test_adopted_weights_are_a_run_like_any_other(base: Path, good: Path, tmp_pa
     kept = RunFolder(tmp_path / "models" / "theirs").logits("test")
     assert np.allclose(model.logits(dataset.test.images), kept, atol=1e-6)
     made = pool.combine([tmp_path / "models" / "theirs", trained().path], base, "average", "with-theirs")
-    both = np.stack([ensemble.log_probabilities(kept), _log(trained(), dataset.test.ids)])
+    both = np.stack([ensemble.log_probabilities(kept), _log(trained())])
     said = RunFolder(made.path).logits("test")
     assert np.allclose(np.exp(said), np.exp(both).mean(0), atol=1e-5)
 
 
-def _log(run: RunFolder, ids: np.ndarray) -> np.ndarray:
+def _log(run: RunFolder) -> np.ndarray:
     return ensemble.log_probabilities(run.logits("test"))
 
 
