@@ -213,8 +213,9 @@ class Search:
             study.tell(trial, value if state == "complete" else None, state=ended[state])
         best = self.chosen()
         if best is None:
-            why = self.trials()[-1]["message"]
-            raise RunError(f"{self.arm.name}: none of {most} trials was completed; at last: {why}")
+            told = [trial["message"] for trial in self.trials() if trial["message"]]
+            why = f"at last: {told[-1]}" if told else "all were given up early; set search.prune: false"
+            raise RunError(f"{self.arm.name}: none of {most} trials was completed; {why}")
         return best
 
     def chosen(self) -> Point | None:

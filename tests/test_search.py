@@ -191,6 +191,8 @@ def test_without_pruning_no_trial_is_given_up(database: str) -> None:
 def test_a_search_whose_trials_all_fail_says_so(database: str) -> None:
     with pytest.raises(RunError, match="none of 2 trials was completed; at last: nan"):
         drive(looking(database, unpruned(2)), lambda trial: ("failed", None, {"message": "nan"}))
+    with pytest.raises(RunError, match="none of 3 trials was completed; all were given up early; set"):
+        drive(looking(database, unpruned(3), epochs=9), lambda trial: ("pruned", None, {"message": ""}))
 
 
 def test_another_setting_begins_another_search(database: str) -> None:

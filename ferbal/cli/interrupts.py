@@ -29,8 +29,10 @@ def after(seconds: float) -> None:
 
     def end() -> None:
         _time_is_up.set()
-        # a main thread that waits for other processes wakes only if the signal is its own
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        if hasattr(signal, "pthread_kill"):  # a main thread that waits for others wakes only if the signal is its own
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        else:
+            signal.raise_signal(signal.SIGTERM)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
