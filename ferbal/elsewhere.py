@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ferbal.errors import DataError, UsageError
+from ferbal.errors import DataError, UsageError, first_line
 
 
 def check(url: str) -> None:
@@ -41,5 +41,4 @@ def _reached(url: str, what: str, act: Callable[[Any, str], Any]) -> Any:
     try:
         return act(system, path)
     except Exception as error:  # each kind of storage has errors of its own
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        raise DataError(f"{url}: it cannot be {what} ({reason})") from None
+        raise DataError(f"{url}: it cannot be {what} ({type(error).__name__}: {first_line(error)})") from None

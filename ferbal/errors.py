@@ -34,6 +34,11 @@ class DiedError(RunError):
     """The process or machine of a training is gone. The training is not over: it goes on from its last checkpoint."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the known name closest to `name`, or nothing if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

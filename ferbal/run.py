@@ -14,7 +14,7 @@ import numpy as np
 from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
-from ferbal.errors import RunError, UsageError
+from ferbal.errors import RunError, UsageError, first_line
 from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, start
 from ferbal.shapes import Float, Int
@@ -112,7 +112,7 @@ def execute(
             if not hardware.out_of_memory(error):
                 raise
             raise RunError(
-                f"out of memory; try a smaller net, image or batch: {str(error).splitlines()[0]}"
+                f"out of memory; lower search.batch_size, training.image_size or engine.at_once: {first_line(error)}"
             ) from None
     except RunError as error:
         folder.fail(str(error))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ferbal.errors import UsageError
+from ferbal.errors import UsageError, first_line
 
 
 class Places:
@@ -52,7 +52,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UsageError(f"{path}:{line}: not valid YAML: {error.problem}") from None
     except YAMLError as error:
-        raise UsageError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"{path}: not valid YAML: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path}: a study file is a mapping with name, backbones and strategies")
     return values, dict(_lines(marked))

@@ -42,9 +42,8 @@ def main() -> NoReturn:
     try:
         app()
     except BaseException as error:
-        if (
-            code := interrupts.exit_code()
-        ) is not None:  # whatever the signal turned into on its way out of a library
+        code = interrupts.exit_code()
+        if code is not None:  # whatever the signal turned into on its way out of a library
             why = "time is up" if code == interrupts.TIME_IS_UP else "interrupted"
             print(f"{why}; what was done is kept, and the same command goes on from here", file=sys.stderr)
             sys.exit(code)

@@ -7,13 +7,17 @@ import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ferbal.cli import interrupts
 from ferbal.cli.shared import HERE, AsJson, Root, Set, StudyFile, print_json, print_table
 from ferbal.errors import UsageError
+
+if TYPE_CHECKING:
+    from ferbal.plan import Stage
+    from ferbal.study import Report, Study
 
 Form = Literal["png", "svg"]
 study_app = typer.Typer(help="Check, run and report a study.", no_args_is_help=True)
@@ -211,7 +215,7 @@ def study_report(
     _print_reported(reported, as_json)
 
 
-def _say_what_is_left(checked: Any, only: list[str], as_json: bool) -> None:
+def _say_what_is_left(checked: Study, only: list[str], as_json: bool) -> None:
     """What `study run` would do now."""
     from ferbal import study
 
@@ -248,15 +252,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _stage(stage: Any) -> dict[str, Any]:
-    return {
-        "epochs": stage.epochs,
-        "scope": stage.scope,
-        "odds": None if stage.odds is None else stage.odds.tolist(),
-    }
+def _stage(stage: Stage) -> dict[str, Any]:
+    first, last = (None if (odds := stage.odds_at(at)) is None else odds.tolist() for at in (0.0, 1.0))
+    changes = {"odds_at_end": last} if callable(stage.odds) else {}
+    return {"epochs": stage.epochs, "scope": stage.scope, "odds": first, **changes}
 
 
-def _print_reported(reported: Any, as_json: bool) -> None:
+def _print_reported(reported: Report, as_json: bool) -> None:
     models = reported.summary.to_dict("records")
     if as_json:
         return print_json({"report": str(reported.path), "failed_runs": reported.failed, "models": models})

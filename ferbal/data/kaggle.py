@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ferbal.errors import DataError, UsageError
+from ferbal.errors import DataError, UsageError, first_line
 
 PREFIX: Final = "kaggle:"
 
@@ -24,8 +24,7 @@ def download(handle: str) -> Path:
         fetch = kagglehub.dataset_download if "/" in handle else kagglehub.competition_download
         return Path(fetch(handle))
     except Exception as error:  # no network, no account, no such data set: kagglehub has a kind for each
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{PREFIX}{handle}: {reason}. Is the name as in the address of its page, and, for a competition, are "
-            "you signed in (kaggle.json) and have you accepted its rules?"
+            f"{PREFIX}{handle}: {first_line(error)}. Is the name as in the address of its page, and, for a competition, "
+            "are you signed in (kaggle.json) and have you accepted its rules?"
         ) from None

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ferbal.errors import DataError, UsageError
+from ferbal.errors import DataError, UsageError, first_line
 from ferbal.shapes import UInt8
 
 FORMATS: Final = {
@@ -271,4 +271,4 @@ def _reason(error: Exception) -> str:
         return f"has more than {LARGEST:,} pixels"
     if isinstance(error, FileNotFoundError):
         return "does not exist"
-    return " ".join((str(error).splitlines() or [type(error).__name__])[:1])
+    return first_line(error)

@@ -119,9 +119,12 @@ def save(table: Table, folder: Path, *, overwrite: bool = False, skip_bad: bool 
         about = _write(*_decode(table, draft / "decoded.npy", skip_bad), draft, folder.name)
         (draft / "decoded.npy").unlink(missing_ok=True)
         files.write_json(draft / "dataset.json", about)
+        old = folder.with_name(f".{folder.name}.old.partial")
+        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)  # what is replaced goes last: a kill in between leaves it to be renamed back
         draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

@@ -29,7 +29,7 @@ from ferbal.crew import ALONE
 from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
-from ferbal.errors import DiedError, FerbalError, RunError, UsageError
+from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line
 from ferbal.plan import Training
 from ferbal.run import Job
 from ferbal.store import RunFolder, StudyFolder
@@ -179,7 +179,7 @@ class Ray:
                 "goes on from here"
             )
         if isinstance(cause, errors.RayError):  # also where a task is told that what it was given is gone
-            return DiedError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}")
+            return DiedError(f"{type(cause).__name__}: {first_line(cause)}")
         return cause if isinstance(cause, FerbalError) else error
 
     def _machine(self, backbone: str) -> Any:
@@ -275,7 +275,7 @@ class Ray:
                 runtime_env={"env_vars": threads},
             )
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"{unreachable} ({str(error).splitlines()[0]})") from None
+            raise UsageError(f"{unreachable} ({first_line(error)})") from None
         finally:
             with suppress(ValueError):  # not in the main thread, where none was set
                 signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ferbal import models
-from ferbal.errors import UsageError
+from ferbal.errors import UsageError, first_line
 from ferbal.models import heads, pretrained
 from ferbal.models import nets as _nets  # noqa: F401  registers ferbal's own nets with timm
 from ferbal.plan import Head, Training
@@ -70,10 +70,6 @@ def _try_out(model: nn.Module, backbone: str, channels: int, size: int) -> None:
         model(torch.zeros(1, channels, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
-            f"backbone {backbone} cannot take {size} px images ({_first_line(error)}); "
+            f"backbone {backbone} cannot take {size} px images ({first_line(error)}); "
             f"set training.image_size to a size it knows, 96 or 224 say"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no reason given"])[0]

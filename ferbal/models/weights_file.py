@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferbal.errors import DataError, UsageError
+from ferbal.errors import DataError, UsageError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +94,7 @@ def _unpickled(file: Path) -> Any:
             "model.state_dict(), best with safetensors"
         ) from None
     except Exception as error:  # torch raises as many kinds as there are ways to be damaged
-        raise DataError(f"{file}: damaged or cut short ({_line(error)}); get the file again") from None
+        raise DataError(f"{file}: damaged or cut short ({first_line(error)[:120]}); get the file again") from None
 
 
 def _bare(saved: Any, file: Path) -> dict[str, Tensor]:
@@ -122,7 +122,3 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path}: damaged or cut short ({error}); get the file again") from None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import plotly.graph_objects as go
 
 from ferbal import files
-from ferbal.errors import UsageError
+from ferbal.errors import UsageError, first_line
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart, Control
 from ferbal.report.tables import Tables
@@ -51,7 +51,7 @@ def write(tables: Tables, folder: Path, form: Form = "png") -> list[Path]:
     except (ChromeNotFoundError, BrowserFailedError) as error:
         raise UsageError(
             "--figures needs a Chrome that starts; `apt install chromium`, `kaleido_get_chrome`, or name one in "
-            f"BROWSER_PATH ({str(error).splitlines()[0]})"
+            f"BROWSER_PATH ({first_line(error)})"
         ) from None
     return [
         _written(folder / f"{name}.{form}", picture) for (name, _, _), picture in zip(named, pictures, strict=True)

@@ -20,7 +20,7 @@ from ferbal import device, files
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
-from ferbal.errors import DataError, UsageError
+from ferbal.errors import DataError, UsageError, first_line
 from ferbal.models import heads, registered_here
 from ferbal.use.model import Model, Net
 
@@ -68,7 +68,7 @@ def read(folder: Path) -> Model:
     try:
         network = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except Exception as error:  # timm, torch and safetensors raise as many kinds as there are ways to be damaged
-        raise DataError(f"{folder}: timm cannot load it: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{folder}: timm cannot load it: {first_line(error)}; export the model again") from None
     names = config.get("label_names") or cfg.get("label_names") or []
     about = config.get("ferbal", {})
     classes = tuple(about.get("classes", names))

@@ -56,8 +56,9 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     if folder.complete and (folder.about["members"], folder.about["method"]) != (list(members), method):
         raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
     if not combining.current(folder, method, members, dataset):
-        combining.combine(folder, method, members, logits, dataset, data=dataset.name)
+        # what says whose rows were seen is there before what says that the ensemble is complete
         files.write_json(folder.path / "ledger.json", _ledger(name, method, folders))
+        combining.combine(folder, method, members, logits, dataset, data=dataset.name)
     blend = data.halves(dataset.val).blend
     weights = folder.about["weights"]
     return Pooled(
