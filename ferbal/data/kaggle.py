@@ -25,6 +25,6 @@ def download(handle: str) -> Path:
         return Path(fetch(handle))
     except Exception as error:  # no network, no account, no such data set: kagglehub has a kind for each
         raise DataError(
-            f"{PREFIX}{handle}: {first_line(error)}. Is the name as in the address of its page, and, for a competition, "
-            "are you signed in (kaggle.json) and have you accepted its rules?"
+            f"{PREFIX}{handle}: {first_line(error)}. Is the name as in the address of its page, and, for a "
+            "competition, are you signed in (kaggle.json) and have you accepted its rules?"
         ) from None
