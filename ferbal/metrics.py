@@ -48,7 +48,14 @@ def balanced_accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
 def gmean(matrix: Int[np.ndarray, "k k"]) -> float:
     """Geometric mean of the recalls of the classes that have rows: 0 as soon as one class is lost."""
     seen = recall(matrix)[matrix.sum(1) > 0]
-    return float(np.prod(seen) ** (1 / len(seen))) if len(seen) else float("nan")
+    if not len(seen):
+        return float("nan")
+    return float(np.exp(np.log(seen).mean())) if seen.all() else 0.0
+
+
+def macro_f1_of(scores: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
+    """Macro-F1 of taking the class with the highest score in each row."""
+    return macro_f1(confusion(labels, scores.argmax(1), scores.shape[1]))
 
 
 def expected_calibration_error(

@@ -160,3 +160,8 @@ def test_without_merged_classes_the_largest_logit_answers() -> None:
     logits = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
     assert np.array_equal(metrics.answered(logits, np.arange(4)), logits.argmax(1))
     assert np.array_equal(metrics.answered(logits, np.array([2, 0, 1, 3])), logits.argmax(1))
+
+
+def test_the_geometric_mean_of_a_thousand_recalls_is_no_zero() -> None:
+    right = np.eye(1000, dtype=int)
+    assert metrics.gmean(2 * right + 3 * np.roll(right, 1, axis=1)) == pytest.approx(0.4)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ferbal.ensemble.calibration import offsets, temperature, tempered, with_offsets
+from ferbal.ensemble.calibration import temperature, tempered, with_offsets
 from ferbal.ensemble.canary import Suspicion, refuse_leaks, suspicious
 from ferbal.ensemble.diversity import Diversity, Growth, diversity, growth
 from ferbal.ensemble.estimate import Estimate, estimate
@@ -46,7 +46,6 @@ __all__ = [
     "log_probabilities",
     "members_of",
     "named",
-    "offsets",
     "refuse_leaks",
     "stack",
     "stack_boosted",
