@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -147,4 +148,10 @@ def _over_image(value: Tensor) -> Tensor:
 
 def _over_channels(value: float | tuple[float, ...], pixels: Tensor) -> Any:
     """A number as it is, one for each channel shaped to act on whole images."""
-    return torch.tensor(value, device=pixels.device)[:, None, None] if isinstance(value, tuple) else value
+    return _channels(value, pixels.device) if isinstance(value, tuple) else value
+
+
+@cache
+def _channels(value: tuple[float, ...], device: torch.device) -> Tensor:
+    """Kept on the device: a copy in each step would wait for it."""
+    return torch.tensor(value, device=device)[:, None, None]

@@ -20,7 +20,7 @@ from ferbal.batches import Features, Images, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads, learning
-from ferbal.plan import Knobs, Plan, Stage, Training
+from ferbal.plan import Knobs, Plan, Stage, Training, cross_entropy
 from ferbal.shapes import Int
 
 Weights = dict[str, Tensor]
@@ -56,6 +56,13 @@ class State:
         """Be ready to pass batches, now that it is known which parameters learn."""
         self.shared = machine.crew.wrapped(self.model)
         self.passed = machine.prepared(self.shared)
+        self.pass_in(self.parts)
+
+    def pass_in(self, parts: int) -> None:
+        """Pass batches in so many parts: not compiled if several, since recorded graphs cannot add up gradients."""
+        self.parts = parts
+        if parts > 1:
+            self.passed = self.shared
 
     @property
     def judged(self) -> nn.Module:
@@ -90,11 +97,13 @@ class State:
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["ema"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where the run was begun in a format that needs no scaling
+            self.scaler.load_state_dict(saved["scaler"])
         if (answers := saved.get("answers")) is not None:  # older checkpoints have none
             self.answers = answers.to(next(self.model.parameters()).device)
         for name in State.NUMBERS:
             setattr(self, name, saved[name])
+        self.pass_in(self.parts)
 
 
 def one_epoch(
@@ -132,11 +141,11 @@ def one_epoch(
             lr = knobs.lr * stage.schedule(progress)
             learning.set_rate(state.optimizer, lr)
             if recall is None:
-                losses[number], _ = _gradients(state, passed, inputs, targets, machine)
+                losses[number], _ = _gradients(state, passed, inputs, targets, None, machine)
             else:
                 these = rows[starts[number] : starts[number] + size]
-                taught = _taught(targets, state, these, recall.share(progress))
-                losses[number], said = _gradients(state, passed, inputs, taught, machine)
+                recalled = _recalled(state, these, recall.share(progress))
+                losses[number], said = _gradients(state, passed, inputs, targets, recalled, machine)
                 _remember(state, these, said.softmax(-1), recall.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
@@ -155,9 +164,10 @@ def one_epoch(
 
 def _gradients(
     state: State,
-    passed: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]],
+    passed: Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]],
     inputs: Tensor,
     targets: Tensor,
+    recalled: Tensor | None,
     machine: Machine,
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch and its logits, its gradients being left in the parameters.
@@ -169,9 +179,10 @@ def _gradients(
         state.optimizer.zero_grad(set_to_none=True)
         total, said = torch.zeros((), device=inputs.device), []
         try:
-            parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), strict=True)
-            for some, theirs in parts:
-                loss, logits = passed(some, theirs, len(some) / len(inputs))
+            before = [None] * state.parts if recalled is None else recalled.tensor_split(state.parts)
+            parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), before, strict=True)
+            for some, theirs, earlier in parts:
+                loss, logits = passed(some, theirs, earlier, len(some) / len(inputs))
                 total += loss
                 said.append(logits)
             return total, torch.cat(said)
@@ -179,7 +190,7 @@ def _gradients(
             if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts or machine.crew.size > 1:
                 raise
         hardware.release()
-        state.parts *= 2
+        state.pass_in(2 * state.parts)
 
 
 def _passed(
@@ -190,6 +201,7 @@ def _passed(
     machine: Machine,
     inputs: Tensor,
     targets: Tensor,
+    recalled: Tensor | None,
     share: float,
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of these rows times their share of the batch, with gradients added, and their logits.
@@ -202,9 +214,10 @@ def _passed(
         logits = batches.answered(state.model if isinstance(batches, Features) else net, inputs)
     whole = crew.whole(logits.float())
     each = whole.unsqueeze(1) if whole.ndim == 2 else whole
-    if shifts is not None:
-        each = each + shifts
-    loss = _loss_of_rows(stage, each, targets, batches).mean() * share
+    rows = _loss_of_rows(stage, each if shifts is None else each + shifts, targets, batches)
+    if recalled is not None:
+        rows = _with_recalled(rows, each, recalled)
+    loss = rows.mean() * share
     state.scaler.scale(loss * crew.size).backward()
     return loss.detach(), each.detach().mean(1)
 
@@ -217,11 +230,20 @@ def _loss_of_rows(stage: Stage, each: Tensor, targets: Tensor, batches: Images |
     return loss
 
 
-def _taught(targets: Tensor, state: State, rows: Int[np.ndarray, " b"], share: float) -> Tensor:
-    """The targets of these rows, in which what the net has said of a row has its share."""
+def _with_recalled(loss: Tensor, each: Tensor, recalled: Tensor) -> Tensor:
+    """The loss of rows of which a share is cross-entropy to what the net has said of them.
+
+    The strategy's own loss is kept from that share: what a net says is balanced already where the loss balances, and
+    would be corrected again in every epoch. recalled: [B, K], each row's sum is the share.
+    """
+    before = torch.stack([cross_entropy(each[:, copy], recalled) for copy in range(each.shape[1])]).mean(0)
+    return (1 - recalled.sum(-1)) * loss + before
+
+
+def _recalled(state: State, rows: Int[np.ndarray, " b"], share: float) -> Tensor:
+    """This share of what the net has said of these rows, as probabilities; 0 where it has not been asked."""
     assert state.answers is not None
-    before = state.answers[torch.from_numpy(rows).to(targets.device)]
-    return targets.lerp(before, share * before.sum(-1, keepdim=True))  # whose sum is 0 where it has not been asked
+    return share * state.answers[torch.from_numpy(rows).to(state.answers.device)]
 
 
 def _remember(state: State, rows: Int[np.ndarray, " b"], said: Tensor, momentum: float) -> None:
@@ -234,12 +256,26 @@ def _remember(state: State, rows: Int[np.ndarray, " b"], said: Tensor, momentum:
 
 
 def _set_modes(model: nn.Module, stage: Stage) -> None:
-    """Training mode for what learns. What is frozen must not move its BatchNorm statistics."""
+    """Training mode for what learns. What is frozen must not move its BatchNorm statistics.
+
+    Blocks that learn are trained with dropout, a classifier alone without it: as on cached features.
+    """
+    if isinstance(stage.scope, int):
+        return _train_what_learns(model)
     model.train(stage.scope == "all")
-    if stage.scope != "all":
-        for module in model.modules():
-            if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-                module.train()
+    for module in model.modules():
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            module.train()
+
+
+def _train_what_learns(module: nn.Module) -> None:
+    """Training mode where any parameter learns; what has none (dropout, say) is in that of what it is part of."""
+    module.training = any(parameter.requires_grad for parameter in module.parameters())
+    for child in module.children():
+        if next(child.parameters(), None) is None:
+            child.train(module.training)
+        else:
+            _train_what_learns(child)
 
 
 def averaged_every(plan: Plan, knobs: Knobs) -> int:

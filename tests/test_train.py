@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from ferbal import batches, data, recipe, train
+from ferbal import batches, data, epoch, recipe, train
 from ferbal.augment import View
 from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import RunError
-from ferbal.models import nets
+from ferbal.models import learning, nets
 from ferbal.models.build import build
-from ferbal.plan import Knobs, Plan, Training, start
+from ferbal.plan import Knobs, Plan, Stage, Training, cross_entropy, start
 
 KNOBS = Knobs(lr=5e-3, batch_size=16, patience=10)
 TRAINING = Training(epochs=4, image_size=16, augment="strong", dropout=0.2, ema=0.9)
@@ -77,7 +77,7 @@ def same(one: train.Weights, other: train.Weights) -> bool:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.6])
-def test_a_row_s_targets_become_what_the_net_has_said_of_it(run: Callable[..., Any], momentum: float) -> None:
+def test_a_part_of_the_loss_is_to_what_the_net_has_said_of_a_row(run: Callable[..., Any], momentum: float) -> None:
     seen: list[tuple[np.ndarray, np.ndarray]] = []
 
     def one_of_each(plan: Plan) -> Plan:
@@ -85,43 +85,75 @@ def test_a_row_s_targets_become_what_the_net_has_said_of_it(run: Callable[..., A
         loss = plan.stages[0].loss
 
         def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            seen.append((logits.detach().softmax(-1).numpy(), targets.numpy().copy()))
+            seen.append((logits.detach().log_softmax(-1).numpy(), targets.argmax(1).numpy()))
             return loss(logits, targets)
 
         return replace(plan, samples=plan.samples.take(rows)).each_stage(lambda stage: replace(stage, loss=watched))
 
     knobs = replace(KNOBS, batch_size=100)
-    run(f"self_distillation(share=0.4, momentum={momentum})", knobs=knobs, change=one_of_each)
+    told, _ = run(f"self_distillation(share=0.4, momentum={momentum})", knobs=knobs, change=one_of_each)
 
     remembered: np.ndarray | None = None
-    for epoch, (said, targets) in enumerate(seen):
-        label = targets.argmax(1)  # of which each is there once, so it tells the row
-        hard, part = np.eye(targets.shape[1])[label], 0.4 * epoch / len(seen)
-        expected = hard if remembered is None else (1 - part) * hard + part * remembered[label]
-        assert targets == pytest.approx(expected, abs=1e-6)
+    for number, (said, label) in enumerate(seen):  # each label is there once, so it tells the row
+        hard, part = -said[np.arange(len(label)), label], 0.4 * number / len(seen)
+        expected = hard if remembered is None else (1 - part) * hard - part * (remembered[label] * said).sum(1)
+        assert told[number].row.loss == pytest.approx(expected.mean(), abs=1e-5)
         now = np.empty_like(said)
-        now[label] = said
+        now[label] = np.exp(said)
         remembered = now if remembered is None else momentum * remembered + (1 - momentum) * now
     assert len(seen) == TRAINING.epochs
 
 
-def test_rows_that_were_not_asked_yet_keep_their_targets(run: Callable[..., Any]) -> None:
-    seen: list[torch.Tensor] = []
+def test_rows_that_were_not_asked_yet_keep_their_loss(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[torch.Tensor] = []
 
-    def watched(plan: Plan) -> Plan:
-        loss = plan.stages[0].loss
+    def watched(logits: torch.Tensor, recalled: torch.Tensor) -> torch.Tensor:
+        parts.append(recalled.sum(-1))
+        return cross_entropy(logits, recalled)
 
-        def watch(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-            seen.append(targets)
-            return loss(logits, targets)
+    monkeypatch.setattr(epoch, "cross_entropy", watched)
+    run("self_distillation(share=1) | balanced_draw")
+    assert not torch.cat(parts)[: KNOBS.batch_size].any()
+    last = parts[-1]
+    assert last.max() > 0.5
+    for part in parts:
+        assert ((part == 0) | (part - part.max()).abs().lt(1e-5)).all()
 
-        return plan.each_stage(lambda stage: replace(stage, loss=watch))
 
-    run("self_distillation(share=1) | balanced_draw", change=watched)
-    soft = torch.cat([(targets.max(-1).values < 1).float() for targets in seen])
-    assert torch.cat(seen).sum(-1).numpy() == pytest.approx(1, abs=1e-5)
-    assert not soft[: KNOBS.batch_size].any()
-    assert soft[-KNOBS.batch_size :].mean() > 0
+def without_evidence(text: str, share: float) -> float:
+    """What a net comes to say of the rarer of two classes, 90 rows to 10, whose images say nothing."""
+    plan = recipe.parse(text)(start(("many", "few"), np.repeat([0, 1], [90, 10]), epochs=40))
+    targets = torch.eye(2, dtype=torch.float64)[plan.samples.label]
+    z = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    recalled = torch.zeros(100, 2, dtype=torch.float64)
+    for number in range(40):
+        for _ in range(30):
+            rows = plan.stages[0].loss(z.expand(100, 2), targets)
+            (grad,) = torch.autograd.grad(epoch._with_recalled(rows, z.expand(100, 1, 2), recalled).mean(), z)
+            z = (z - 2 * grad).detach().requires_grad_()
+        recalled = (share * (number + 1) / 40 * z.detach().softmax(-1)).expand(100, 2)
+    return float(z.detach().softmax(-1)[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("plain", 0.1), ("balanced_softmax", 0.5), ("weighted", 0.5), ("logit_adjusted_loss(0.5)", 0.25)],
+)
+def test_a_loss_that_balances_does_not_balance_again_what_the_net_has_said(text: str, expected: float) -> None:
+    assert without_evidence(text, 0.0) == pytest.approx(expected, abs=0.01)
+    assert without_evidence(text, 0.8) == pytest.approx(expected, abs=0.01)
+
+
+def test_blocks_that_learn_are_trained_with_dropout_and_frozen_ones_keep_their_statistics() -> None:
+    model = build("resnet18", TRAINING, classes=3, channels=1, seed=0)
+    stage = Stage(1, scope=1)
+    learning.optimizer(model, stage, KNOBS, TRAINING)
+    epoch._set_modes(model, stage)
+    assert model.training  # by which timm's nets drop out
+    assert [block.training for block in (model.bn1, model.layer3, model.layer3[0].bn1)] == [False] * 3
+    assert [block.training for block in (model.layer4, model.layer4[0].bn1, model.fc)] == [True] * 3
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_others(run: Callable[..., Any]) -> None:
