@@ -117,9 +117,9 @@ Fit = Callable[["Float[np.ndarray, 'n k']", "Int[np.ndarray, ' n']", "Trained | 
 
 @dataclass(frozen=True, eq=False)
 class Recall:
-    """How what a net has said of a row becomes its target. momentum: what a new answer leaves of those before, 0..1.
+    """How much of a row's loss is to what the net said of it before (self-distillation).
 
-    share: progress through the stage, 0..1 -> how much of each target is the remembered answer.
+    momentum: what a new answer leaves of those before, 0..1. share: progress through the stage, 0..1 -> that part.
     """
 
     momentum: float
@@ -136,7 +136,7 @@ class Stage:
 
     odds: relative chance of each class to be drawn, now or by progress, or None to pass over every row once an epoch.
     shifts: added to the logits of each copy of the head before the loss. weigh: a factor for each row's loss.
-    recall: let what the net has said of each row have a part in its target.
+    recall: how much of each row's loss is to what the net has said of it.
     resample: train the head on features of the frozen backbone, changed like this, instead of on images.
     scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics. fresh_head: begin with a
     classifier that has learnt nothing.
@@ -158,8 +158,8 @@ class Stage:
         if self.resample is not None and self.mix is not None:
             raise UsageError("images cannot be mixed in a stage that trains on resampled features; leave one out")
         if self.recall is not None and (self.mix is not None or self.resample is not None):
-            what = "images are mixed" if self.resample is None else "features are resampled"
-            raise UsageError(f"what a net has said of a row is no target where {what}; leave one out")
+            what = "image mixing (mixup, say)" if self.resample is None else "resampled features"
+            raise UsageError(f"self_distillation cannot be combined with {what}; leave one out")
 
     def odds_at(self, progress: float) -> Float[np.ndarray, " k"] | None:
         """The odds when this share of the stage (0..1) has passed."""
@@ -186,6 +186,7 @@ class Plan:
     per_class: a strategy that keeps something for each class without evening them out: the classes must stay.
     reads_head: a strategy that needs the classifier to be one plain linear layer.
     begins: the epoch, counted from 1, with which the first stage begins.
+    usual: a stage as the settings of the study make it, for strategies that append one.
     """
 
     classes: tuple[str, ...]
@@ -202,6 +203,7 @@ class Plan:
     per_class: str = ""
     reads_head: str = ""
     begins: int = 1
+    usual: Stage = Stage(1)
 
     def __post_init__(self) -> None:
         if self.reads_head and self.head != Head():
@@ -284,16 +286,16 @@ def start(
     epochs: int,
     rows: Int[np.ndarray, " m"] | None = None,
     warmup: float = 0.1,
+    loss: Loss = cross_entropy,
     seed: int = 0,
     allow_double_correction: bool = False,
 ) -> Plan:
-    """The plain plan: every training row (or those in `rows`) once an epoch, cross-entropy, one stage."""
+    """The plain plan: every training row (or those in `rows`) once an epoch, with this loss, in one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
-    stages = (Stage(epochs, schedule=cosine(warmup)),)
-    return Plan(
-        classes, np.arange(len(classes)), samples, stages, seed=seed, allow_double_correction=allow_double_correction
-    )
+    stage = Stage(epochs, loss=loss, schedule=cosine(warmup))
+    plan = Plan(classes, np.arange(len(classes)), samples, (stage,), seed=seed, usual=stage)
+    return replace(plan, allow_double_correction=allow_double_correction)
 
 
 def chain(*strategies: Strategy) -> Strategy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,10 @@ from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import RunError, UsageError, first_line
 from ferbal.models import weights_file
-from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, start
+from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, cross_entropy, start
 from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder, slug
-from ferbal.strategies.losses import label_smoothing
+from ferbal.strategies.losses import smoothed
 
 if TYPE_CHECKING:
     from ferbal.device import Machine
@@ -85,11 +85,10 @@ def plan_for(
         rows=data.training_rows(dataset, twins),
         epochs=training.epochs,
         warmup=training.warmup,
+        loss=smoothed(cross_entropy, training.label_smoothing) if training.label_smoothing else cross_entropy,
         seed=seed,
         allow_double_correction=allow_double_correction,
     )
-    if training.label_smoothing:
-        plain = replace(label_smoothing(training.label_smoothing)(plain), notes=plain.notes)
     return recipe.parse(arm.recipe)(plain)
 
 

@@ -92,7 +92,7 @@ def tomek_links() -> Strategy:
 def edited_nearest_neighbours(k: int = 3) -> Strategy:
     """Remove rows that most of their k neighbours contradict (Wilson 1972, doi:10.1109/TSMC.1972.4309137).
 
-    The smallest class keeps all its rows.
+    The smallest class keeps all its rows, and so does one that would lose them all.
 
     Formula: keep x if its label is the most frequent one among its k nearest neighbours
     Example: retrain_head(edited_nearest_neighbours)
@@ -104,7 +104,11 @@ def edited_nearest_neighbours(k: int = 3) -> Strategy:
         from imblearn.under_sampling import EditedNearestNeighbours
 
         editing = EditedNearestNeighbours(sampling_strategy="not minority", n_neighbors=k, kind_sel="mode")
-        return editing.fit_resample(x, y)
+        editing.fit_resample(x, y)
+        kept = np.zeros(len(y), dtype=bool)
+        kept[editing.sample_indices_] = True
+        kept |= ~np.isin(y, y[kept])  # a class without rows could not be learnt
+        return x[kept], y[kept]
 
     return _on_features("edited_nearest_neighbours", resample, k=k)
 

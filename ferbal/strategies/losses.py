@@ -28,7 +28,8 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
 
     power 1 is the inverse frequency, 0.5 its square root. beta is that of the effective number of rows,
     (1 - beta) / (1 - beta ** n) (Cui et al. 2019, arXiv:1901.05555). Weights have mean 1 over the rows as they
-    are drawn, so that a learning rate means the same for every strategy. A soft target weighs as its mixture.
+    are drawn, so that a learning rate means the same for every strategy. Of a soft target each class has its own
+    weight, as in torch's cross-entropy: sum_k w_k t_k times the loss at t_k w_k, made to sum to 1.
 
     Formula: w_y * loss, w_y = c / n_y ** power or c (1 - beta) / (1 - beta ** n_y), c for mean 1 over the rows
     Example: weighted(beta=0.999)
@@ -45,8 +46,12 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
         return raw / (prior * raw).sum()
 
     def wrap(inner: Loss, weight: Float[np.ndarray, " k"]) -> Loss:
+        held = constant(weight)
+
         def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-            return (targets @ targets.new_tensor(weight)) * inner(logits, targets)
+            each = targets * held(targets)
+            whole = each.sum(-1)
+            return whole * inner(logits, each / whole.clamp(min=1e-12).unsqueeze(-1))
 
         return loss
 
@@ -87,21 +92,15 @@ def label_smoothing(amount: float = 0.1) -> Strategy:
     if not 0 <= amount < 1:
         raise UsageError(f"label_smoothing: amount must be in 0..1, below 1, but got {amount}")
 
-    def wrap(inner: Loss) -> Loss:
-        def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-            return inner(logits, targets * (1 - amount) + amount / targets.shape[-1])
-
-        return loss
-
-    return _wrapping(wrap, f"label_smoothing: {amount:g} of every target")
+    return _wrapping(lambda inner: smoothed(inner, amount), f"label_smoothing: {amount:g} of every target")
 
 
 def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
     """Smooth the targets of large classes more than those of small ones (Zhong et al. 2021, arXiv:2104.00466).
 
     tail, head: what the smallest and the largest class give away, spread evenly over the other classes. Between
-    them lies the paper's concave form, tail + (head - tail) * sin(pi/2 * (n - n_min) / (n_max - n_min)). Classes
-    of one size all give `tail`; a soft target gives away the mixture.
+    them lies the paper's concave form, tail + (head - tail) * sin(pi/2 * (n - n_min) / (n_max - n_min)), n being a
+    class's images, however often they are drawn. Classes of one size all give `tail`; a soft target the mixture.
 
     Formula: loss at t_k -> (1 - a_k) t_k + sum over j != k of a_j t_j / (K - 1)
     Example: label_aware_smoothing(tail=0.1, head=0.4)
@@ -110,48 +109,52 @@ def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
         if not 0 <= value < 1:
             raise UsageError(f"label_aware_smoothing: {name} must be in 0..1, below 1, but got {value}")
 
-    def amounts(plan: Plan, stage: Stage) -> Float[np.ndarray, " k"]:
-        share = shares(plan, stage)
-        place = (share - share.min()) / max(np.ptp(share), 1e-12)
+    def amounts(plan: Plan) -> Float[np.ndarray, " k"]:
+        n = images(plan)
+        place = (n - n.min()) / max(np.ptp(n), 1e-12)
         return tail + (head - tail) * np.sin(np.pi / 2 * place)
 
     def wrap(inner: Loss, amount: Float[np.ndarray, " k"]) -> Loss:
+        held = constant(amount)
+
         def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-            given = targets * targets.new_tensor(amount)
+            given = targets * held(targets)
             gained = (given.sum(-1, keepdim=True) - given) / (len(amount) - 1)
             return inner(logits, targets - given + gained)
 
         return loss
 
     def apply(plan: Plan) -> Plan:
-        told = by_class(plan, amounts(plan, plan.stages[-1]))
-        smooth = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, amounts(plan, stage))))
+        amount = amounts(plan)
+        smooth = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, amount)))
+        told = by_class(plan, amount)
         return replace(smooth, per_class="label_aware_smoothing").noted(f"label_aware_smoothing: {told}")
 
     return apply
 
 
 def self_distillation(share: float = 0.8, momentum: float = 0.0) -> Strategy:
-    """Let what the net has said of a row before be part of its target (PS-KD: Kim et al. 2021, arXiv:2006.12000).
+    """Train in part on the net's own earlier prediction of a row (PS-KD: Kim et al. 2021, arXiv:2006.12000).
 
-    The part grows evenly from 0 to `share`, as the answers come to be worth more than a label that may be wrong.
-    Answers are those given while training, of varied images. momentum: what a new answer leaves of those before
-    it, as in temporal ensembling (Laine & Aila 2017); 0 is the paper, where only the last one counts.
+    That part grows evenly from 0 to `share`, as predictions become more reliable than a label that may be wrong.
+    They are those made while training, of augmented images. momentum: the weight of older predictions, as in temporal
+    ensembling (Laine & Aila 2017); 0, as in the paper, uses the last one alone. With cross-entropy this is the
+    paper's mixed target; other losses keep to the labels, or they would correct the net's own predictions again.
 
-    Formula: t -> (1 - a) t + a p', a = share * progress, p' = what was said of the row in the epoch before
+    Formula: (1 - a) loss + a CE(p'), a = share * progress, p' = what was predicted of the row in the epoch before
     Example: self_distillation(share=0.8)
     """
     if not 0 <= share <= 1:
         raise UsageError(f"self_distillation: share must be in 0..1 but got {share}")
     if not 0 <= momentum < 1:
         raise UsageError(f"self_distillation: momentum must be in 0..1, below 1, but got {momentum}")
-    recall = Recall(momentum, lambda progress: share * progress)
+    whole = Recall(momentum, lambda progress: share * progress)
 
     def apply(plan: Plan) -> Plan:
         if any(stage.recall is not None for stage in plan.stages):
             raise UsageError("self_distillation: the net's answers are part of the targets already; name it once")
-        noted = plan.noted(f"self_distillation: targets become up to {share:.0%} what the net said of the row before")
-        return noted.each_stage(lambda stage: replace(stage, recall=recall))
+        noted = plan.noted(f"self_distillation: up to {share:.0%} of the loss is to what the net said before")
+        return by_place(noted, lambda stage, place: replace(stage, recall=whole.within(place)))
 
     return apply
 
@@ -246,10 +249,52 @@ def influence_balanced(power: float = 1.0, most: float = 10.0) -> Strategy:
     return apply
 
 
+def smoothed(inner: Loss, amount: float) -> Loss:
+    """The loss at targets of which `amount` is spread evenly over all classes."""
+
+    def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+        return inner(logits, targets * (1 - amount) + amount / targets.shape[-1])
+
+    return loss
+
+
 def shares(plan: Plan, stage: Stage) -> Float[np.ndarray, " k"]:
     """The prior of a stage, where a class that is never drawn counts as the largest: nothing may favour it."""
     prior = plan.prior(stage)
     return np.where(prior > 0, prior, prior.max())
+
+
+def images(plan: Plan) -> Float[np.ndarray, " k"]:
+    """Different training images of each class, however often they are drawn; as many as the largest has for none."""
+    once = np.unique(plan.samples.source, return_index=True)[1]
+    n = np.bincount(plan.samples.label[once], minlength=len(plan.classes)).astype(float)
+    return np.where(n > 0, n, n.max())
+
+
+def by_place(plan: Plan, change: Callable[[Stage, Callable[[float], float]], Stage]) -> Plan:
+    """The plan with every stage changed by what is told where in the whole (0..1) each moment (0..1) of it lies."""
+
+    def place(before: int, epochs: int) -> Callable[[float], float]:
+        return lambda progress: (before + progress * epochs) / plan.epochs
+
+    begins = np.cumsum([0, *(stage.epochs for stage in plan.stages)]).tolist()
+    return replace(
+        plan,
+        stages=tuple(change(stage, place(begins[i], stage.epochs)) for i, stage in enumerate(plan.stages)),
+    )
+
+
+def constant(values: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """Numbers as a tensor like another; copied to its device once, where a copy in each step would wait for it."""
+    there: dict[tuple[object, object], Tensor] = {}
+
+    def like(other: Tensor) -> Tensor:
+        place = other.device, other.dtype
+        if place not in there:
+            there[place] = other.new_tensor(values)
+        return there[place]
+
+    return like
 
 
 def by_class(plan: Plan, values: Float[np.ndarray, " k"], form: str = ".2f") -> str:

@@ -1,7 +1,7 @@
 """Losses that move the logits before the loss inside sees them: corrections of the prior, and margins.
 
-The model itself is judged by the logits it gives, unmoved. All look at the prior of their stage, and a class that
-is never drawn counts as the largest, so that no shift is infinite and nothing favours it.
+Only the training loss sees the moved logits; predictions use the model's own. All but ldam look at the prior of their
+stage, and a class that is never drawn counts as the largest, so that no shift is infinite and nothing favours it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ferbal.errors import UsageError
 from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor
 from ferbal.shapes import Float
-from ferbal.strategies.losses import by_class, not_negative, shares
+from ferbal.strategies.losses import by_class, constant, images, not_negative, shares
 
 __all__ = ["balanced_softmax", "cdt", "ldam", "logit_adjusted_loss", "seesaw", "vector_scaling"]
 
@@ -72,9 +72,10 @@ def cdt(gamma: float = 0.2) -> Strategy:
 
 
 def ldam(max_margin: float = 0.5, scale: float = 30.0) -> Strategy:
-    """Ask for a margin of the true class that grows as n ** -1/4, on a cosine head (Cao et al. 2019).
+    """Require a margin for the true class proportional to n ** -1/4, with a cosine classifier (Cao et al. 2019).
 
-    arXiv:1906.07413. The smallest class has `max_margin`, as a difference of cosines; a soft target has the mixture.
+    arXiv:1906.07413. n: a class's images, however often they are drawn. The smallest class has `max_margin`, as a
+    difference of cosines; a soft target has the mixture.
     The head multiplies its cosines by `scale`, and so does the loss with its margins: what the model gives are
     the logits of the paper's softmax. With deferred class weights it is the paper's LDAM-DRW:
     ldam | deferred(weighted(beta=0.9999)).
@@ -86,24 +87,23 @@ def ldam(max_margin: float = 0.5, scale: float = 30.0) -> Strategy:
     if not 0 < scale < float("inf"):
         raise UsageError(f"ldam: scale must be positive and finite but got {scale}")
 
-    def margins(share: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        return max_margin * (share.min() / share) ** 0.25
-
-    def move_of(share: Float[np.ndarray, " k"]) -> Move:
-        return lambda logits, targets: logits - targets * targets.new_tensor(scale * margins(share))
-
     def apply(plan: Plan) -> Plan:
-        told = by_class(plan, margins(shares(plan, plan.stages[-1])))
+        n = images(plan)
+        margin = max_margin * (n.min() / n) ** 0.25
+        held = constant(scale * margin)
+        moved = _moving(plan, lambda stage: lambda logits, targets: logits - targets * held(targets))
         head = replace(plan.head, kind="cosine", scale=scale)
-        return replace(_moving(plan, move_of), head=head, per_class="ldam").noted(
-            f"ldam: scale {scale:g}, margin {told}"
+        return replace(moved, head=head, per_class="ldam").noted(
+            f"ldam: scale {scale:g}, margin {by_class(plan, margin)}"
         )
 
     return apply
 
 
 def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
-    """Spare small classes the push of larger ones' rows, unless it errs (Wang et al. 2021, arXiv:2008.10032).
+    """Reduce what rows of large classes cost small ones, unless those are predicted (Wang et al. 2021).
+
+    arXiv:2008.10032.
 
     In a row of class i, logit j counts S_ij times in the softmax's sum: (n_j / n_i) ** p for a smaller class j
     (mitigation) times (s_j / s_i) ** q where the model gives j the larger softmax s (compensation). S is held
@@ -119,18 +119,20 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
         return p * np.log(np.minimum(share[None] / share[:, None], 1))
 
     def move_of(share: Float[np.ndarray, " k"]) -> Move:
+        held = constant(mitigation(share))
+
         def move(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
             now = logits.detach()
             ahead = (now[:, None, :] - now[:, :, None]).clamp(min=0)  # [row, i, j]: log(s_j / s_i)
             compensation = q * (targets[:, :, None] * ahead).sum(1)
-            return logits + targets @ targets.new_tensor(mitigation(share)) + compensation
+            return logits + targets @ held(targets) + compensation
 
         return move
 
     def apply(plan: Plan) -> Plan:
         share = shares(plan, plan.stages[-1])
         told = by_class(plan, np.exp(mitigation(share)[share.argmax()]))
-        moved = _moving(plan, move_of).corrected("seesaw")
+        moved = _moving(plan, lambda stage: move_of(shares(plan, stage))).corrected("seesaw")
         return moved.noted(f"seesaw: rows of {plan.classes[share.argmax()]} push {told}; q {q:g}")
 
     return apply
@@ -143,22 +145,22 @@ def _scaled_and_shifted(name: str, gamma: float, tau: float) -> Strategy:
         return (share / share.max()) ** gamma
 
     def move_of(share: Float[np.ndarray, " k"]) -> Move:
-        return lambda logits, targets: (
-            logits * logits.new_tensor(scale(share)) + logits.new_tensor(tau * np.log(share))
-        )
+        factor, shift = constant(scale(share)), constant(tau * np.log(share))
+        return lambda logits, targets: logits * factor(logits) + shift(logits)
 
     def apply(plan: Plan) -> Plan:
         share = shares(plan, plan.stages[-1])
         shifts = by_class(plan, tau * np.log(share), "+.2f")
         scales = by_class(plan, scale(share))
         told = shifts if not gamma else f"times {scales}" if not tau else f"times {scales}; plus {shifts}"
-        return _moving(plan, move_of).corrected(name).noted(f"{name}: {told}")
+        moved = _moving(plan, lambda stage: move_of(shares(plan, stage)))
+        return moved.corrected(name).noted(f"{name}: {told}")
 
     return apply
 
 
-def _moving(plan: Plan, move_of: Callable[[Float[np.ndarray, " k"]], Move]) -> Plan:
-    """Every stage's loss after the move that its shares of the classes ask for."""
+def _moving(plan: Plan, move_of: Callable[[Stage], Move]) -> Plan:
+    """Every stage's loss at the logits as the stage's own move makes them."""
 
     def wrap(inner: Loss, move: Move) -> Loss:
         def loss(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
@@ -166,7 +168,4 @@ def _moving(plan: Plan, move_of: Callable[[Float[np.ndarray, " k"]], Move]) -> P
 
         return loss
 
-    def change(stage: Stage) -> Stage:
-        return replace(stage, loss=wrap(stage.loss, move_of(shares(plan, stage))))
-
-    return plan.each_stage(change)
+    return plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, move_of(stage))))

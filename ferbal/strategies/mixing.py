@@ -1,6 +1,6 @@
 """Strategies that blend each image, and its target, with another of the same batch.
 
-Every row draws a share of its own. A plan mixes in one way: of two, the second would blend blends.
+Every row draws a mixing ratio of its own. A recipe mixes in one way: of two, the second would blend blends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 
 from ferbal.errors import UsageError
-from ferbal.plan import Generator, Mix, Plan, Strategy, Tensor
+from ferbal.plan import Generator, Mix, Plan, Stage, Strategy, Tensor
 from ferbal.shapes import Bool, Float, Int
+from ferbal.strategies.losses import constant
+from ferbal.strategies.losses import images as images_of
 
 __all__ = ["balanced_mixup", "cutmix", "mixup", "remix"]
 
@@ -36,7 +38,7 @@ def mixup(alpha: float = 0.2) -> Strategy:
         partner = _shuffled(targets, generator)
         return _blended(images, partner, kept), _blended(targets, partner, kept)
 
-    return _mixing("mixup", lambda prior: mix, f"shares from Beta({alpha:g}, {alpha:g})")
+    return _mixing("mixup", lambda plan, stage: mix, f"shares from Beta({alpha:g}, {alpha:g})")
 
 
 def cutmix(alpha: float = 1.0) -> Strategy:
@@ -58,14 +60,14 @@ def cutmix(alpha: float = 1.0) -> Strategy:
         kept = 1 - pasted.to(targets.dtype).mean((1, 2, 3))
         return images[partner].where(pasted, images), _blended(targets, partner, kept)
 
-    return _mixing("cutmix", lambda prior: mix, f"boxes of a share from Beta({alpha:g}, {alpha:g})")
+    return _mixing("cutmix", lambda plan, stage: mix, f"boxes of a share from Beta({alpha:g}, {alpha:g})")
 
 
 def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
-    """Blend as mixup does, but let the smaller class have the target (Chou et al. 2020, arXiv:2007.03943).
+    """Blend as mixup does, but give the target to the smaller class (Chou et al. 2020, arXiv:2007.03943).
 
-    It has all of it where the other class is drawn at least `kappa` times as often, by the stage's prior, and holds
-    less than `tau` of the image; elsewhere targets mix as images do.
+    It has all of it where the other class has at least `kappa` times as many images, however often they are drawn,
+    and less than `tau` of the blend is its own; elsewhere targets mix as images do.
 
     Formula: t -> b t + (1 - b) t', b = 0 if n >= kappa n' and a < tau, 1 if n' >= kappa n and 1 - a < tau, else a
     Example: remix(alpha=1, kappa=3, tau=0.5)
@@ -76,14 +78,14 @@ def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
     if not 0 <= tau <= 1:
         raise UsageError(f"remix: tau must be in 0..1 but got {tau}")
 
-    def larger(prior: Float[np.ndarray, " k"]) -> Bool[np.ndarray, "k k"]:
-        return prior[:, None] * (1 + 1e-9) >= kappa * prior[None]  # a ratio of just kappa must not hang on rounding
+    def mix_in(plan: Plan) -> Mix:
+        n = images_of(plan)
+        larger = constant(n[:, None] * (1 + 1e-9) >= kappa * n[None])  # just kappa must not hang on rounding
 
-    def mix_of(prior: Float[np.ndarray, " k"]) -> Mix:
         def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
             kept = draw(targets, generator)
             partner = _shuffled(targets, generator)
-            other, much = targets[partner], targets.new_tensor(larger(prior))
+            other, much = targets[partner], larger(targets)
             yields = (targets @ much * other).sum(-1) > 0.5
             wins = (other @ much * targets).sum(-1) > 0.5
             label = kept.masked_fill(yields & (kept < tau), 0).masked_fill(wins & (1 - kept < tau), 1)
@@ -91,7 +93,9 @@ def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
 
         return mix
 
-    return _mixing("remix", mix_of, f"shares from Beta({alpha:g}, {alpha:g}), kappa {kappa:g}, tau {tau:g}", True)
+    note = f"shares from Beta({alpha:g}, {alpha:g}), kappa {kappa:g}, tau {tau:g}"
+    mixing = _mixing("remix", lambda plan, stage: mix_in(plan), note)
+    return lambda plan: replace(mixing(plan), per_class="remix")
 
 
 def balanced_mixup(alpha: float = 0.2) -> Strategy:
@@ -105,31 +109,29 @@ def balanced_mixup(alpha: float = 0.2) -> Strategy:
     """
     draw = _beta("balanced_mixup", 1, alpha)  # what is kept is 1 minus the partner's share
 
-    def mix_of(prior: Float[np.ndarray, " k"]) -> Mix:
-        odds = 1 / np.where(prior > 0, prior, np.inf)
+    def mix_in(plan: Plan, stage: Stage) -> Mix:
+        prior = plan.prior(stage)
+        odds = constant(1 / np.where(prior > 0, prior, np.inf))
 
         def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
             kept = draw(targets, generator)
-            partner = (targets @ targets.new_tensor(odds)).multinomial(len(targets), True, generator=generator)
+            partner = (targets @ odds(targets)).multinomial(len(targets), replacement=True, generator=generator)
             return _blended(images, partner, kept), _blended(targets, partner, kept)
 
         return mix
 
-    return _mixing(
-        "balanced_mixup", mix_of, f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner", True
-    )
+    note = f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner"
+    mixing = _mixing("balanced_mixup", mix_in, note)
+    return lambda plan: mixing(plan).corrected("balanced_mixup")
 
 
-def _mixing(
-    name: str, mix_of: Callable[[Float[np.ndarray, " k"]], Mix], note: str, looks_at_prior: bool = False
-) -> Strategy:
-    """Mix in every stage, in the way its prior asks for."""
+def _mixing(name: str, mix_in: Callable[[Plan, Stage], Mix], note: str) -> Strategy:
+    """Mix in every stage."""
 
     def apply(plan: Plan) -> Plan:
         if any(stage.mix is not None for stage in plan.stages):
             raise UsageError(f"{name}: the images are mixed already; keep one of {', '.join(__all__)}")
-        mixed = plan.each_stage(lambda stage: replace(stage, mix=mix_of(plan.prior(stage))))
-        return (replace(mixed, per_class=name) if looks_at_prior else mixed).noted(f"{name}: {note}")
+        return plan.each_stage(lambda stage: replace(stage, mix=mix_in(plan, stage))).noted(f"{name}: {note}")
 
     return apply
 
@@ -141,11 +143,11 @@ def _beta(name: str, a: float, b: float) -> Callable[[Targets, Generator], Float
             raise UsageError(f"{name}: alpha must be in 0.01..100 but got {alpha}")
     from scipy.special import betaincinv
 
-    quantiles = betaincinv(a, b, np.linspace(0, 1, KNOTS + 1))
+    quantiles = constant(betaincinv(a, b, np.linspace(0, 1, KNOTS + 1)))
 
     def draw(targets: Targets, generator: Generator) -> Float[Tensor, " b"]:
         place = targets.new_empty(len(targets)).uniform_(generator=generator) * KNOTS
-        knot, table = place.long(), targets.new_tensor(quantiles)
+        knot, table = place.long(), quantiles(targets)
         return table[knot].lerp(table[knot + 1], place - knot)
 
     return draw
@@ -159,7 +161,8 @@ def _shuffled(targets: Targets, generator: Generator) -> Int[Tensor, " b"]:
 def _stretch(side: Float[Tensor, " b"], length: int, generator: Generator) -> Bool[Tensor, "b length"]:
     """Which of `length` pixels lie in a stretch of that share of them, about a random centre."""
     centre = side.new_empty(len(side), 1).uniform_(0, length, generator=generator)
-    return (side.new_tensor(np.arange(length) + 0.5) - centre).abs() < side[:, None] * length / 2
+    pixels = side.new_ones(length).cumsum(0) - 0.5
+    return (pixels - centre).abs() < side[:, None] * length / 2
 
 
 def _blended(

@@ -10,6 +10,7 @@ import numpy as np
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Stage, Strategy
 from ferbal.shapes import Float, Int
+from ferbal.strategies.losses import by_class, by_place
 
 __all__ = ["balanced_draw", "drop", "merge", "mirror", "oversample", "plain", "progressive_draw", "undersample"]
 
@@ -24,7 +25,7 @@ def plain() -> Strategy:
 
 
 def drop(*classes: str) -> Strategy:
-    """Leave classes out: no row, no logit. Scores are given on the kept classes and on all of them.
+    """Remove classes from training and from the output. Scores are given on the kept classes and on all of them.
 
     Formula: rows with y not in the classes named
     Example: drop("disgust")
@@ -148,7 +149,7 @@ def oversample(to: float = 1.0) -> Strategy:
 
 
 def undersample(to: float = 1.0) -> Strategy:
-    """Keep at most `to` times the rows of the smallest class of each class, at random (imbalanced-learn).
+    """Keep, at random, at most `to` times as many rows of each class as the smallest class has (imbalanced-learn).
 
     Formula: n_k -> min(n_k, to * n_min)
     Example: undersample(to=4)
@@ -186,7 +187,7 @@ def balanced_draw(power: float = 0.0) -> Strategy:
         drawn = plan.each_stage(lambda stage: replace(stage, odds=odds))
         if power < 1:
             drawn = drawn.corrected("balanced_draw", from_prior=False)
-        return drawn.noted(f"balanced_draw: {_shares(plan, odds)}")
+        return drawn.noted(f"balanced_draw: {by_class(plan, odds / odds.sum(), '.1%')}")
 
     return apply
 
@@ -201,8 +202,12 @@ def progressive_draw() -> Strategy:
     def apply(plan: Plan) -> Plan:
         plan.before_corrections("progressive_draw")
         first, last = (odds / odds.sum() for odds in (_odds(plan, 1.0), _odds(plan, 0.0)))
-        drawn = plan.each_stage(lambda stage: replace(stage, odds=lambda t: (1 - t) * first + t * last))
-        told = f"progressive_draw: {_shares(plan, first)}; in the end {_shares(plan, last)}"
+
+        def odds(progress: float) -> Float[np.ndarray, " k"]:
+            return (1 - progress) * first + progress * last
+
+        drawn = by_place(plan, lambda stage, place: replace(stage, odds=lambda progress: odds(place(progress))))
+        told = f"progressive_draw: {by_class(plan, first, '.1%')}; in the end {by_class(plan, last, '.1%')}"
         return drawn.corrected("progressive_draw", from_prior=False).noted(told)
 
     return apply
@@ -211,10 +216,6 @@ def progressive_draw() -> Strategy:
 def _odds(plan: Plan, power: float) -> Float[np.ndarray, " k"]:
     """n ** power of each class that has rows."""
     return np.where(plan.counts > 0, np.maximum(plan.counts, 1.0) ** power, 0.0)
-
-
-def _shares(plan: Plan, odds: Float[np.ndarray, " k"]) -> str:
-    return ", ".join(f"{name} {p:.1%}" for name, p in zip(plan.classes, odds / odds.sum(), strict=True))
 
 
 def _resampled(sampler: Any, plan: Plan) -> Int[np.ndarray, " r"]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Scope, Stage, Strategy, split
+from ferbal.strategies.losses import shares
 from ferbal.strategies.rows import balanced_draw
 
 __all__ = ["deferred", "experts", "learn_scales", "probe_then_finetune", "retrain_head"]
@@ -43,7 +44,7 @@ def deferred(inner: Strategy, after: float = 0.8) -> Strategy:
 
 
 def retrain_head(inner: Strategy | None = None, epochs: int = 10) -> Strategy:
-    """Then freeze the backbone and train a fresh classifier, on a class-balanced draw (cRT: Kang et al. 2020).
+    """After training, freeze the backbone and train a new classifier, on a balanced draw (cRT: Kang et al. 2020).
 
     arXiv:1910.09217. inner: what is done in that stage instead of balanced_draw: another draw, a loss, or a
     resampling of the features such as smote. Early stopping and the choice of the best epoch concern this stage.
@@ -51,21 +52,17 @@ def retrain_head(inner: Strategy | None = None, epochs: int = 10) -> Strategy:
     Formula: min over W of the loss of W . f(x), f as the stages before have left it
     Example: retrain_head(balanced_draw, epochs=10)
     """
-    if epochs < 1:
-        raise UsageError(f"retrain_head: epochs must be at least 1 but got {epochs}")
     return _appended("retrain_head", inner, epochs, scope="head")
 
 
 def learn_scales(inner: Strategy | None = None, epochs: int = 5) -> Strategy:
-    """Then freeze everything and learn one factor for each logit, on a class-balanced draw (LWS: Kang et al. 2020).
+    """After training, learn one factor for each logit, on a class-balanced draw (LWS: Kang et al. 2020).
 
-    arXiv:1910.09217. inner: what is done in that stage instead of balanced_draw.
+    arXiv:1910.09217. Everything else is frozen. inner: what is done in that stage instead of balanced_draw.
 
     Formula: s_k * (w_k . x + b_k), only s learns
     Example: learn_scales(epochs=5)
     """
-    if epochs < 1:
-        raise UsageError(f"learn_scales: epochs must be at least 1 but got {epochs}")
     return _appended("learn_scales", inner, epochs, scope="scales")
 
 
@@ -97,7 +94,7 @@ def probe_then_finetune(probe_epochs: int = 3, blocks: int | None = None) -> Str
 
 
 def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
-    """Train one classifier for each tau, each for another prior; their mean logits decide (Aimar et al. 2023).
+    """Train one classifier for each tau, each for another prior; their mean logits predict (Aimar et al. 2023).
 
     Balanced product of experts, arXiv:2206.05260. tau 0 learns the prior of the data, 1 the balanced one, 2 its
     opposite; with a mean of 1 the whole is balanced. The paper trains with mixup.
@@ -114,9 +111,7 @@ def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
             raise UsageError("experts: there are several classifiers already; name experts once")
 
         def shifted(stage: Stage) -> Stage:
-            prior = plan.prior(stage)
-            log_prior = np.log(np.where(prior > 0, prior, prior.max()))
-            return replace(stage, shifts=np.array(taus)[:, None] * log_prior)
+            return replace(stage, shifts=np.array(taus)[:, None] * np.log(shares(plan, stage)))
 
         told = f"experts: {len(taus)} classifiers, tau {', '.join(f'{tau:g}' for tau in taus)}"
         head = replace(plan.head, copies=len(taus))
@@ -127,6 +122,8 @@ def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
 
 def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> Strategy:
     """A stage at the end in which the backbone is frozen."""
+    if epochs < 1:
+        raise UsageError(f"{name}: epochs must be at least 1 but got {epochs}")
     within = balanced_draw() if inner is None else inner
     _check_inner(name, within)
 
@@ -137,7 +134,7 @@ def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> S
                 f"{name}(plain) | {first}"
             )
         begins = plan.begins + plan.epochs
-        stage = Stage(epochs, scope=scope, fresh_head=scope == "head")
+        stage = replace(plan.usual, epochs=epochs, scope=scope, fresh_head=scope == "head")
         # what evened out the classes before acted on stages of their own
         late = within(replace(plan, stages=(stage,), notes=(), begins=begins, corrections=()))
         _only_stages(name, plan, late)

@@ -30,6 +30,9 @@ TWICE = [
     "oversample | balanced_draw",
     "retrain_head | logit_adjust",
     "weighted | tau_norm",
+    "balanced_mixup | balanced_softmax",
+    "weighted | balanced_mixup",
+    "balanced_draw | balanced_mixup",
 ]
 
 
@@ -48,6 +51,7 @@ ONCE = [
     "logit_adjust | class_offsets",  # which mends what is left
     "label_aware_smoothing | weighted",
     "mixup | balanced_softmax",
+    "remix | deferred(weighted)",  # the paper's Remix-DRW
 ]
 
 
@@ -58,7 +62,13 @@ def test_one_correction_and_other_things_are_no_conflict(recipe: str) -> None:
 
 @pytest.mark.parametrize(
     "recipe",
-    ["weighted | oversample", "logit_adjust | drop('few')", "balanced_softmax | mirror", "experts | balanced_draw"],
+    [
+        "weighted | oversample",
+        "logit_adjust | drop('few')",
+        "balanced_softmax | mirror",
+        "experts | balanced_draw",
+        "balanced_mixup | oversample",
+    ],
 )
 def test_a_prior_that_was_used_does_not_change_afterwards_even_on_request(recipe: str) -> None:
     plan = start(("many", "few", "other"), np.repeat([0, 1, 2], [30, 6, 9]), epochs=10, allow_double_correction=True)

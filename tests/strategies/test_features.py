@@ -63,6 +63,16 @@ def test_cleaning_removes_rows_of_large_classes_only(name: str) -> None:
         assert counts.tolist() == [8, 8, 8]
 
 
+def test_cleaning_leaves_every_class_some_rows() -> None:
+    """Rows of the second class lie among those of the first, which outvote each of them."""
+    labels = np.repeat([0, 1, 2], [20, 4, 3])
+    plan = parse("retrain_head(edited_nearest_neighbours)")(start(("a", "b", "c"), labels, epochs=2))
+    resample = plan.stages[-1].resample
+    assert resample is not None
+    x = np.concatenate([np.arange(20.0), [2.5, 7.5, 12.5, 17.5], [100, 101, 102]])[:, None]
+    assert np.bincount(resample(x, labels, 0)[1])[1:].tolist() == [4, 3]
+
+
 def test_of_a_link_between_two_larger_classes_both_rows_go() -> None:
     plan = parse("retrain_head(tomek_links)")(start(("a", "b", "c"), np.array([0, 0, 0, 1, 1, 1, 2, 2]), epochs=2))
     resample = plan.stages[-1].resample

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from three_rows import COUNTS, HARD, LOGITS, SOFT, both, dtypes, entropy, loss_of, plan_of, probabilities, said
 
 from ferbal.errors import UsageError
@@ -21,8 +22,9 @@ from ferbal.strategies.losses import (
     soft_f1,
     weighted,
 )
+from ferbal.strategies.margins import ldam
 from ferbal.strategies.mixing import mixup
-from ferbal.strategies.rows import balanced_draw
+from ferbal.strategies.rows import balanced_draw, mirror, oversample
 from ferbal.strategies.stages import deferred, retrain_head
 
 DISGUST, HAPPY = 436, 7215
@@ -45,7 +47,7 @@ def effective(beta: float, counts: np.ndarray) -> np.ndarray:
 def test_weighted_is_the_inverse_frequency(targets: np.ndarray, dtype: torch.dtype) -> None:
     # w = c / n, and sum(n * w) = N over three classes with rows: c = N / 3
     weight = np.array([50 / 3 / 40, 50 / 3 / 9, 50 / 3 / 1, 0.0])
-    expected = (targets @ weight) * entropy(targets)
+    expected = entropy(targets * weight)
     assert said(loss_of(weighted()), targets, dtype) == pytest.approx(expected, rel=1e-5)
 
 
@@ -53,7 +55,7 @@ def test_weighted_is_the_inverse_frequency(targets: np.ndarray, dtype: torch.dty
 def test_weighted_by_the_square_root(targets: np.ndarray) -> None:
     raw = np.array([1 / np.sqrt(40), 1 / 3, 1.0, 0.0])
     weight = raw * 50 / (np.sqrt(40) + 3 + 1)  # sum(n * n ** -0.5) = sum(sqrt(n))
-    expected = (targets @ weight) * entropy(targets)
+    expected = entropy(targets * weight)
     assert said(loss_of(weighted(power=0.5)), targets) == pytest.approx(expected, rel=1e-5)
 
 
@@ -61,8 +63,15 @@ def test_weighted_by_the_square_root(targets: np.ndarray) -> None:
 @dtypes
 @pytest.mark.parametrize("beta", [0.0, 0.9, 0.999, 0.9999])
 def test_weighted_is_class_balanced(targets: np.ndarray, dtype: torch.dtype, beta: float) -> None:
-    expected = (targets @ effective(beta, COUNTS)) * entropy(targets)
+    expected = entropy(targets * effective(beta, COUNTS))
     assert said(loss_of(weighted(beta=beta)), targets, dtype) == pytest.approx(expected, rel=1e-5)
+
+
+@both
+def test_weighted_is_torch_s_own_weighted_cross_entropy(targets: np.ndarray) -> None:
+    weight = torch.tensor(effective(0.9, COUNTS))
+    theirs = F.cross_entropy(torch.tensor(LOGITS), torch.tensor(targets), weight=weight, reduction="none")
+    assert said(loss_of(weighted(beta=0.9)), targets) == pytest.approx(theirs.numpy(), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +182,20 @@ def test_label_aware_smoothing_is_the_paper_s_concave_form(targets: np.ndarray, 
 
 @both
 def test_label_aware_smoothing_of_classes_of_one_size_is_that_of_the_tail(targets: np.ndarray) -> None:
-    loss = loss_of(chain(balanced_draw(), label_aware_smoothing(0.2, 0.4)), np.array([40, 9, 1, 1]))
+    loss = loss_of(label_aware_smoothing(0.2, 0.4), np.array([9, 9, 9, 9]))
     assert said(loss, targets) == pytest.approx(entropy(label_aware(targets, [0.2] * 4)), rel=1e-9)
+
+
+@both
+@pytest.mark.parametrize("strategy", [label_aware_smoothing(), ldam()], ids=["smoothing", "margins"])
+def test_what_goes_by_images_does_not_hang_on_how_often_they_are_drawn(
+    strategy: Strategy, targets: np.ndarray
+) -> None:
+    alone = said(strategy(plan_of(COUNTS)).stages[-1].loss, targets)
+    for other in (deferred(balanced_draw()), oversample(), mirror()):
+        for order in (chain(other, strategy), chain(strategy, other)):
+            for stage in order(plan_of(COUNTS)).stages:
+                assert said(stage.loss, targets) == pytest.approx(alone, rel=1e-9)
 
 
 @both
@@ -232,6 +253,8 @@ def test_generalised_cross_entropy_does_not_swallow_another_loss(before: Strateg
 def test_the_wrapper_applied_last_sees_the_targets_first(targets: np.ndarray) -> None:
     smooth = 0.8 * targets + 0.05
     weight = effective(0.9, COUNTS)
+    much = np.maximum((targets * weight).sum(1, keepdims=True), 1e-12)
+    tilted = targets * weight / much
 
     def easy(targets: np.ndarray) -> np.ndarray:
         return (1 - (targets * probabilities()).sum(1)) ** 2
@@ -239,15 +262,15 @@ def test_the_wrapper_applied_last_sees_the_targets_first(targets: np.ndarray) ->
     orders: dict[str, tuple[Strategy, np.ndarray]] = {
         "smoothing inside": (chain(label_smoothing(0.2), focal()), easy(targets) * entropy(smooth)),
         "smoothing outside": (chain(focal(), label_smoothing(0.2)), easy(smooth) * entropy(smooth)),
-        "raw weights": (chain(label_smoothing(0.2), weighted(0.9)), (targets @ weight) * entropy(smooth)),
-        "smooth weights": (chain(weighted(0.9), label_smoothing(0.2)), (smooth @ weight) * entropy(smooth)),
+        "raw weights": (chain(label_smoothing(0.2), weighted(0.9)), much[:, 0] * entropy(0.8 * tilted + 0.05)),
+        "smooth weights": (chain(weighted(0.9), label_smoothing(0.2)), entropy(smooth * weight)),
         "weights outside": (
             chain(focal(), weighted(0.9)),
-            (targets @ weight) * easy(targets) * entropy(targets),
+            easy(tilted) * entropy(targets * weight),
         ),
         "weights inside": (
             chain(weighted(0.9), focal()),
-            (targets @ weight) * easy(targets) * entropy(targets),
+            easy(targets) * entropy(targets * weight),
         ),
         "bounded, smoothed": (
             chain(generalised_cross_entropy(1), label_smoothing(0.2)),
@@ -316,6 +339,10 @@ def test_self_distillation_ramps_through_each_stage_and_through_the_parts_of_one
     for number, part in enumerate(split(whole, 0.5)):
         assert part.recall is not None
         assert [part.recall.share(place) for place in (0, 1)] == pytest.approx([0.4 * number, 0.4 * number + 0.4])
+    before, after = chain(deferred(weighted(), after=0.5), self_distillation(share=0.8))(plan_of()).stages
+    assert before.recall is not None
+    assert after.recall is not None
+    assert [before.recall.share(1), after.recall.share(0), after.recall.share(1)] == pytest.approx([0.4, 0.4, 0.8])
     first, tail = deferred(self_distillation(), after=0.5)(plan_of()).stages
     assert first.recall is None
     assert tail.recall is not None
@@ -325,8 +352,8 @@ def test_self_distillation_ramps_through_each_stage_and_through_the_parts_of_one
 @pytest.mark.parametrize(
     ("others", "message"),
     [
-        ([mixup()], "no target where images are mixed"),
-        ([retrain_head(chain(self_distillation(), smote()))], "no target where features are resampled"),
+        ([mixup()], "cannot be combined with image mixing"),
+        ([retrain_head(chain(self_distillation(), smote()))], "cannot be combined with resampled features"),
         ([self_distillation()], "name it once"),
     ],
 )

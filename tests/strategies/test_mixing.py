@@ -12,7 +12,7 @@ from scipy import stats
 from ferbal.errors import UsageError
 from ferbal.plan import Mix, Plan, Strategy, chain, start
 from ferbal.strategies.mixing import balanced_mixup, cutmix, mixup, remix
-from ferbal.strategies.rows import balanced_draw
+from ferbal.strategies.rows import balanced_draw, oversample
 from ferbal.strategies.stages import deferred
 
 torch.set_num_threads(1)
@@ -196,11 +196,13 @@ def test_remix_gives_the_label_to_the_smaller_class_as_the_paper_says(kappa: flo
     assert cases == {"yields", "wins", "shares"}
 
 
-def test_remix_over_a_balanced_draw_is_mixup() -> None:
+def test_remix_looks_at_the_images_of_a_class_however_often_they_are_drawn() -> None:
     images, targets = torch.rand(64, 1, 4, 4), torch.eye(4)[torch.arange(64) % 4]
-    balanced, plain = mixed(chain(balanced_draw(), remix()), images, targets), mixed(mixup(1.0), images, targets)
-    assert np.array_equal(balanced[0], plain[0])
-    assert np.array_equal(balanced[1], plain[1])
+    plain = mixed(remix(), images, targets)
+    for drawn in (chain(balanced_draw(), remix()), chain(oversample(), remix()), chain(remix(), oversample())):
+        found = mixed(drawn, images, targets)
+        assert np.array_equal(found[0], plain[0])
+        assert np.array_equal(found[1], plain[1])
 
 
 # --- balanced_mixup

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferbal.errors import UsageError
-from ferbal.plan import Plan, Stage, chain, cosine, cross_entropy, split, start
+from ferbal.plan import Plan, Stage, Strategy, chain, cosine, cross_entropy, split, start
 from ferbal.recipe import parse
 from ferbal.strategies.features import smote
 from ferbal.strategies.logits import logit_adjust
-from ferbal.strategies.losses import focal, weighted
+from ferbal.strategies.losses import focal, smoothed, weighted
 from ferbal.strategies.rows import balanced_draw, oversample, plain, progressive_draw
 from ferbal.strategies.stages import deferred, experts, learn_scales, probe_then_finetune, retrain_head
 
@@ -158,6 +158,28 @@ def test_retraining_the_head_adds_a_stage_with_a_fresh_head_and_an_even_draw() -
         "from epoch 21: retrain_head: 7 epochs",
         "from epoch 21: balanced_draw: many 33.3%, some 33.3%, one 33.3%",
     )
+
+
+@pytest.mark.parametrize("appended", [retrain_head, learn_scales])
+def test_a_stage_that_is_appended_has_the_loss_and_warm_up_of_the_study(appended: Callable[..., Strategy]) -> None:
+    loss = smoothed(cross_entropy, 0.1)
+    plan = start(("a", "b"), np.repeat([0, 1], [9, 3]), epochs=4, warmup=0, loss=loss)
+    last = chain(weighted(), appended(plain(), epochs=2))(plan).stages[-1]
+    assert last.loss is loss
+    assert last.schedule(0) == 1  # nothing to warm up
+
+
+def test_a_draw_that_changes_goes_on_from_stage_to_stage_in_either_order() -> None:
+    def odds_of_epochs(*strategies: Strategy) -> np.ndarray:
+        stages = chain(*strategies)(plan_of()).stages
+        return np.array([s.odds_at((e + 0.5) / s.epochs) for s in stages for e in range(s.epochs)])
+
+    one, other = (
+        odds_of_epochs(progressive_draw(), deferred(focal())),
+        odds_of_epochs(deferred(focal()), progressive_draw()),
+    )
+    assert one == pytest.approx(other)
+    assert (np.diff(other[:, 2]) > 0).all()
 
 
 def test_what_is_done_while_the_head_is_retrained_is_free() -> None:
