@@ -73,10 +73,11 @@ class Images:
         self.pixels = Rows(train.images, device)
         self.labels, self.source = plan.samples.label, plan.samples.source
         self.mirror = torch.from_numpy(plan.samples.mirror).to(device)
-        known = np.eye(len(plan.classes), dtype=np.float32) if train.votes is None else soft_targets(train, plan)
-        self.targets = torch.from_numpy(known).to(device)
-        self.target = torch.from_numpy(self.labels if train.votes is None else self.source).to(device)
-        """Which of the targets each row has: one a class, or one an image where people voted."""
+        hard = plan.votes is None
+        known = np.eye(len(plan.classes)) if hard else plan.targets
+        self.targets = torch.from_numpy(known.astype(np.float32)).to(device)
+        self.target = torch.from_numpy(self.labels if hard else np.arange(len(self.labels))).to(device)
+        """Which of the targets each row has: that of its class, or its own where people voted."""
         self.features = torch.empty(0)
         """What the classifier was given in the last pass, while it is watched."""
 
@@ -217,17 +218,6 @@ def order(
         return draw.permutation(len(labels))
     per_row = (odds / np.maximum(np.bincount(labels, minlength=len(odds)), 1))[labels]
     return draw.choice(len(labels), size=len(labels), p=per_row / per_row.sum())
-
-
-def soft_targets(train: Split, plan: Plan) -> Float[np.ndarray, "n k"]:
-    """The votes on each training row over the plan's classes; its label, where all were for classes left out."""
-    assert train.votes is not None
-    kept = plan.becomes >= 0
-    votes = np.zeros((len(train), len(plan.classes)))
-    np.add.at(votes.T, plan.becomes[kept], train.votes.T[kept])
-    alone = votes.sum(1) == 0
-    votes[alone, np.maximum(plan.becomes[train.labels[alone]], 0)] = 1
-    return (votes / votes.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _free_memory(device: torch.device) -> float:

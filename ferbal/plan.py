@@ -187,6 +187,7 @@ class Plan:
     reads_head: a strategy that needs the classifier to be one plain linear layer.
     begins: the epoch, counted from 1, with which the first stage begins.
     usual: a stage as the settings of the study make it, for strategies that append one.
+    votes: what people said of each row of the training split, over the classes of the data set; None for labels.
     """
 
     classes: tuple[str, ...]
@@ -204,6 +205,7 @@ class Plan:
     reads_head: str = ""
     begins: int = 1
     usual: Stage = Stage(1)
+    votes: Float[np.ndarray, "n k0"] | None = None
 
     def __post_init__(self) -> None:
         if self.reads_head and self.head != Head():
@@ -220,17 +222,31 @@ class Plan:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
+    @property
+    def targets(self) -> Float[np.ndarray, "m k"]:
+        """What each sample is taught: the votes on it for classes of the plan, or its label where there are none."""
+        hard = np.eye(len(self.classes))[self.samples.label]
+        if self.votes is None:
+            return hard
+        cast, kept = np.zeros(hard.T.shape), self.becomes >= 0
+        np.add.at(cast, self.becomes[kept], self.votes[self.samples.source].T[kept])
+        return np.where(cast.any(0), cast / np.maximum(cast.sum(0), 1e-12), hard.T).T
+
     def prior(self, stage: Stage | None = None) -> Float[np.ndarray, " k"]:
-        """How often the model meets each class in a stage (the last one by default), summing to 1.
+        """How much of the targets each class has in a stage (the last one by default), summing to 1.
 
         This is the prior after resampling and odds, which is what prior-based corrections must correct.
         """
-        stage = stage or self.stages[-1]
-        if stage.odds is None:
-            return self.counts / self.counts.sum()
-        moments = (np.arange(stage.epochs) + 0.5) / stage.epochs if callable(stage.odds) else (0.0,)
-        shares = [odds / odds.sum() for moment in moments if (odds := stage.odds_at(moment)) is not None]
-        return np.mean(shares, axis=0)
+        stage, shares = stage or self.stages[-1], [self.counts / self.counts.sum()]
+        if stage.odds is not None:
+            moments = (np.arange(stage.epochs) + 0.5) / stage.epochs if callable(stage.odds) else (0.0,)
+            shares = [odds / odds.sum() for moment in moments if (odds := stage.odds_at(moment)) is not None]
+        drawn = np.mean(shares, axis=0)
+        if self.votes is None:
+            return drawn
+        of_label = np.zeros((len(self.classes), len(self.classes)))
+        np.add.at(of_label, self.samples.label, self.targets)
+        return drawn @ (of_label / np.maximum(self.counts, 1)[:, None])
 
     def index(self, name: str) -> int:
         """The label of a class, or a UsageError that names the nearest class."""
@@ -289,12 +305,13 @@ def start(
     loss: Loss = cross_entropy,
     seed: int = 0,
     allow_double_correction: bool = False,
+    votes: Float[np.ndarray, "n k"] | None = None,
 ) -> Plan:
     """The plain plan: every training row (or those in `rows`) once an epoch, with this loss, in one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
     stage = Stage(epochs, loss=loss, schedule=cosine(warmup))
-    plan = Plan(classes, np.arange(len(classes)), samples, (stage,), seed=seed, usual=stage)
+    plan = Plan(classes, np.arange(len(classes)), samples, (stage,), seed=seed, usual=stage, votes=votes)
     return replace(plan, allow_double_correction=allow_double_correction)
 
 

@@ -88,6 +88,7 @@ def plan_for(
         loss=smoothed(cross_entropy, training.label_smoothing) if training.label_smoothing else cross_entropy,
         seed=seed,
         allow_double_correction=allow_double_correction,
+        votes=dataset.train.votes,
     )
     return recipe.parse(arm.recipe)(plain)
 

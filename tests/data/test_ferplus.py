@@ -9,12 +9,10 @@ import pytest
 from conftest import made_up
 
 from ferbal import data
-from ferbal.batches import soft_targets
 from ferbal.data import demo_files, ferplus
 from ferbal.data.demo import CLASSES
-from ferbal.dataset import Split
 from ferbal.plan import start
-from ferbal.strategies.rows import drop
+from ferbal.strategies.rows import balanced_draw, drop
 
 ORDER = (*ferplus.CLASSES, "unknown", "NF")
 
@@ -110,11 +108,17 @@ def test_contempt_is_an_eighth_class_or_left_out() -> None:
 
 
 def test_training_follows_the_votes_over_the_classes_that_are_left() -> None:
-    shares = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]], dtype=np.float32)
-    labels = np.array([0, 1, 2])
-    split = Split(np.zeros((3, 1, 2, 2), np.uint8), labels, np.array(["a", "b", "c"]), labels, shares)
-    plan = start(("x", "y", "z"), labels, epochs=2)
-    assert np.allclose(soft_targets(split, plan), shares)
-    without_y = soft_targets(split, drop("y")(plan))
-    assert np.allclose(without_y[[0, 2]], [[5 / 7, 2 / 7], [0.1, 0.9]])
-    assert without_y[1].sum() == 1  # its row is not trained on, but must not be NaN
+    shares = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9], [0.0, 1.0, 0.0]])
+    plan = start(("x", "y", "z"), np.array([0, 1, 2, 2]), epochs=2, votes=shares)
+    assert np.allclose(plan.targets, shares)
+    without_y = drop("y")(plan).targets
+    assert np.allclose(without_y, [[5 / 7, 2 / 7], [0.1, 0.9], [0, 1]])  # the last has no vote left but its label
+
+
+def test_the_prior_is_that_of_the_votes() -> None:
+    """Three rows of x, whose votes say 0.6, and one of y that all agree on."""
+    shares = np.array([[0.6, 0.4]] * 3 + [[0.0, 1.0]])
+    plan = start(("x", "y"), np.array([0, 0, 0, 1]), epochs=2, votes=shares)
+    assert plan.prior() == pytest.approx([0.45, 0.55])
+    assert balanced_draw()(plan).prior() == pytest.approx([0.3, 0.7])
+    assert plan.counts.tolist() == [3, 1]
