@@ -35,7 +35,7 @@ def build(
         try:
             model = timm.create_model(backbone, pretrained=training.pretrained is True, **settings)
         except Exception as error:  # timm raises as many kinds as it has models and download paths
-            raise UsageError(f"backbone {backbone}: {type(error).__name__}: {_first_line(error)}") from error
+            raise UsageError(f"backbone {backbone}: {type(error).__name__}: {first_line(error)}") from error
         if training.pretrained is not True or classes != _known_of(backbone, "num_classes"):
             heads.begin_small(model)
         if isinstance(training.pretrained, str):
