@@ -13,10 +13,10 @@ import numpy as np
 from ferbal.errors import UsageError
 from ferbal.plan import Generator, Mix, Plan, Stage, Strategy, Tensor
 from ferbal.shapes import Bool, Float, Int
-from ferbal.strategies.losses import constant
+from ferbal.strategies.losses import constant, not_negative
 from ferbal.strategies.losses import images as images_of
 
-__all__ = ["balanced_mixup", "cutmix", "mixup", "remix"]
+__all__ = ["balanced_mixup", "cmo", "cutmix", "mixup", "remix"]
 
 Images = Float[Tensor, "b c h w"]
 Targets = Float[Tensor, "b k"]
@@ -53,14 +53,40 @@ def cutmix(alpha: float = 1.0) -> Strategy:
     draw = _beta("cutmix", alpha, alpha)
 
     def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
-        side = (1 - draw(targets, generator)).sqrt()
-        rows, columns = (_stretch(side, length, generator) for length in images.shape[-2:])
-        pasted = rows[:, None, :, None] & columns[:, None, None, :]
-        partner = _shuffled(targets, generator)
-        kept = 1 - pasted.to(targets.dtype).mean((1, 2, 3))
-        return images[partner].where(pasted, images), _blended(targets, partner, kept)
+        box = _boxes(images, draw(targets, generator), generator)
+        return _pasted(images, targets, _shuffled(targets, generator), box)
 
     return _mixing("cutmix", lambda plan, stage: mix, f"boxes of a share from Beta({alpha:g}, {alpha:g})")
+
+
+def cmo(alpha: float = 1.0, power: float = 1.0, share: float = 0.5) -> Strategy:
+    """Paste boxes of small classes' images onto the others (context-rich minority oversampling: Park et al. 2022).
+
+    arXiv:2112.00412. As cutmix, but what is pasted comes from rows drawn with odds 1 / prior ** power of their class:
+    power 1 pastes every class equally often. share: how many of the rows are pasted onto, 0..1. The authors draw from
+    the whole training set; here the rows come from the batch.
+
+    Formula: x -> x' in the box and x around it, t -> a t + (1 - a) t', x' drawn with odds prior ** -power
+    Example: cmo(alpha=1, power=1)
+    """
+    draw = _beta("cmo", alpha, alpha)
+    not_negative("cmo", power=power)
+    if not 0 < share <= 1:
+        raise UsageError(f"cmo: share must be above 0 and at most 1 but got {share}")
+
+    def mix_in(plan: Plan, stage: Stage) -> Mix:
+        drawn = _drawn(plan.prior(stage), power)
+
+        def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
+            box = _boxes(images, draw(targets, generator), generator)
+            chosen = targets.new_empty(len(targets)).uniform_(generator=generator) < share
+            return _pasted(images, targets, drawn(targets, generator), box & chosen[:, None, None, None])
+
+        return mix
+
+    note = f"boxes of rows drawn with odds 1 / prior ** {power:g}, on {share:.0%} of the images"
+    mixing = _mixing("cmo", mix_in, note)
+    return lambda plan: mixing(plan).corrected("cmo")
 
 
 def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
@@ -110,12 +136,11 @@ def balanced_mixup(alpha: float = 0.2) -> Strategy:
     draw = _beta("balanced_mixup", 1, alpha)  # what is kept is 1 minus the partner's share
 
     def mix_in(plan: Plan, stage: Stage) -> Mix:
-        prior = plan.prior(stage)
-        odds = constant(1 / np.where(prior > 0, prior, np.inf))
+        drawn = _drawn(plan.prior(stage), power=1)
 
         def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
             kept = draw(targets, generator)
-            partner = (targets @ odds(targets)).multinomial(len(targets), replacement=True, generator=generator)
+            partner = drawn(targets, generator)
             return _blended(images, partner, kept), _blended(targets, partner, kept)
 
         return mix
@@ -156,6 +181,31 @@ def _beta(name: str, a: float, b: float) -> Callable[[Targets, Generator], Float
 def _shuffled(targets: Targets, generator: Generator) -> Int[Tensor, " b"]:
     """A random order of the batch."""
     return targets.new_empty(len(targets)).uniform_(generator=generator).argsort()
+
+
+def _drawn(prior: Float[np.ndarray, " k"], power: float) -> Callable[[Targets, Generator], Int[Tensor, " b"]]:
+    """Draws rows of the batch with replacement, each with odds 1 / prior ** power of its class."""
+    odds = constant(np.where(prior > 0, np.where(prior > 0, prior, 1.0) ** -power, 0.0))
+
+    def draw(targets: Targets, generator: Generator) -> Int[Tensor, " b"]:
+        return (targets @ odds(targets)).multinomial(len(targets), replacement=True, generator=generator)
+
+    return draw
+
+
+def _boxes(images: Images, kept: Float[Tensor, " b"], generator: Generator) -> Bool[Tensor, "b 1 h w"]:
+    """For each image the pixels of a box of its shape, about a random centre, of 1 - kept of its area."""
+    side = (1 - kept).sqrt()
+    rows, columns = (_stretch(side, length, generator) for length in images.shape[-2:])
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def _pasted(
+    images: Images, targets: Targets, partner: Int[Tensor, " b"], box: Bool[Tensor, "b 1 h w"]
+) -> tuple[Images, Targets]:
+    """Each image with its partner's pixels in the box; targets mix by area."""
+    kept = 1 - box.to(targets.dtype).mean((1, 2, 3))
+    return images[partner].where(box, images), _blended(targets, partner, kept)
 
 
 def _stretch(side: Float[Tensor, " b"], length: int, generator: Generator) -> Bool[Tensor, "b length"]:

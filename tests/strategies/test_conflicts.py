@@ -33,6 +33,7 @@ TWICE = [
     "balanced_mixup | balanced_softmax",
     "weighted | balanced_mixup",
     "balanced_draw | balanced_mixup",
+    "cmo | weighted",
 ]
 
 

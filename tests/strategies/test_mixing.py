@@ -11,16 +11,16 @@ from scipy import stats
 
 from ferbal.errors import UsageError
 from ferbal.plan import Mix, Plan, Strategy, chain, start
-from ferbal.strategies.mixing import balanced_mixup, cutmix, mixup, remix
+from ferbal.strategies.mixing import balanced_mixup, cmo, cutmix, mixup, remix
 from ferbal.strategies.rows import balanced_draw, oversample
 from ferbal.strategies.stages import deferred
 
 torch.set_num_threads(1)
 
 COUNTS = np.array([40, 9, 3, 1])  # 9 is three times 3, though as shares of 53 it rounds to less
-ALL = {"mixup": mixup, "cutmix": cutmix, "remix": remix, "balanced_mixup": balanced_mixup}
+ALL = {"mixup": mixup, "cutmix": cutmix, "cmo": cmo, "remix": remix, "balanced_mixup": balanced_mixup}
 every = pytest.mark.parametrize("strategy", [factory() for factory in ALL.values()], ids=ALL)
-PROPORTIONAL = {"mixup": mixup(1), "cutmix": cutmix(1), "balanced_mixup": balanced_mixup(1)}
+PROPORTIONAL = {"mixup": mixup(1), "cutmix": cutmix(1), "cmo": cmo(1, share=1), "balanced_mixup": balanced_mixup(1)}
 
 
 def plan_of(counts: np.ndarray = COUNTS, epochs: int = 4) -> Plan:
@@ -173,6 +173,34 @@ def test_cutmix_centres_lie_anywhere() -> None:
     assert where[0, 0] > 0.1  # corners too
 
 
+# --- cmo
+
+
+def test_cmo_pastes_every_class_as_often_onto_a_share_of_the_images() -> None:
+    rows = 6000
+    labels = labels_of(COUNTS, rows)
+    targets = torch.eye(len(COUNTS), dtype=torch.float64)[labels]
+    background = torch.zeros(rows, 1, 1, 1, dtype=torch.float64) - torch.tensor(labels)[:, None, None, None] - 1
+    whole = cmo(share=0.25)(plan_of()).stages[-1].mix
+    assert whole is not None
+    images, found = whole(background.expand(-1, 1, 8, 8).contiguous(), targets, torch.Generator().manual_seed(0))
+    pasted = images != background
+    assert pasted.any((1, 2, 3)).double().mean() < 0.25  # what is pasted on its own kind, or outside, is not seen
+    onto = found[:, 0] < 1  # images of the first class that hold something else
+    other = found[onto & torch.tensor(labels == 0)][:, 1:] > 0
+    assert other.double().mean(0).numpy() == pytest.approx([1 / 3] * 3, abs=0.06)
+    untouched = (found.max(1).values == 1).double().mean()
+    assert 0.75 < untouched < 0.9
+
+
+def test_cmo_with_power_0_on_every_image_is_cutmix_with_partners_drawn() -> None:
+    targets = torch.eye(4, dtype=torch.float64)[labels_of(np.array([8, 3, 1, 4]), 4000)]
+    images = targets[:, :, None, None].expand(-1, 4, 16, 16).contiguous()
+    _, one = mixed(cmo(power=0, share=1), images, targets)
+    _, other = mixed(cutmix(), images, targets)
+    assert one.mean(0) == pytest.approx(other.mean(0), abs=0.02)
+
+
 # --- remix
 
 
@@ -243,7 +271,7 @@ def test_every_stage_mixes_and_the_rest_of_the_plan_stays(strategy: Strategy) ->
 @every
 @pytest.mark.parametrize("name", ALL)
 def test_two_ways_to_mix_are_refused(strategy: Strategy, name: str) -> None:
-    told = rf"{name}: the images are mixed already; keep one of balanced_mixup, cutmix, mixup, remix"
+    told = rf"{name}: the images are mixed already; keep one of balanced_mixup, cmo, cutmix, mixup, remix"
     for plan in (strategy(plan_of()), deferred(strategy)(plan_of())):
         with pytest.raises(UsageError, match=told):
             ALL[name]()(plan)
