@@ -39,7 +39,13 @@ THEIRS = {
     ("a-cpu", "plain · resnet34_convshortcut"): ("A: ResNet-34 with convolutional shortcuts", 63.97),
     ("a-cpu", "plain · resnet34_identity"): ("A: ResNet of identity blocks", 65.71),
     ("a-cpu", "plain · resnet34_identity_dropout"): ("A: the same with dropout", 64.73),
+    ("a-cpu", "plain · efficientnet_b0"): ("A: EfficientNet, twice", "64.32, 64.18"),
+    ("c-cpu", "no disgust · resnet101"): ("C: ResNet101, six classes", 48),
+    ("c-cpu", "no disgust · mobilenetv2_100"): ("C: MobileNetV2, six classes", 51),
+    ("c-cpu", "no disgust · densenet169"): ("C: DenseNet169, six classes", 61),
+    ("d-cpu", "plain · resnet18"): ("D: ResNet", 63),
 }
+"""The figures of earlier projects, by the study and model that repeat them here."""
 
 
 def keep(root: Path, dataset: Dataset) -> None:
@@ -109,11 +115,13 @@ def table(found: pd.DataFrame) -> str:
         "| minutes, threads |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    open_ones = dict(THEIRS)
     for (study, model), runs in found.groupby(["study", "model"], sort=False):
-        if (study, model) in THEIRS:
-            whose, theirs = THEIRS[study, model]
+        if (study, model) in open_ones:
+            whose, theirs = open_ones.pop((study, model))
             lines.append(f"| *{whose}* | | *{theirs}* | | | | | |")
         lines.append(line(f"`{study}`, {model}", runs))
+    lines += [f"| *{whose}*: not trained here yet | | *{theirs}* | | | | | |" for whose, theirs in open_ones.values()]
     return "\n".join(lines)
 
 
