@@ -41,9 +41,15 @@ class Machine:
         return torch.autocast(self.device.type, dtype=DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     def prepared(self, model: nn.Module) -> nn.Module:
-        """The model, compiled if that is wished: with the same parameters; sums and dropout differ."""
+        """The model, compiled if that is wished: with the same parameters; sums and dropout differ.
+
+        What was compiled before in this process is forgotten; where it is still called, it is compiled anew.
+        """
         if not self.compiled:
             return model
+        # torch keeps what it compiles by the code of `forward`, which nets of one kind share: a ninth that differs,
+        # in dropout or in what learns, would be passed as it is, and a second batch size be compiled for any of them
+        torch.compiler.reset()
         # recorded once: a small net spends its time waiting for launches; what devices exchange cannot be recorded
         graphs = self.device.type == "cuda" and self.crew.size == 1
         prepared: Any = torch.compile(model, mode="reduce-overhead" if graphs else "default")

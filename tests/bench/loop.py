@@ -4,9 +4,9 @@
 
 The bare step passes one fixed batch, forward, backward and optimiser, and is the limit; on a GPU both are compared
 plain, then both compiled. ferbal's loop does all that a training does, with the standard augmentation and averaged
-weights. The notebook reads PIL images through torchvision transforms and a DataLoader with two workers and trains with
-Adam; skorch, where it is installed, does the same with its own loop, and both are asked in turns in processes of their
-own. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<label>-<device>.json after each pair.
+weights. The notebook reads PIL images through torchvision transforms and a DataLoader with two workers and trains
+with Adam; skorch, where it is installed, does the same with its own loop, and both are asked in turns in processes of
+their own. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<label>-<device>.json after each pair.
 """
 
 from __future__ import annotations
