@@ -53,6 +53,24 @@ def test_compiling_must_pay_for_itself_within_one_training() -> None:
     assert not device.worth_compiling(1000, 900, seconds=0, images=100_000)
 
 
+def test_a_gpu_that_torch_has_no_kernels_for_is_named_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    say: list[str] = ["CUDA error: no kernel image is available for execution on the device\nKernel errors might"]
+
+    def zeros(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(say[0])
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Old Card")
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(device, "_unusable", device._unusable.__wrapped__)  # it is asked once
+    with pytest.warns(UserWarning, match=r"and not the GPU: Old Card: CUDA error: no kernel image .* device$"):
+        assert device.pick(1) == torch.device("cpu")
+    with pytest.warns(UserWarning, match="Old Card"):
+        assert device.describe()["unusable"].startswith("Old Card: CUDA error: no kernel image")
+    say[0] = "CUDA error: out of memory"
+    assert device.pick(1) == torch.device("cuda", 1)
+
+
 def test_many_nets_one_after_another_are_all_compiled_for_the_batch_that_they_train_with(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
