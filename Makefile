@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-cluster soak lint docs bench bench-import bench-losses bench-coverage bench-ensembles \
-	bench-pruning bench-overhead bench-report bench-clustered bench-many-runs lock clean
+.PHONY: demo test test-slow test-cluster soak lint docs bench bench-gpu bench-import bench-losses bench-coverage \
+	bench-ensembles bench-pruning bench-overhead bench-report bench-clustered bench-many-runs lock clean
 
 demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
@@ -41,6 +41,10 @@ bench: .venv/ready
 	PYTHONPATH=tests $(BIN)/python -m bench.stages
 	PYTHONPATH=tests $(BIN)/python -m bench.whole $(if $(DATA),--data $(DATA))
 	PYTHONPATH=tests $(BIN)/python -m bench.at_once $(if $(DATA),--data $(DATA))
+
+# On one GPU, in pieces below ten minutes each: PIECES="loop-resnet18 stages", say; without, it names them.
+bench-gpu: .venv/ready
+	PYTHON=$(BIN)/python sh tests/bench/gpu.sh $(PIECES)
 
 # Needs FER2013: CSV=/path/to/fer2013.csv
 bench-import: .venv/ready

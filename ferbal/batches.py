@@ -31,7 +31,7 @@ class Rows:
     def __init__(self, array: np.ndarray, device: torch.device) -> None:
         self.array, self.device = array, device
         fits = array.nbytes <= RESIDENT_SHARE * _free_memory(device)
-        self.resident = torch.tensor(np.asarray(array), device=device) if fits else None
+        self.resident = _there(array, device) if fits else None
 
     def at(self, rows: Int[Tensor, " b"]) -> Tensor:
         if self.resident is not None:
@@ -220,9 +220,20 @@ def order(
     return draw.choice(len(labels), size=len(labels), p=per_row / per_row.sum())
 
 
+def _there(array: np.ndarray, device: torch.device) -> Tensor | None:
+    """The array on the device, or nothing where there is no memory after all: other processes take of it too."""
+    try:
+        return torch.tensor(np.asarray(array), device=device)
+    except (RuntimeError, MemoryError) as error:
+        if not hardware.out_of_memory(error):
+            raise
+        return None
+
+
 def _free_memory(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cuda":  # what torch keeps of earlier runs for later tensors is free as well
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         available = next(line for line in lines if line.startswith("MemAvailable"))

@@ -6,9 +6,11 @@ import gc
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import nn
 
 from ferbal import memory
 from ferbal.crew import ALONE, Crew
+from ferbal.errors import first_line
 from ferbal.plan import Precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,9 +44,15 @@ class Machine:
         return torch.autocast(self.device.type, dtype=DTYPES.get(self.precision), enabled=self.precision != "fp32")
 
     def prepared(self, model: nn.Module) -> nn.Module:
-        """The model, compiled if that is wished: with the same parameters; sums and dropout differ."""
+        """The model, compiled if that is wished: with the same parameters; sums and dropout differ.
+
+        What was compiled before in this process is forgotten; where it is still called, it is compiled anew.
+        """
         if not self.compiled:
             return model
+        # torch keeps what it compiles by the code of `forward`, which nets of one kind share: a ninth that differs,
+        # in dropout or in what learns, would be passed as it is, and a second batch size be compiled for any of them
+        torch.compiler.reset()
         # recorded once: a small net spends its time waiting for launches; what devices exchange cannot be recorded
         graphs = self.device.type == "cuda" and self.crew.size == 1
         prepared: Any = torch.compile(model, mode="reduce-overhead" if graphs else "default")
@@ -51,11 +60,29 @@ class Machine:
 
 
 def pick(card: int | None = None) -> torch.device:
-    """The GPU if torch sees one, or that of this number, else the CPU, whose memory is kept from step to step."""
-    if not torch.cuda.is_available():
-        memory.keep()
-        return torch.device("cpu")
-    return torch.device("cuda") if card is None else torch.device("cuda", card)
+    """The GPU if torch can use one, or that of this number, else the CPU, whose memory is kept from step to step.
+
+    A GPU that torch sees and cannot use is warned of.
+    """
+    if torch.cuda.is_available():
+        gpu = torch.device("cuda") if card is None else torch.device("cuda", card)
+        why = _unusable(gpu)
+        if not why:
+            return gpu
+        warnings.warn(f"the CPU is used, and not the GPU: {why}", stacklevel=2)
+    memory.keep()
+    return torch.device("cpu")
+
+
+@cache
+def _unusable(gpu: torch.device) -> str:
+    """Why this torch cannot compute on a GPU that it sees, such as one too old or too new; or nothing."""
+    try:
+        (torch.zeros(1, device=gpu) + 1).item()
+    except RuntimeError as error:
+        if not out_of_memory(error):  # one that is full works
+            return f"{torch.cuda.get_device_name(gpu)}: {first_line(error)}"
+    return ""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -145,8 +172,10 @@ def _step(model: nn.Module, shape: tuple[int, int, int, int], machine: Machine) 
 def describe() -> dict[str, Any]:
     """The machine, for provenance."""
     device = pick()
+    why = _unusable(torch.device("cuda")) if torch.cuda.is_available() else ""
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        **({"unusable": why} if why else {}),
         "formats": ", ".join(formats(device)),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),

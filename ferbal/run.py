@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ferbal.train import Epoch
 
 RETRIES = 5
+SELDOM = 10  # times as long as saving a checkpoint took must pass until the next: a tenth of the time at most
 FORMAT = 4  # raised when what people usually train would train otherwise: older runs are then made again
 
 
@@ -224,8 +227,11 @@ def _executed(
 def _recorded(
     epochs: Generator[Epoch, None, Any], rows: list[dict[str, Any]], folder: RunFolder, batch_size: int, meter: Meter
 ) -> Generator[Epoch | str, None, Any]:
-    """Pass epochs on, each one first saved as history and as the point to resume from."""
-    parts = 1
+    """Pass epochs on, each one first saved as history, and as the point to resume from if one is due.
+
+    Closed between two epochs it saves that point in any case: only what dies, or stops within an epoch, goes back.
+    """
+    parts, saved, took = 1, -math.inf, 0.0
     while True:
         try:
             epoch = next(epochs)
@@ -233,14 +239,23 @@ def _recorded(
             return done.value
         rows.append(asdict(epoch.row) | {"energy_j": meter.joules()})
         folder.save_history(rows)
-        folder.save_checkpoint(rows, epoch.snapshot())
-        if epoch.parts > parts:
-            parts = epoch.parts
-            yield (
-                f"out of memory: a batch of {batch_size} is now passed in {parts} parts, whose gradients add up to "
-                "those of the whole; what dropout and BatchNorm see is a part"
-            )
-        yield epoch
+        begun = time.monotonic()
+        if due := begun - saved >= SELDOM * took:
+            folder.save_checkpoint(rows, epoch.snapshot())
+            saved = time.monotonic()
+            took = saved - begun
+        try:
+            if epoch.parts > parts:
+                parts = epoch.parts
+                yield (
+                    f"out of memory: a batch of {batch_size} is now passed in {parts} parts, whose gradients add up "
+                    "to those of the whole; what dropout and BatchNorm see is a part"
+                )
+            yield epoch
+        except BaseException:
+            if not due:
+                folder.save_checkpoint(rows, epoch.snapshot())
+            raise
 
 
 def _energy(rows: list[dict[str, Any]], meter: Meter) -> dict[str, Any]:

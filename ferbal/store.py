@@ -10,7 +10,7 @@
       ensembles/<name>/         run.json  blend.npz  logits.npz  scores.json
     reports/<name>.html
 
-While a run trains it holds the checkpoints of its last two epochs, each with its own checksum, and `attempts.json`;
+While a run trains it holds its last two checkpoints, each with its own checksum, and `attempts.json`;
 `failed.json` says why it could not.
 `scores.json` is written last: where it is, the folder is complete.
 """

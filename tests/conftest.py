@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+if not os.environ.get("FERBAL_TEST_GPU"):  # before torch looks for one
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import numpy as np
 import pytest
 from sqlalchemy import event

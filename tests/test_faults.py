@@ -320,7 +320,8 @@ class TestTime:
         going_on = conduct.run(checked)
         first = next(event for event in going_on if isinstance(event, Trained))
         going_on.close()
-        assert reached[-1] < first.epoch <= reached[-1] + 2
+        # most likely stopped within an epoch, it goes back to a checkpoint, which so short epochs do not have each
+        assert reached[-1] / 2 < first.epoch <= reached[-1] + 2
         assert not list(root.rglob("attempts.json"))
 
     def test_a_time_that_is_none_is_refused(self, root: Path, ferbal: Ferbal) -> None:

@@ -90,7 +90,8 @@ def executed(
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     (precision, compiled), speeds = chosen
     yield speeds
-    machine, last = device.Machine(device.pick(), precision, compiled, crew), time.monotonic()
+    machine = device.Machine(device.pick(), precision, compiled, crew, shared=True)  # others may be on the machine
+    last = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
         folder = RunFolder(Path(place) / job.slug)
         folder.unpack(begun)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from ferbal.errors import DataError, UsageError, first_line
 from ferbal.models import heads, registered_here
 from ferbal.use.model import Model, Net
 
+EXACT = Machine(torch.device("cpu"))
+"""Where logits are compared: a GPU convolves float32 in TF32, which is coarser."""
 SAME = 1e-3  # between the logits before and after folding, in float32
 
 
@@ -59,8 +62,11 @@ def write(model: Model, folder: Path, card: Callable[[dict[str, Any]], str]) -> 
     return gap
 
 
-def read(folder: Path) -> Model:
-    """The model in a hub folder, as timm loads it. Raises DataError where it is damaged or names no classes."""
+def read(folder: Path, machine: Machine | None = None) -> Model:
+    """The model in a hub folder, as timm loads it. Raises DataError where it is damaged or names no classes.
+
+    machine: the best there is, if none is given.
+    """
     config = _described(folder)
     cfg = config["pretrained_cfg"]
     if not (folder / "model.safetensors").exists():
@@ -78,7 +84,7 @@ def read(folder: Path) -> Model:
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
     mean, std = (tuple(map(float, cfg[name])) for name in ("mean", "std"))
     view = View(height, mean, std, about.get("crop", 1.0))
-    machine = Machine(device.pick())
+    machine = machine or Machine(device.pick())
     net = Net(
         config["architecture"],
         network.to(machine.device).to(memory_format=torch.channels_last),
@@ -171,10 +177,8 @@ def _config(model: Model, net: Net, network: Any, known: np.ndarray) -> dict[str
 def _gap(model: Model, net: Net, draft: Path, known: np.ndarray) -> float:
     """Largest difference in logits between the model and the folder, on random pictures. Raises if they differ."""
     images = np.random.default_rng(0).integers(0, 256, (16, *model.shape)).astype(np.uint8)
-    exact = Net(
-        net.backbone, net.network, net.view, Machine(net.machine.device), net.channels, net.becomes, net.correction
-    )
-    gap = float(np.abs(exact.logits(images)[:, known] - read(draft).logits(images)[:, known]).max())
+    exact = replace(net, network=copy.deepcopy(net.network).cpu(), machine=EXACT, tta="none")
+    gap = float(np.abs(exact.logits(images)[:, known] - read(draft, EXACT).logits(images)[:, known]).max())
     if not gap < SAME:
         raise UsageError(f"timm makes other logits of the exported weights (by {gap:.2g}), so nothing was written")
     return gap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from ferbal import ensemble, metrics, train
+from ferbal import device, ensemble, metrics, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
@@ -42,6 +43,15 @@ class Net:
     becomes: Int[np.ndarray, " k0"]
     correction: Correction
     tta: Tta = "none"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: whoever opens it may have no GPU, so the machine stays here and the weights are on the CPU."""
+        here = {name: value for name, value in vars(self).items() if name != "machine"}
+        return here | {"network": copy.deepcopy(self.network).cpu(), "precision": self.machine.precision}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        machine = Machine(device.pick(), state.pop("precision"))
+        vars(self).update(state, machine=machine, network=state["network"].to(machine.device))
 
     def logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k0"]:
         """Corrected logits over the model's classes: -inf for those the network does not know."""

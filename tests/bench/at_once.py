@@ -1,10 +1,11 @@
 """Several runs at once on one machine against one after another: images a second of all of them together.
 
-    PYTHONPATH=tests python -m bench.at_once [--data demo] [--nets facevgg_small:32:48 ...] [--at-once 2]
+    PYTHONPATH=tests python -m bench.at_once [--data demo] [--nets facevgg_small:32:48 ...] [--label WORD]
 
 A net is backbone:size:batch. Each study has two final runs a place, of a few epochs, in a folder of its own; the time
 counts from the beginning of the first epoch to the end of the last run, so that processes' start and the measuring of
-formats are left out. Writes reports/bench/at_once-<device>.json.
+formats are left out. Writes reports/bench/at_once-<label>-<device>.json after each net. Nets are not compiled, unless
+that is asked for: each of the studies, eight for each net, would measure first whether it pays.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def rate(how: argparse.Namespace, net: str, at_once: int) -> float:
             "--set",
             f"engine.at_once={at_once}",
         ]
-        subprocess.run(command, cwd=root, check=True, capture_output=True)
+        done = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
         return rows * how.epochs * seeds / seconds(root / "studies" / "measured")
 
 
@@ -66,20 +69,14 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--compile", default="auto", choices=["auto", "true", "false"])
+    parser.add_argument("--compile", default="false", choices=["auto", "true", "false"])
+    parser.add_argument("--label", default="", help="a word for the name of the file")
     how = parser.parse_args()
-    found = [
-        alternate(
-            net,
-            partial(rate, how, net, how.at_once),
-            "one after another",
-            partial(rate, how, net, 1),
-            unit="images/s",
-            pairs=how.pairs,
-        )
-        for net in how.nets
-    ]
-    write("at_once", {"data": how.data, "at_once": how.at_once, "epochs": how.epochs, "rates": found})
+    found = []
+    for net in how.nets:
+        ours, one = (partial(rate, how, net, at_once) for at_once in (how.at_once, 1))
+        found.append(alternate(net, ours, "one after another", one, unit="images/s", pairs=how.pairs))
+        write("at_once", vars(how) | {"rates": found}, how.label)
 
 
 if __name__ == "__main__":

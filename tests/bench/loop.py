@@ -1,21 +1,22 @@
 """ferbal's training loop against the bare step of the same net, and against what people use instead.
 
-    PYTHONPATH=tests python -m bench.loop [--pairs 5] [--backbones resnet18 ...]
+    PYTHONPATH=tests python -m bench.loop [--pairs 5] [--backbones resnet18 ...] [--compile both] [--label WORD]
 
-The bare step passes one fixed batch, forward, backward and optimiser, and is the limit. ferbal's loop does all that a
-training does, with the standard augmentation and averaged weights. The notebook reads PIL images through torchvision
-transforms and a DataLoader with two workers and trains with Adam; skorch, where it is installed, does the same with
-its own loop, and both are asked in turns in processes of their own. Batches of 128 gray images of 48 px. Writes
-reports/bench/loop-<device>.json.
+The bare step passes one fixed batch, forward, backward and optimiser, and is the limit; on a GPU both are compared
+plain, then both compiled. ferbal's loop does all that a training does, with the standard augmentation and averaged
+weights. The notebook reads PIL images through torchvision transforms and a DataLoader with two workers and trains
+with Adam; skorch, where it is installed, does the same with its own loop, and both are asked in turns in processes of
+their own. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<label>-<device>.json after each pair.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing as mp
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
@@ -43,6 +44,7 @@ from ferbal.recipe import parse
 BATCH, CLASSES = 128, 7
 Measure = Callable[[], float]
 AIMS = {"resnet18": "0.95", "test_resnet": "0.90", "mobilenetv2_100": "0.90"}
+WAYS = {"false": (False,), "true": (True,), "both": (False, True)}
 PEER_AIMS = {"resnet18": "1.8", "test_resnet": "2.5"}
 
 
@@ -64,10 +66,10 @@ def wait(machine: Machine) -> None:
         torch.cuda.synchronize(machine.device)
 
 
-def bare_step(backbone: str, size: int, machine: Machine, batches: int, compiled: bool = False) -> Measure:
+def bare_step(backbone: str, size: int, machine: Machine, batches: int) -> Measure:
     """Images a second of the bare step on a fixed batch, with the same optimiser as ferbal takes."""
     model = net(backbone, size).to(machine.device).train()
-    stepped: Any = torch.compile(model) if compiled else model
+    stepped = machine.prepared(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.02, fused=True)
     images = torch.randn(BATCH, 1, size, size, device=machine.device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (BATCH,), device=machine.device)
@@ -237,45 +239,43 @@ def chosen(backbone: str, size: int) -> Precision:
     return device.choose(device.fastest(net(backbone, size), (BATCH, 1, size, size), where))
 
 
-def measure(backbone: str, size: int, batches: int, pairs: int) -> list[Pair]:
-    where = device.pick()
-    compiled = where.type == "cuda"
-    quick = chosen(backbone, size)
+def measure(backbone: str, size: int, batches: int, pairs: int, compiled: tuple[bool, ...]) -> Iterator[Pair]:
+    """compiled: whether plain nets, compiled ones or both are set against the bare step."""
+    where, quick = device.pick(), chosen(backbone, size)
+    turns = partial(alternate, unit="images/s", pairs=pairs)
     formats: list[Precision] = list(dict.fromkeys(("fp32", quick)))
-    found = []
-    for precision in formats:
-        machine = Machine(where, precision)
-        ours = ferbal_loop(backbone, size, machine, batches)
-        bare = bare_step(backbone, size, machine, batches, compiled)
-        turns = partial(alternate, unit="images/s", pairs=pairs)
-        name = f"{backbone} {size} px {precision}"
-        found.append(turns(name, ours, "bare step", bare, aim=AIMS.get(backbone, "")))
+    for precision, how in itertools.product(formats, compiled):
+        machine = Machine(where, precision, how)
+        ours, bare = (make(backbone, size, machine, batches) for make in (ferbal_loop, bare_step))
+        name = f"{backbone} {size} px {precision}{' compiled' if how else ''}"
+        yield turns(name, ours, "bare step", bare, aim=AIMS.get(backbone, ""))
     machine = Machine(where, quick)
     ours = ferbal_loop(backbone, size, machine, batches)
     peers = {"notebook loop": notebook_loop} | ({"skorch": skorch_loop} if find_spec("skorch") else {})
     for peer, made in peers.items():
         theirs = apart(made, backbone, size, machine, batches)
-        found.append(turns(f"{backbone} {size} px auto", ours, peer, theirs, aim=PEER_AIMS.get(backbone, "")))
+        yield turns(f"{backbone} {size} px auto", ours, peer, theirs, aim=PEER_AIMS.get(backbone, ""))
     one, other = evaluations(backbone, size, machine, 2 * batches)
-    found.append(alternate(f"{name} evaluation", one, "bare forward passes", other, unit="s", pairs=pairs, aim="1.1"))
-    return found
+    name = f"{backbone} {size} px {quick} evaluation"
+    yield alternate(name, one, "bare forward passes", other, unit="s", pairs=pairs, aim="1.1")
 
 
 def main() -> None:
+    on_gpu = device.pick().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=16, help="of an epoch")
+    parser.add_argument("--batches", type=int, default=64 if on_gpu else 16, help="of an epoch")
     parser.add_argument("--sizes", type=int, nargs="+", default=[48])
     parser.add_argument("--backbones", nargs="+", default=["test_resnet", "mobilenetv2_100", "resnet18"])
+    parser.add_argument("--compile", choices=WAYS, default="both" if on_gpu else "false")
+    parser.add_argument("--label", default="", help="a word for the name of the file")
     how = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
-    found = [
-        pair
-        for size in how.sizes
-        for backbone in how.backbones
-        for pair in measure(backbone, size, how.batches, how.pairs)
-    ]
-    write("loop", {"batch": BATCH, "pairs": found})
+    found = []
+    for size, backbone in itertools.product(how.sizes, how.backbones):
+        for pair in measure(backbone, size, how.batches, how.pairs, WAYS[how.compile]):
+            found.append(pair)
+            write("loop", {"batch": BATCH, "pairs": found}, how.label)
 
 
 if __name__ == "__main__":

@@ -76,12 +76,15 @@ def alternate(
     return pair
 
 
-def write(name: str, found: dict[str, Any]) -> None:
-    """reports/bench/<name>-<device>.json, with the machine it was measured on. Pairs are written out."""
+def write(name: str, found: dict[str, Any], label: str = "") -> None:
+    """reports/bench/<name>-<device>.json, with the machine it was measured on. Pairs are written out.
+
+    label: a further word for the name, so that what is measured in pieces, or in two ways, is kept side by side.
+    """
     machine = device.describe() | {"torch": torch.__version__}
     del machine["host"]
-    label = str(machine["device"]).lower().replace(" ", "-")
-    path = REPORTS / f"{name}-{label}.json"
+    words = (name, label, str(machine["device"]).lower().replace(" ", "-"))
+    path = REPORTS / f"{'-'.join(filter(None, words))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def plain(value: Any) -> Any:

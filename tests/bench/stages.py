@@ -40,7 +40,7 @@ def head_stage(backbone: str, rows: int, machine: Machine, naive: bool) -> Measu
     training, data = Training(image_size=SIZE, augment="none"), fer_like(rows, SIZE)
 
     def measured() -> float:
-        model = net(backbone, SIZE)
+        model = net(backbone, SIZE).to(machine.device)
         features_of(model, Rows(data.images[:1024], machine.device), np.arange(1024), VIEW, machine)  # warms it up
         knobs = Knobs(lr=1e-3, batch_size=BATCH, patience=EPOCHS)
         begin = time.perf_counter()

@@ -3,7 +3,8 @@
     PYTHONPATH=tests python -m bench.time_to --data fer2013 --accuracy 70      # under the current directory's data/
 
 The test split is a stopwatch here and selects nothing. It is asked after each epoch, in one view. Everything that a
-person waits for is counted: imports, opening the data, compiling. Writes reports/bench/time-to-<device>.json.
+person waits for is counted: imports, opening the data, compiling. Writes
+reports/bench/time-to-<label>-<device>.json.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.15)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--label", default="", help="a word for the name of the file; with --compile: compiled")
     how = parser.parse_args()
     held = data.open(how.data, Path.cwd())
     training = Training(
@@ -68,8 +70,9 @@ def main() -> None:
             break
     reached = rows[-1]["test"] >= how.accuracy
     print(f"{how.accuracy} % after {rows[-1]['seconds']} s" if reached else f"{how.accuracy} % was not reached")
+    label = how.label or ("compiled" if how.compile else "")
     best = max(row["test"] for row in rows)
-    write("time-to", vars(how) | {"reached": reached, "best": best, "epochs_done": rows})
+    write("time-to", vars(how) | {"reached": reached, "best": best, "epochs_done": rows}, label)
 
 
 if __name__ == "__main__":

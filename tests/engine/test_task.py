@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import ferbal
-from ferbal import data, elsewhere
+from ferbal import data, elsewhere, energy
 from ferbal.crew import ALONE
+from ferbal.energy import Counter, Meter
 from ferbal.engine.task import Ended, Reached, executed
 from ferbal.errors import DataError, UsageError
 from ferbal.plan import Arm, Knobs, Training
@@ -55,6 +57,13 @@ def test_weights_that_have_changed_or_gone_are_named(root: Path) -> None:
     Path(url).unlink()
     with pytest.raises(DataError, match=r"plain.safetensors: it cannot be read \(FileNotFoundError"):
         ferbal.load(far.path)
+
+
+def test_a_run_on_a_cluster_has_no_energy_for_others_may_run_beside_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(energy, "meter", lambda _: Meter((Counter("GPU", time.monotonic),)))
+    assert "energy_j" not in carried_out(root, "").about
 
 
 def test_storage_of_an_unknown_kind_is_refused() -> None:

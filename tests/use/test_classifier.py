@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import table
 from imblearn.over_sampling import RandomOverSampler
 from imblearn.pipeline import make_pipeline as resampling_pipeline
@@ -17,9 +18,14 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
 
-from ferbal import Classifier
+from ferbal import Classifier, device
+from ferbal.augment import View
+from ferbal.correction import Correction
+from ferbal.device import Machine
 from ferbal.errors import UsageError
+from ferbal.use.model import Net
 
 SMALL: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "augment": "none"}
 NAMES = np.array(["left", "right", "rare"])
@@ -126,3 +132,27 @@ def test_it_can_be_cloned_kept_and_asked_only_when_fitted(images: tuple[np.ndarr
     assert not hasattr(one, "net_")
     kept = pickle.loads(pickle.dumps(fitted))
     assert np.array_equal(kept.predict_proba(X), fitted.predict_proba(X))
+
+
+class Far(nn.Module):
+    """Says where it is, and claims that it is on a GPU."""
+
+    place = "cuda"
+
+    def to(self, device: Any) -> Far:
+        self.place = str(device)
+        return self
+
+    def cpu(self) -> Far:
+        return self.to("cpu")
+
+
+def test_what_is_pickled_on_a_gpu_is_opened_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(torch.device("cuda"), "bf16")
+    net = Net("far", Far(), View(16, 0.5, 0.25), machine, 1, np.arange(3), Correction.none(3))
+    assert net.__getstate__()["network"].place == "cpu"
+    monkeypatch.setattr(device, "pick", lambda: torch.device("cpu"))
+    opened = pickle.loads(pickle.dumps(net))
+    assert (opened.network.place, opened.machine) == ("cpu", Machine(torch.device("cpu"), "bf16"))
+    assert (net.network.place, net.machine) == ("cuda", machine)
+    assert np.array_equal(opened.becomes, net.becomes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import timm
 import torch
 from made_runs import Trained
 
-from ferbal import data, files
+from ferbal import data, device, files
+from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.use import card, hub, pool, saved
 
@@ -36,6 +38,14 @@ def test_timm_makes_the_logits_that_the_run_saved(base: Path, trained: Trained, 
     again = saved.load(tmp_path / "out")
     assert again.classes == dataset.classes
     assert np.allclose(again.probabilities(dataset.test.images), model.probabilities(dataset.test.images), atol=1e-5)
+
+
+def test_logits_are_compared_on_the_cpu(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = saved.load(trained().path)
+    (net,) = model.nets
+    on_a_gpu = replace(model, body=replace(net, machine=Machine(torch.device("cuda"), "bf16")))
+    monkeypatch.setattr(device, "pick", lambda: torch.device("cuda"))
+    assert hub.write(on_a_gpu, tmp_path / "out", lambda config: "") < 1e-4
 
 
 def test_a_net_of_timm_s_own_needs_no_ferbal_to_load(base: Path, trained: Trained, tmp_path: Path) -> None:
