@@ -141,8 +141,12 @@ def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, P
     while arm != (first := replace(arm, backbone=study.spec.backbones[0])) and first in work.searching:
         yield None  # this search begins where that one ends
     looking = study.search(arm)
-    first_judged = plan.epochs - plan.stages[-1].epochs + 1
-    trials = looking.run(first_judged, plan.epochs, study.begin(arm))
+
+    def judged(point: Point) -> range:
+        tuned = _planned(work, study.job(arm, point, TRIAL_SEED))
+        return range(tuned.epochs - tuned.stages[-1].epochs + 1, tuned.epochs + 1)
+
+    trials = looking.run(judged, study.begin(arm))
     outcome: search.Outcome | None = None
     while True:
         try:
@@ -242,6 +246,14 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
     about = folder.about
     score = folder.scores["select"]["macro_f1"]
     yield RunEnded(role, number, of, "complete", score, about["epochs"], about["seconds"], arm=arm)
+
+
+def _planned(work: _Work, job: Job) -> Plan:
+    """What a job will do; what its arm does untuned where that fails, as the run itself will say."""
+    try:
+        return job.plan(work.study.dataset)
+    except Exception:  # a strategy of somebody else's may fail in any way
+        return next(plan for arm, plan in work.study.plans if arm.name == job.arm.name)
 
 
 def _remember(work: _Work) -> None:

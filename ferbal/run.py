@@ -72,6 +72,10 @@ class Job:
         sha = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         return f"{slug(self.arm.label)}-{slug(self.arm.backbone)}-s{self.seed}-{sha[:8]}"
 
+    def plan(self, dataset: Dataset) -> Plan:
+        """What it will do on its data set, in every epoch."""
+        return plan_for(self.arm, dataset, self.training, self.twins, self.seed, self.allow_double_correction)
+
 
 def plan_for(
     arm: Arm,
@@ -135,7 +139,7 @@ def _executed(
     from ferbal.models import heads, pretrained
     from ferbal.models.build import build
 
-    plan = plan_for(job.arm, dataset, job.training, job.twins, job.seed, job.allow_double_correction)
+    plan = job.plan(dataset)
     halves = data.halves(dataset.val)
     channels = dataset.train.images.shape[1]
     standard = pretrained.standard(job.arm.backbone, job.training.pretrained, channels)
