@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ferbal import dashboard, database, engine, search, spec
-from ferbal.errors import DiedError, RunError
+from ferbal.errors import DiedError, RefusedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Arm, Plan
 from ferbal.run import Job
@@ -194,8 +194,8 @@ def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event
                 if trial.report(event.epoch, event.macro_f1):
                     events.close()
                     return (yield from _given_up(arm, number, of, event.best, event.epoch, seconds, about))
-    except DiedError as died:  # it is not over: whoever runs the study again goes on with it
-        trial.asked.set_user_attr("message", str(died))
+    except (DiedError, RefusedError) as stopped:  # it is not over: whoever runs the study again goes on with it
+        trial.asked.set_user_attr("message", str(stopped))
         raise
     raise AssertionError("a run ends with RunEnded")
 
@@ -239,7 +239,7 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
                         arm,
                     )
         except RunError as error:
-            if role == "trial" and isinstance(error, DiedError):
+            if role == "trial" and isinstance(error, DiedError | RefusedError):
                 raise
             yield RunEnded(role, number, of, "failed", 0.0, 0, 0.0, str(error), arm)
             return

@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Generator
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ import numpy as np
 from ferbal import __version__, data, metrics, recipe
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
-from ferbal.errors import RunError, UsageError, first_line
+from ferbal.errors import DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, cross_entropy, start
 from ferbal.shapes import Float, Int
@@ -110,23 +112,63 @@ def execute(
     die one after another before the same epoch is finished. A failed run is marked as such and raises RunError;
     closing the generator leaves the run to be continued.
     """
-    from ferbal import device as hardware
+    with contained(folder, alone=machine.crew.size == 1):
+        return (yield from _executed(job, dataset, folder, machine, keep, retries))
 
+
+@contextmanager
+def contained(folder: RunFolder, *, alone: bool = True) -> Iterator[None]:
+    """What goes wrong in here fails this run and no other: the folder says why, and RunError is raised.
+
+    What other runs would meet too, such as a full disk, is raised as it is. alone: False for one of several devices,
+    whose errors may only mean that another has died.
+    """
     try:
-        try:
-            return (yield from _executed(job, dataset, folder, machine, keep, retries))
-        except (RuntimeError, MemoryError) as error:
-            if not hardware.out_of_memory(error):
-                raise
-            raise RunError(
-                f"out of memory; lower search.batch_size, training.image_size or engine.at_once: {first_line(error)}"
-            ) from None
-    except RunError as error:
-        folder.fail(str(error))
+        yield
+    except DiedError:
         raise
+    except Exception as error:
+        if (failure := _failure(error, alone)) is None:
+            folder.rest()
+            raise
+        folder.fail(str(failure), "\n".join(getattr(failure, "__notes__", [])))
+        if failure is error:
+            raise
+        raise failure from error
     except BaseException:  # stopped on purpose, and not dead
         folder.rest()
         raise
+
+
+def _failure(error: Exception, alone: bool) -> RunError | None:
+    """What fails a run, where that is no concern of others; what people need not read is in its notes."""
+    import torch
+
+    from ferbal import device as hardware
+
+    if isinstance(error, RunError):
+        return error
+    if hardware.out_of_memory(error):
+        return RunError(
+            f"out of memory; lower search.batch_size, training.image_size or engine.at_once: {first_line(error)}"
+        )
+    if isinstance(error, UsageError):
+        return RunError(str(error))
+    # a process has no use of a GPU after such an error, and no run could go on in it
+    if not alone or isinstance(error, FerbalError | OSError | torch.AcceleratorError):
+        return None
+    told = RunError(f"{type(error).__name__}: {first_line(error)}; failed.json in the run's folder says where")
+    told.add_note("".join(traceback.format_exception(error)))
+    return told
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """A net that cannot be made in here is a run that cannot begin."""
+    try:
+        yield
+    except UsageError as error:
+        raise RefusedError(str(error)) from None
 
 
 def _executed(
@@ -170,18 +212,16 @@ def _executed(
             "see what the system says of it (too little memory, say), then run again"
         )
     view = View(job.training.image_size, mean, std, job.training.crop)
-    model = build(
-        job.arm.backbone,
-        job.training,
-        classes=len(plan.classes),
-        channels=channels,
-        seed=job.seed,
-        head=plan.head,
-    )
-    try:
+    with refusing():
+        model = build(
+            job.arm.backbone,
+            job.training,
+            classes=len(plan.classes),
+            channels=channels,
+            seed=job.seed,
+            head=plan.head,
+        )
         heads.check(model, plan, job.arm.backbone)
-    except UsageError as error:  # other arms may go on with this net, and this one with others
-        raise RunError(str(error)) from None
     epochs = train.fit(
         model,
         plan,

@@ -15,7 +15,7 @@ from ferbal.dataset import Dataset
 from ferbal.engine import Ahead, EngineSpec, Progress, Running
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.plan import Training
-from ferbal.run import Job, execute
+from ferbal.run import Job, contained, execute, refusing
 from ferbal.store import Beside, RunFolder, StudyFolder
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class Local:
         from ferbal.engine.machine import choose
 
         known = self.folder.load("speeds")
-        machine, found = choose(job.arm.backbone, self.training, self.dataset, known)
+        with contained(folder), refusing():
+            machine, found = choose(job.arm.backbone, self.training, self.dataset, known)
         if found != known:
             self.folder.save("speeds", found)
         if job.training.devices > 1:
@@ -160,15 +161,10 @@ class Local:
         with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
             given = (job, self.dataset, folder, Path(place), machine.precision, machine.compiled, keep)
             try:
-                yield from several.together(executed, job.training.devices, *given)
+                with contained(folder):
+                    yield from several.together(executed, job.training.devices, *given)
             except DiedError as died:
                 folder.halt(str(died))
-                raise
-            except RunError as error:
-                folder.fail(str(error))
-                raise
-            except BaseException:
-                folder.rest()
                 raise
 
     def wait(self) -> None:

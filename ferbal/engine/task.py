@@ -21,7 +21,7 @@ from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import RunError
 from ferbal.plan import Training
-from ferbal.run import Job, execute
+from ferbal.run import Job, execute, refusing
 from ferbal.store import Beside, RunFolder
 
 Files = dict[str, np.ndarray]
@@ -40,10 +40,10 @@ class Reached:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that is over: all of its files, and why it failed, if it did."""
+    """A run that is over: all of its files, and what made it fail, if something did."""
 
     files: Files
-    failure: str = ""
+    failure: RunError | None = None
 
 
 Told = str | dict[str, Any] | Reached | Ended
@@ -63,7 +63,8 @@ def measured(
     """How a backbone trains on a machine of the cluster, for all of its runs alike; and what is known now."""
     from ferbal.engine.machine import choose
 
-    machine, found = choose(backbone, training, dataset, known)
+    with refusing():
+        machine, found = choose(backbone, training, dataset, known)
     return (machine.precision, machine.compiled), found
 
 
@@ -97,7 +98,7 @@ def executed(
         folder.unpack(begun)
         own = folder if crew.rank == 0 else Beside(folder.path / "beside", folder)
         epochs = execute(job, dataset, own, machine=machine, keep=keep)
-        failure = ""
+        failure = None
         try:
             for one in told(epochs):
                 if isinstance(one, str):
@@ -108,7 +109,7 @@ def executed(
                 else:
                     yield Reached(one, folder.packed(*BRIEF))
         except RunError as error:
-            failure = str(error)
+            failure = error
         finally:
             epochs.close()
         if url:
