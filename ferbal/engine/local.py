@@ -110,13 +110,16 @@ class Local:
         return max(1, torch.get_num_threads() // self.at_once)
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
-        from ferbal.engine.machine import choose
+        from ferbal import device
+        from ferbal.engine.machine import choose, news
 
         known = self.folder.load("speeds")
         with contained(folder), refusing():
             machine, found = choose(job.arm.backbone, self.training, self.dataset, known)
         if found != known:
             self.folder.save("speeds", found)
+            device.release()  # what measuring took is needed by the process that trains
+            yield from news(known, found)
         if job.training.devices > 1:
             yield from self._together(job, folder, machine, keep)
             return
@@ -153,11 +156,9 @@ class Local:
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run on several devices, whose first process writes the folder."""
-        from ferbal import device
         from ferbal.engine import several
 
         several.check(job.training.devices)
-        device.release()  # what measuring took is needed by the first process
         with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
             given = (job, self.dataset, folder, Path(place), machine.precision, machine.compiled, keep)
             try:

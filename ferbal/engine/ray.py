@@ -128,8 +128,11 @@ class Ray:
                     case Ended():  # one of the devices that are not the first
                         del self._arrived[ready[0]]
                     case dict() as speeds:
-                        if self._folder.load("speeds") != speeds:
+                        if (known := self._folder.load("speeds")) != speeds:
+                            from ferbal.engine.machine import news
+
                             self._folder.save("speeds", speeds)
+                            yield from news(known, speeds)
                     case BaseException() as error:
                         over = True
                         if len(streams) > 1 and not isinstance(error, FerbalError):  # it may not have reached another
