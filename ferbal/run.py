@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import __version__, data, metrics, recipe
+from ferbal import __version__, data, metrics, own_code, recipe
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
@@ -52,6 +52,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What the result depends on. The arm's label is not part of it: renaming retrains nothing."""
         begin = weights_file.fingerprint(self.training.pretrained, self.arm.backbone)
+        own = own_code.fingerprints(self.arm.recipe)
         return {
             "recipe": recipe.canonical(self.arm.recipe),
             "backbone": self.arm.backbone,
@@ -61,6 +62,7 @@ class Job:
             "twins": self.twins,
             "digest": self.digest,
             "format": FORMAT,
+            **({"own_code": own} if own else {}),
         }
 
     @property

@@ -54,7 +54,8 @@ class Study:
     def search(self, arm: Arm) -> Search:
         """The search of an arm. What a trial's score depends on besides arm and knobs tells searches apart."""
         settings = self.job(arm, Point(Knobs(0, 0, 0)), 0).identity
-        depends_on = {key: settings[key] for key in ("training", "twins", "digest", "format")}
+        told_apart_by = ("training", "twins", "digest", "format", "own_code")
+        depends_on = {key: settings[key] for key in told_apart_by if key in settings}
         space, budget = self.spec.space(arm), self.spec.search.budget
         if self.spec.storage == "sqlite":
             return Search(self.folder.database, arm, space, budget, depends_on)

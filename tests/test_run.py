@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ferbal import conduct, run, study
+from ferbal import conduct, own_code, run, study
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError
 from ferbal.events import Reported, RunEnded
+from ferbal.plan import Knobs
+from ferbal.search import Point
 from ferbal.store import RunFolder
 
 SHORT = ("training.epochs=1", "final.seeds=1")
@@ -62,6 +66,32 @@ def test_a_net_that_takes_no_such_images_ends_its_arms_and_no_trial_is_spent_on_
     (trial,) = checked.search(checked.plans[1][0]).trials()
     assert trial["state"] == "running"
     assert trial["message"].startswith("backbone inception_v3 cannot take 16 px images")
+
+
+def test_a_strategy_of_one_s_own_is_part_of_what_a_run_and_a_search_are(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(root))
+
+    def identities(code: str) -> list[str]:
+        """Of the arm's run and its search, in a process that imports this code."""
+        (root / "made_to_change.py").write_text(code)
+        sys.modules.pop("made_to_change", None)
+        importlib.invalidate_caches()
+        checked = study.prepare(root / "studies" / "tiny.yaml", root, ["strategies={own: made_to_change.picky}"])
+        arm = checked.plans[0][0]
+        return [checked.job(arm, Point(Knobs(1e-3, 16, 3)), 1).slug, checked.search(arm).name]
+
+    first, changed, again = (identities(code) for code in (RAISES, RAISES.replace("few", "many"), RAISES))
+    assert first == again
+    assert not set(first) & set(changed)
+
+
+def test_a_strategy_of_the_catalogue_is_known_by_its_name_alone(root: Path) -> None:
+    checked = study.prepare(root / "studies" / "tiny.yaml", root, ["strategies={a: focal | mirror, b: plain}"])
+    for arm, _ in checked.plans:
+        assert "own_code" not in checked.job(arm, Point(Knobs(1e-3, 16, 3)), 1).settings
+    assert own_code.fingerprints("ferbal.strategies.losses.focal") == {}
 
 
 @pytest.mark.parametrize(
