@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferbal import memory
+from ferbal import limits
 from ferbal.dataset import Dataset
 from ferbal.engine import Ahead, EngineSpec, Progress, Running
 from ferbal.errors import DiedError, RunError, UsageError
@@ -87,7 +87,8 @@ class Local:
             return asked
         places = torch.cuda.device_count()
         if not places and self.ahead.runs * self.training.epochs * len(self.dataset.train) >= LONG:
-            places = min(torch.get_num_threads(), memory.total() // (ROOM + self.dataset.train.images.nbytes))
+            room = limits.memory_in_all() // (ROOM + self.dataset.train.images.nbytes)
+            places = min(torch.get_num_threads(), limits.cores(), room)
         return max(1, min(places, self.ahead.abreast))
 
     @cached_property
@@ -107,7 +108,9 @@ class Local:
         """Of each run."""
         import torch
 
-        return max(1, torch.get_num_threads() // self.at_once)
+        if self.at_once == 1:  # in this process, which has its threads already
+            return torch.get_num_threads()
+        return max(1, min(torch.get_num_threads(), limits.cores()) // self.at_once)
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
         from ferbal import device
