@@ -73,7 +73,7 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
     if study.spec.storage != "sqlite":
         study.folder.sign()
     to_do = tuple((arm, left(study, arm), len(study.spec.seeds)) for arm, _ in plans)
-    yield Started(to_do, study.spec.training.epochs)
+    yield Started(to_do, study.longest(chosen))
     yield from changes
     work.searching.update(arm for arm, _ in plans)
     arms = [_arm(work, arm, plan, number, len(plans)) for number, (arm, plan) in enumerate(plans, start=1)]
@@ -217,9 +217,10 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
         yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"], arm=arm)
         return
     _remember(work)
-    with closing(work.engine.run(job, folder, keep=role == "seed")) as epochs:
+    epochs = _planned(work, job).epochs
+    with closing(work.engine.run(job, folder, keep=role == "seed")) as running:
         try:
-            for told in epochs:
+            for told in running:
                 if told is None:
                     yield None
                 elif isinstance(told, str):
@@ -230,7 +231,7 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
                         number,
                         of,
                         told.epoch,
-                        job.training.epochs,
+                        epochs,
                         told.loss,
                         told.macro_f1,
                         told.best,

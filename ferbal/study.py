@@ -78,6 +78,10 @@ class Study:
         trials, seeds = [self.spec.trials(arm) for arm in arms], len(self.spec.seeds)
         return Ahead(sum(trials) + seeds * len(arms), len(arms) * (1 if any(trials) else seeds))
 
+    def longest(self, arms: Collection[Arm]) -> int:
+        """Epochs of the longest training of these arms, untuned."""
+        return max(plan.epochs for arm, plan in self.plans if arm in arms)
+
     def named(self, names: Sequence[str]) -> set[Arm]:
         """The arms of these labels, backbones or full names; all of them if none is given."""
         arms = [arm for arm, _ in self.plans]

@@ -6,14 +6,16 @@ import errno
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Said
 
 from ferbal import conduct, own_code, run, study
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError
-from ferbal.events import Reported, RunEnded
+from ferbal.events import Reported, RunEnded, Started, Trained
 from ferbal.plan import Knobs
 from ferbal.search import Point
 from ferbal.store import RunFolder
@@ -92,6 +94,21 @@ def test_a_strategy_of_the_catalogue_is_known_by_its_name_alone(root: Path) -> N
     for arm, _ in checked.plans:
         assert "own_code" not in checked.job(arm, Point(Knobs(1e-3, 16, 3)), 1).settings
     assert own_code.fingerprints("ferbal.strategies.losses.focal") == {}
+
+
+def test_epochs_are_counted_as_the_plan_of_the_run_has_them(
+    root: Path, command_line: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    longer = "strategies={plain: plain, again: retrain_head(epochs=2)}"
+    events = happened(root, longer, FIXED, *SHORT)
+    assert next(event.epochs for event in events if isinstance(event, Started)) == 3
+    told = [(event.arm.label, event.epoch, event.epochs) for event in events if isinstance(event, Trained)]
+    assert told == [("plain", 1, 1), ("again", 1, 3), ("again", 2, 3), ("again", 3, 3)]
+    changes = [word for change in (longer, FIXED, *SHORT) for word in ("--set", change)]
+    assert "at most 3 epochs each" in command_line("study", "run", "studies/tiny.yaml", *changes, "--dry-run").out
+    some = command_line("study", "run", "studies/tiny.yaml", *changes, "--dry-run", "--only", "plain")
+    assert "at most 1 epochs each" in some.out
 
 
 @pytest.mark.parametrize(
