@@ -19,7 +19,7 @@ from ferbal import __version__
 from ferbal.crew import Crew, joined
 from ferbal.dataset import Dataset
 from ferbal.engine import Progress
-from ferbal.errors import RunError
+from ferbal.errors import FerbalError, RunError
 from ferbal.plan import Training
 from ferbal.run import Job, execute, refusing
 from ferbal.store import Beside, RunFolder
@@ -28,6 +28,11 @@ Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
 
 ALL, BRIEF = "[!.]*", ("run.json", "history.csv")
+PAUSES = (
+    5.0,
+    20.0,
+    60.0,
+)  # seconds between attempts to send weights: storage that many runs write to has its moments
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,21 @@ def executed(
         finally:
             epochs.close()
         if url:
-            folder.send_weights(url)
+            yield from _sent(folder, url)
         yield Ended(folder.packed(ALL), failure)
+
+
+def _sent(folder: RunFolder, url: str) -> Iterator[str]:
+    """Keep the weights of a run elsewhere. Where they cannot be sent there, they come back with its other files."""
+    for wait in (*PAUSES, None):
+        try:
+            folder.send_weights(url)
+            return
+        except FerbalError as error:
+            if wait is None:
+                yield f"{error}; its weights come back to the study's folder instead"
+                return
+            time.sleep(wait)
 
 
 def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
