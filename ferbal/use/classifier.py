@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, column
 from ferbal import data, device, metrics, train
 from ferbal.augment import View
 from ferbal.correction import Correction
+from ferbal.data import brightness
 from ferbal.data.splits import groups
 from ferbal.data.splits import part as held_out
 from ferbal.dataset import Dataset, Split
@@ -230,11 +231,9 @@ def _dataset(
     held = held_out(labels, group, share) if share else np.zeros(len(labels), dtype=bool)
     whole = Split(images, labels, np.array([str(row) for row in range(len(labels))]), group)
     train_rows, val_rows = np.flatnonzero(~held), np.flatnonzero(held)
-    pixels = images[train_rows] / 255
-    val = _rows(whole, val_rows)
-    return Dataset(
-        "X", classes, _rows(whole, train_rows), val, val, "", float(pixels.mean()), max(float(pixels.std()), 1e-3)
-    )
+    training, val = _rows(whole, train_rows), _rows(whole, val_rows)
+    mean, std = brightness.moments(brightness.histogram(training.images))
+    return Dataset("X", classes, training, val, val, "", mean, max(std, 1e-3))
 
 
 def _rows(split: Split, rows: Int[np.ndarray, " r"]) -> Split:
