@@ -26,8 +26,11 @@ from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import smoothed
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from ferbal.device import Machine
     from ferbal.energy import Meter
+    from ferbal.models.pretrained import Tone
     from ferbal.train import Epoch
 
 RETRIES = 5
@@ -176,8 +179,6 @@ def refusing() -> Iterator[None]:
 def _executed(
     job: Job, dataset: Dataset, folder: RunFolder, machine: Machine, keep: bool, retries: int
 ) -> Generator[Epoch | str, None, dict[str, Any]]:
-    import torch
-
     from ferbal import energy, train
     from ferbal.augment import View
     from ferbal.models import heads, pretrained
@@ -188,22 +189,7 @@ def _executed(
     channels = dataset.train.images.shape[1]
     standard = pretrained.standard(job.arm.backbone, job.training.pretrained, channels)
     mean, std = standard or (dataset.mean, dataset.std)
-    about = job.settings | {
-        "label": job.arm.label,
-        "recipe": job.arm.recipe,
-        "classes": list(plan.classes),
-        "becomes": plan.becomes.tolist(),
-        "head": asdict(plan.head),
-        "counts": plan.counts.tolist(),
-        "prior": plan.prior().tolist(),
-        "notes": list(plan.notes),
-        "precision": machine.precision,
-        "compiled": machine.compiled,
-        "mean": mean,
-        "std": std,
-        "data": made_for(dataset),
-        "ferbal": __version__,
-    }
+    about = _described(job, plan, dataset, machine, mean, std)
     saved = folder.checkpoint()
     yield from saved.damaged
     rows = saved.rows
@@ -230,7 +216,7 @@ def _executed(
         job.knobs,
         job.training,
         train=dataset.train,
-        watch=_relabelled(dataset.val, halves.select, plan.becomes),
+        watch=within_plan(dataset.val, halves.select, plan.becomes),
         view=view,
         machine=machine,
         resume=saved.state,
@@ -251,8 +237,44 @@ def _executed(
     if keep:
         folder.save_weights(weights)
         folder.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
+    scores = {"select": metrics.summary(matrix), "confusion": matrix.tolist()}
+    folder.finish(about | _went(rows, meter, model, machine, fitted, correction), scores)
+    return scores
+
+
+def _described(job: Job, plan: Plan, dataset: Dataset, machine: Machine, mean: Tone, std: Tone) -> dict[str, Any]:
+    """What is known of a run before it trains. mean, std: of the pixels, as its images are scaled."""
+    return job.settings | {
+        "label": job.arm.label,
+        "recipe": job.arm.recipe,
+        "classes": list(plan.classes),
+        "becomes": plan.becomes.tolist(),
+        "head": asdict(plan.head),
+        "counts": plan.counts.tolist(),
+        "prior": plan.prior().tolist(),
+        "notes": list(plan.notes),
+        "precision": machine.precision,
+        "compiled": machine.compiled,
+        "mean": mean,
+        "std": std,
+        "data": made_for(dataset),
+        "ferbal": __version__,
+    }
+
+
+def _went(
+    rows: list[dict[str, Any]],
+    meter: Meter,
+    model: Module,
+    machine: Machine,
+    fitted: list[str],
+    correction: Correction | None,
+) -> dict[str, Any]:
+    """What is known of a run once it has trained. rows: its epochs. fitted: what the fits on blend found."""
+    import torch
+
     best = max((row for row in rows if row["stage"] == rows[-1]["stage"]), key=lambda row: row["macro_f1"])
-    about |= {
+    return {
         "fitted": fitted,
         "correction": None if correction is None else correction.as_json(),
         "epochs": len(rows),
@@ -265,9 +287,6 @@ def _executed(
         "devices": machine.crew.size,
         "threads": torch.get_num_threads(),
     }
-    scores = {"select": metrics.summary(matrix), "confusion": matrix.tolist()}
-    folder.finish(about, scores)
-    return scores
 
 
 def _recorded(
@@ -341,7 +360,7 @@ def made_for(dataset: Dataset) -> dict[str, Any]:
     return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.train.images.shape[1:])}
 
 
-def _relabelled(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarray, " k0"]) -> Split:
+def within_plan(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarray, " k0"]) -> Split:
     """These rows, without those of classes that were left out, with labels counted within the plan's classes."""
     rows = rows[becomes[split.labels[rows]] >= 0]
     return Split(split.images[rows], becomes[split.labels[rows]], split.ids[rows], split.group[rows])
