@@ -267,7 +267,18 @@ def _remember(work: _Work) -> None:
             **work.engine.about(),
             "data": study.dataset.name,
             "digest": study.dataset.digest,
-            "command": shlex.join(["ferbal", *sys.argv[1:]]),
+            "command": shlex.join(["ferbal", *for_the_whole(sys.argv[1:])]),
             "last_training": time.strftime("%Y-%m-%d %H:%M:%S"),
         },
     )
+
+
+def for_the_whole(words: Sequence[str]) -> list[str]:
+    """The words of a command without those that leave out arms or end it in time: what makes all of the study."""
+    kept, coming = [], iter(words)
+    for word in coming:
+        if word in ("--only", "--max-time"):
+            next(coming, None)
+        elif not word.startswith(("--only=", "--max-time=")):
+            kept.append(word)
+    return kept

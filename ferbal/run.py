@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -286,7 +287,17 @@ def _went(
         "device": machine.device.type,
         "devices": machine.crew.size,
         "threads": torch.get_num_threads(),
+        "made_with": _made_with(),
     }
+
+
+def _made_with() -> dict[str, str]:
+    """Versions and hardware that the last bits of a result may depend on; a study's runs need not share them."""
+    from ferbal import device
+
+    here = device.describe()
+    libraries = {name: version(name) for name in ("torch", "timm")}
+    return {"ferbal": __version__, **libraries, "device": here["device"], "cpu": here["cpu"]}
 
 
 def _recorded(

@@ -7,13 +7,16 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Said
 
 from ferbal import conduct, own_code, run, study
+from ferbal.device import Machine
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError
 from ferbal.events import Reported, RunEnded, Started, Trained
 from ferbal.plan import Knobs
@@ -109,6 +112,23 @@ def test_epochs_are_counted_as_the_plan_of_the_run_has_them(
     assert "at most 3 epochs each" in command_line("study", "run", "studies/tiny.yaml", *changes, "--dry-run").out
     some = command_line("study", "run", "studies/tiny.yaml", *changes, "--dry-run", "--only", "plain")
     assert "at most 1 epochs each" in some.out
+
+
+def test_the_command_that_is_kept_makes_the_whole_study() -> None:
+    said = "study run s.yaml --only focal --set final.seeds=1 --max-time=2h --only=plain --json --max-time 30s"
+    assert conduct.for_the_whole(said.split()) == ["study", "run", "s.yaml", "--set", "final.seeds=1", "--json"]
+    assert conduct.for_the_whole(["study", "run", "--only"]) == ["study", "run"]
+
+
+def test_a_run_says_what_it_was_made_with_and_is_the_same_run_elsewhere(root: Path) -> None:
+    checked = study.prepare(root / "studies" / "tiny.yaml", root, SHORT)
+    job = checked.job(checked.plans[0][0], Point(Knobs(1e-3, 16, 3)), 1)
+    folder = RunFolder(root / "run")
+    list(run.execute(job, checked.dataset, folder, machine=Machine(torch.device("cpu")), keep=False))
+    made = folder.about["made_with"]
+    assert made.keys() == {"ferbal", "torch", "timm", "device", "cpu"}
+    assert (made["torch"], made["device"]) == (version("torch"), "cpu")
+    assert "made_with" not in job.identity
 
 
 @pytest.mark.parametrize(
