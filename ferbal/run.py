@@ -198,7 +198,7 @@ def _executed(
     if (times := folder.attempt(len(rows))) > retries + 1:
         raise RunError(
             f"{times - 1} processes died one after another before epoch {len(rows) + 1} was finished; "
-            "see what the system says of it (too little memory, say), then run again"
+            "look for the cause (often memory: `dmesg | grep -i oom`), then run again"
         )
     view = View(job.training.image_size, mean, std, job.training.crop)
     with refusing():
