@@ -19,7 +19,7 @@ import numpy as np
 from ferbal import __version__, data, metrics, own_code, recipe
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
-from ferbal.errors import DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
+from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, cross_entropy, start
 from ferbal.shapes import Float, Int
@@ -170,10 +170,10 @@ def _failure(error: Exception, alone: bool) -> RunError | None:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """A net that cannot be made in here is a run that cannot begin."""
+    """A net that cannot be made in here, or whose weights are damaged, is a run that cannot begin."""
     try:
         yield
-    except UsageError as error:
+    except (UsageError, DataError) as error:
         raise RefusedError(str(error)) from None
 
 

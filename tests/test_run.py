@@ -17,7 +17,7 @@ from conftest import Said
 
 from ferbal import conduct, own_code, run, study
 from ferbal.device import Machine
-from ferbal.errors import DiedError, FerbalError, RunError, UsageError
+from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError
 from ferbal.events import Reported, RunEnded, Started, Trained
 from ferbal.plan import Knobs
 from ferbal.search import Point
@@ -154,3 +154,10 @@ def test_only_what_concerns_one_run_fails_it(
     assert type(told.value) is raised
     assert bool(folder.failure) == (raised is RunError)
     assert (folder.path / "attempts.json").exists() == (raised is DiedError)
+
+
+@pytest.mark.parametrize("error", [UsageError("no such weights"), DataError("damaged or cut short")])
+def test_a_net_that_cannot_be_made_is_a_run_that_cannot_begin(tmp_path: Path, error: FerbalError) -> None:
+    with pytest.raises(RefusedError, match=str(error)), run.contained(RunFolder(tmp_path / "run")), run.refusing():
+        raise error
+    assert RunFolder(tmp_path / "run").failure == str(error)

@@ -82,10 +82,10 @@ def _compiled(
 def _fitting(measure: Callable[[Shape], Found], shape: Shape) -> Found | None:
     """What is measured with a batch of this shape, or with half as many images until they fit in memory; None where
     not even two do."""
-    batch, *image = shape
+    batch, channels, height, width = shape
     while batch > 1:
         try:
-            return measure((batch, *image))
+            return measure((batch, channels, height, width))
         except (RuntimeError, MemoryError) as error:
             if not hardware.out_of_memory(error):
                 raise
