@@ -126,7 +126,8 @@ class TestMemory:
         little(1)
         ended = [event for event in happened(root, FIXED, "final.seeds=1") if isinstance(event, RunEnded)]
         assert [event.state for event in ended] == ["failed"] * 2
-        assert ended[0].message.startswith("out of memory; try a smaller net, image or batch: CUDA out of memory")
+        told = "out of memory; lower search.batch_size, training.image_size or engine.at_once: CUDA out of memory"
+        assert ended[0].message.startswith(told)
 
     def test_evaluation_takes_what_fits(self, tiny_root: Path) -> None:
         dataset = data.open("tiny", tiny_root)
