@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ferbal import device as hardware
+from ferbal import limits
 from ferbal.augment import View
 from ferbal.crew import ALONE
 from ferbal.dataset import Split
@@ -230,13 +230,9 @@ def _there(array: np.ndarray, device: torch.device) -> Tensor | None:
         return None
 
 
-def _free_memory(device: torch.device) -> float:
+def _free_memory(device: torch.device) -> int:
+    """In bytes."""
     if device.type == "cuda":  # what torch keeps of earlier runs for later tensors is free as well
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(torch.cuda.mem_get_info(device)[0] + kept)
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = next(line for line in lines if line.startswith("MemAvailable"))
-        return float(available.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 4e9
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
+    return limits.memory_left()

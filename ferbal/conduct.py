@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ferbal import dashboard, database, engine, search, spec
-from ferbal.errors import DiedError, RunError
+from ferbal.errors import DiedError, RefusedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Arm, Plan
 from ferbal.run import Job
@@ -73,7 +73,7 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
     if study.spec.storage != "sqlite":
         study.folder.sign()
     to_do = tuple((arm, left(study, arm), len(study.spec.seeds)) for arm, _ in plans)
-    yield Started(to_do, study.spec.training.epochs)
+    yield Started(to_do, study.longest(chosen))
     yield from changes
     work.searching.update(arm for arm, _ in plans)
     arms = [_arm(work, arm, plan, number, len(plans)) for number, (arm, plan) in enumerate(plans, start=1)]
@@ -141,8 +141,12 @@ def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, P
     while arm != (first := replace(arm, backbone=study.spec.backbones[0])) and first in work.searching:
         yield None  # this search begins where that one ends
     looking = study.search(arm)
-    first_judged = plan.epochs - plan.stages[-1].epochs + 1
-    trials = looking.run(first_judged, plan.epochs, study.begin(arm))
+
+    def judged(point: Point) -> range:
+        tuned = _planned(work, study.job(arm, point, TRIAL_SEED))
+        return range(tuned.epochs - tuned.stages[-1].epochs + 1, tuned.epochs + 1)
+
+    trials = looking.run(judged, study.begin(arm))
     outcome: search.Outcome | None = None
     while True:
         try:
@@ -190,8 +194,8 @@ def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event
                 if trial.report(event.epoch, event.macro_f1):
                     events.close()
                     return (yield from _given_up(arm, number, of, event.best, event.epoch, seconds, about))
-    except DiedError as died:  # it is not over: whoever runs the study again goes on with it
-        trial.asked.set_user_attr("message", str(died))
+    except (DiedError, RefusedError) as stopped:  # it is not over: whoever runs the study again goes on with it
+        trial.asked.set_user_attr("message", str(stopped))
         raise
     raise AssertionError("a run ends with RunEnded")
 
@@ -213,9 +217,10 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
         yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"], arm=arm)
         return
     _remember(work)
-    with closing(work.engine.run(job, folder, keep=role == "seed")) as epochs:
+    epochs = _planned(work, job).epochs
+    with closing(work.engine.run(job, folder, keep=role == "seed")) as running:
         try:
-            for told in epochs:
+            for told in running:
                 if told is None:
                     yield None
                 elif isinstance(told, str):
@@ -226,7 +231,7 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
                         number,
                         of,
                         told.epoch,
-                        job.training.epochs,
+                        epochs,
                         told.loss,
                         told.macro_f1,
                         told.best,
@@ -235,13 +240,21 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
                         arm,
                     )
         except RunError as error:
-            if role == "trial" and isinstance(error, DiedError):
+            if role == "trial" and isinstance(error, DiedError | RefusedError):
                 raise
             yield RunEnded(role, number, of, "failed", 0.0, 0, 0.0, str(error), arm)
             return
     about = folder.about
     score = folder.scores["select"]["macro_f1"]
     yield RunEnded(role, number, of, "complete", score, about["epochs"], about["seconds"], arm=arm)
+
+
+def _planned(work: _Work, job: Job) -> Plan:
+    """What a job will do; what its arm does untuned where that fails, as the run itself will say."""
+    try:
+        return job.plan(work.study.dataset)
+    except Exception:  # a strategy of somebody else's may fail in any way
+        return next(plan for arm, plan in work.study.plans if arm.name == job.arm.name)
 
 
 def _remember(work: _Work) -> None:
@@ -254,7 +267,18 @@ def _remember(work: _Work) -> None:
             **work.engine.about(),
             "data": study.dataset.name,
             "digest": study.dataset.digest,
-            "command": shlex.join(["ferbal", *sys.argv[1:]]),
+            "command": shlex.join(["ferbal", *for_the_whole(sys.argv[1:])]),
             "last_training": time.strftime("%Y-%m-%d %H:%M:%S"),
         },
     )
+
+
+def for_the_whole(words: Sequence[str]) -> list[str]:
+    """The words of a command without those that leave out arms or end it in time: what makes all of the study."""
+    kept, coming = [], iter(words)
+    for word in coming:
+        if word in ("--only", "--max-time"):
+            next(coming, None)
+        elif not word.startswith(("--only=", "--max-time=")):
+            kept.append(word)
+    return kept

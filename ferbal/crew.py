@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal.errors import RunError, UsageError
+from ferbal.errors import RefusedError, RunError
 from ferbal.shapes import Int
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Crew:
         import torch
 
         if not torch.cuda.is_available():
-            raise UsageError("training.sync_batchnorm: torch has it for GPUs alone, and here is none; leave it out")
+            raise RefusedError("training.sync_batchnorm: torch has it for GPUs alone, and here is none; leave it out")
         from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation of some of timm's
 
         # timm gives this function no types

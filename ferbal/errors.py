@@ -34,6 +34,11 @@ class DiedError(RunError):
     """The process or machine of a training is gone. The training is not over: it goes on from its last checkpoint."""
 
 
+class RefusedError(RunError):
+    """A training cannot begin, whatever its knobs: its net takes no images of this size, or its weights cannot be
+    reached. No trial is spent on it, since a later call may find it mended."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,17 +6,20 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Generator
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import __version__, data, metrics, recipe
+from ferbal import __version__, data, metrics, own_code, recipe
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
-from ferbal.errors import RunError, UsageError, first_line
+from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
 from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, cross_entropy, start
 from ferbal.shapes import Float, Int
@@ -24,8 +27,11 @@ from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import smoothed
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from ferbal.device import Machine
     from ferbal.energy import Meter
+    from ferbal.models.pretrained import Tone
     from ferbal.train import Epoch
 
 RETRIES = 5
@@ -50,6 +56,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What the result depends on. The arm's label is not part of it: renaming retrains nothing."""
         begin = weights_file.fingerprint(self.training.pretrained, self.arm.backbone)
+        own = own_code.fingerprints(self.arm.recipe)
         return {
             "recipe": recipe.canonical(self.arm.recipe),
             "backbone": self.arm.backbone,
@@ -59,6 +66,7 @@ class Job:
             "twins": self.twins,
             "digest": self.digest,
             "format": FORMAT,
+            **({"own_code": own} if own else {}),
         }
 
     @property
@@ -71,6 +79,10 @@ class Job:
     def slug(self) -> str:
         sha = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
         return f"{slug(self.arm.label)}-{slug(self.arm.backbone)}-s{self.seed}-{sha[:8]}"
+
+    def plan(self, dataset: Dataset) -> Plan:
+        """What it will do on its data set, in every epoch."""
+        return plan_for(self.arm, dataset, self.training, self.twins, self.seed, self.allow_double_correction)
 
 
 def plan_for(
@@ -106,56 +118,79 @@ def execute(
     die one after another before the same epoch is finished. A failed run is marked as such and raises RunError;
     closing the generator leaves the run to be continued.
     """
-    from ferbal import device as hardware
+    with contained(folder, alone=machine.crew.size == 1):
+        return (yield from _executed(job, dataset, folder, machine, keep, retries))
 
+
+@contextmanager
+def contained(folder: RunFolder, *, alone: bool = True) -> Iterator[None]:
+    """What goes wrong in here fails this run and no other: the folder says why, and RunError is raised.
+
+    What other runs would meet too, such as a full disk, is raised as it is. alone: False for one of several devices,
+    whose errors may only mean that another has died.
+    """
     try:
-        try:
-            return (yield from _executed(job, dataset, folder, machine, keep, retries))
-        except (RuntimeError, MemoryError) as error:
-            if not hardware.out_of_memory(error):
-                raise
-            raise RunError(
-                f"out of memory; lower search.batch_size, training.image_size or engine.at_once: {first_line(error)}"
-            ) from None
-    except RunError as error:
-        folder.fail(str(error))
+        yield
+    except DiedError:
         raise
+    except Exception as error:
+        if (failure := _failure(error, alone)) is None:
+            folder.rest()
+            raise
+        folder.fail(str(failure), "\n".join(getattr(failure, "__notes__", [])))
+        if failure is error:
+            raise
+        raise failure from error
     except BaseException:  # stopped on purpose, and not dead
         folder.rest()
         raise
 
 
+def _failure(error: Exception, alone: bool) -> RunError | None:
+    """What fails a run, where that is no concern of others; what people need not read is in its notes."""
+    import torch
+
+    from ferbal import device as hardware
+
+    if isinstance(error, RunError):
+        return error
+    if hardware.out_of_memory(error):
+        return RunError(
+            f"out of memory; lower search.batch_size, training.image_size or engine.at_once: {first_line(error)}"
+        )
+    if isinstance(error, UsageError):
+        return RunError(str(error))
+    # a process has no use of a GPU after such an error, and no run could go on in it
+    if not alone or isinstance(error, FerbalError | OSError | torch.AcceleratorError):
+        return None
+    told = RunError(f"{type(error).__name__}: {first_line(error)}; failed.json in the run's folder says where")
+    told.add_note("".join(traceback.format_exception(error)))
+    return told
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """A net that cannot be made in here, or whose weights are damaged, is a run that cannot begin."""
+    try:
+        yield
+    except (UsageError, DataError) as error:
+        raise RefusedError(str(error)) from None
+
+
 def _executed(
     job: Job, dataset: Dataset, folder: RunFolder, machine: Machine, keep: bool, retries: int
 ) -> Generator[Epoch | str, None, dict[str, Any]]:
-    import torch
-
     from ferbal import energy, train
     from ferbal.augment import View
     from ferbal.models import heads, pretrained
     from ferbal.models.build import build
 
-    plan = plan_for(job.arm, dataset, job.training, job.twins, job.seed, job.allow_double_correction)
+    plan = job.plan(dataset)
     halves = data.halves(dataset.val)
     channels = dataset.train.images.shape[1]
     standard = pretrained.standard(job.arm.backbone, job.training.pretrained, channels)
     mean, std = standard or (dataset.mean, dataset.std)
-    about = job.settings | {
-        "label": job.arm.label,
-        "recipe": job.arm.recipe,
-        "classes": list(plan.classes),
-        "becomes": plan.becomes.tolist(),
-        "head": asdict(plan.head),
-        "counts": plan.counts.tolist(),
-        "prior": plan.prior().tolist(),
-        "notes": list(plan.notes),
-        "precision": machine.precision,
-        "compiled": machine.compiled,
-        "mean": mean,
-        "std": std,
-        "data": made_for(dataset),
-        "ferbal": __version__,
-    }
+    about = _described(job, plan, dataset, machine, mean, std)
     saved = folder.checkpoint()
     yield from saved.damaged
     rows = saved.rows
@@ -163,28 +198,26 @@ def _executed(
     if (times := folder.attempt(len(rows))) > retries + 1:
         raise RunError(
             f"{times - 1} processes died one after another before epoch {len(rows) + 1} was finished; "
-            "see what the system says of it (too little memory, say), then run again"
+            "look for the cause (often memory: `dmesg | grep -i oom`), then run again"
         )
     view = View(job.training.image_size, mean, std, job.training.crop)
-    model = build(
-        job.arm.backbone,
-        job.training,
-        classes=len(plan.classes),
-        channels=channels,
-        seed=job.seed,
-        head=plan.head,
-    )
-    try:
+    with refusing():
+        model = build(
+            job.arm.backbone,
+            job.training,
+            classes=len(plan.classes),
+            channels=channels,
+            seed=job.seed,
+            head=plan.head,
+        )
         heads.check(model, plan, job.arm.backbone)
-    except UsageError as error:  # other arms may go on with this net, and this one with others
-        raise RunError(str(error)) from None
     epochs = train.fit(
         model,
         plan,
         job.knobs,
         job.training,
         train=dataset.train,
-        watch=_relabelled(dataset.val, halves.select, plan.becomes),
+        watch=within_plan(dataset.val, halves.select, plan.becomes),
         view=view,
         machine=machine,
         resume=saved.state,
@@ -205,8 +238,44 @@ def _executed(
     if keep:
         folder.save_weights(weights)
         folder.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
+    scores = {"select": metrics.summary(matrix), "confusion": matrix.tolist()}
+    folder.finish(about | _went(rows, meter, model, machine, fitted, correction), scores)
+    return scores
+
+
+def _described(job: Job, plan: Plan, dataset: Dataset, machine: Machine, mean: Tone, std: Tone) -> dict[str, Any]:
+    """What is known of a run before it trains. mean, std: of the pixels, as its images are scaled."""
+    return job.settings | {
+        "label": job.arm.label,
+        "recipe": job.arm.recipe,
+        "classes": list(plan.classes),
+        "becomes": plan.becomes.tolist(),
+        "head": asdict(plan.head),
+        "counts": plan.counts.tolist(),
+        "prior": plan.prior().tolist(),
+        "notes": list(plan.notes),
+        "precision": machine.precision,
+        "compiled": machine.compiled,
+        "mean": mean,
+        "std": std,
+        "data": made_for(dataset),
+        "ferbal": __version__,
+    }
+
+
+def _went(
+    rows: list[dict[str, Any]],
+    meter: Meter,
+    model: Module,
+    machine: Machine,
+    fitted: list[str],
+    correction: Correction | None,
+) -> dict[str, Any]:
+    """What is known of a run once it has trained. rows: its epochs. fitted: what the fits on blend found."""
+    import torch
+
     best = max((row for row in rows if row["stage"] == rows[-1]["stage"]), key=lambda row: row["macro_f1"])
-    about |= {
+    return {
         "fitted": fitted,
         "correction": None if correction is None else correction.as_json(),
         "epochs": len(rows),
@@ -218,10 +287,17 @@ def _executed(
         "device": machine.device.type,
         "devices": machine.crew.size,
         "threads": torch.get_num_threads(),
+        "made_with": _made_with(),
     }
-    scores = {"select": metrics.summary(matrix), "confusion": matrix.tolist()}
-    folder.finish(about, scores)
-    return scores
+
+
+def _made_with() -> dict[str, str]:
+    """Versions and hardware that the last bits of a result may depend on; a study's runs need not share them."""
+    from ferbal import device
+
+    here = device.describe()
+    libraries = {name: version(name) for name in ("torch", "timm")}
+    return {"ferbal": __version__, **libraries, "device": here["device"], "cpu": here["cpu"]}
 
 
 def _recorded(
@@ -295,7 +371,7 @@ def made_for(dataset: Dataset) -> dict[str, Any]:
     return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.train.images.shape[1:])}
 
 
-def _relabelled(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarray, " k0"]) -> Split:
+def within_plan(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarray, " k0"]) -> Split:
     """These rows, without those of classes that were left out, with labels counted within the plan's classes."""
     rows = rows[becomes[split.labels[rows]] >= 0]
     return Split(split.images[rows], becomes[split.labels[rows]], split.ids[rows], split.group[rows])

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,14 +140,14 @@ class Trial:
     point: Point
     asked: optuna.Trial
     _prunes: bool
-    _first_judged: int
+    _judged: range
 
     def report(self, epoch: int, macro_f1: float) -> bool:
         """Tell the score of an epoch. True if the trial should be given up.
 
         Never before the last stage begins: that would kill exactly the strategies that act late.
         """
-        if epoch < self._first_judged:
+        if epoch < self._judged.start:
             return False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed trial reports its last epoch twice, with the same score
@@ -175,12 +175,12 @@ class Search:
     owner: str = ""
 
     def run(
-        self, first_judged: int, epochs: int, begin: Point | None = None
+        self, judged: Callable[[Point], range], begin: Point | None = None
     ) -> Generator[Trial, Outcome | None, Point]:
         """Yield trials until the budget is spent, each answered with its outcome; return the best point.
 
-        first_judged: the first epoch of the last stage. epochs: of a whole training. begin: what the first trial
-        tries, what was best on another backbone say.
+        judged: the epochs of a point's last stage, counted from 1; a point may move its beginning. begin: what the
+        first trial tries, what was best on another backbone say.
         """
         if self.space.fixed is not None:
             return self.space.fixed
@@ -191,7 +191,6 @@ class Search:
         given = self._given(begin)
         most = len(given) if self.budget.sampler == "grid" else self.budget.trials
         study = self.study()
-        study.pruner = self._pruner(first_judged, epochs)
         while True:
             so_far = study.get_trials(deepcopy=False)
             running = next((trial for trial in so_far if trial.state == State.RUNNING), None)
@@ -203,9 +202,10 @@ class Search:
                 study.enqueue_trial(given[number])
             study.sampler = self._sampler(number, 0)
             trial = optuna.Trial(study, running._trial_id) if running else study.ask()
-            outcome = yield Trial(
-                number, self._suggested(study, trial), trial, self.budget.pruner != "none", first_judged
-            )
+            proposed = self._suggested(study, trial)
+            epochs = judged(proposed)
+            study.pruner = self._pruner(epochs)
+            outcome = yield Trial(number, proposed, trial, self.budget.pruner != "none", epochs)
             assert outcome is not None, "every trial is answered with its outcome"
             state, value, notes = outcome
             for key, note in notes.items():
@@ -308,14 +308,14 @@ class Search:
                 case "random" | "grid":
                     return optuna.samplers.RandomSampler(seed=seed)
 
-    def _pruner(self, first_judged: int, epochs: int) -> optuna.pruners.BasePruner:
+    def _pruner(self, judged: range) -> optuna.pruners.BasePruner:
         import optuna
 
         match self.budget.pruner:
             case "median":
-                return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=first_judged + 1)
+                return optuna.pruners.MedianPruner(n_startup_trials=3, n_warmup_steps=judged.start + 1)
             case "hyperband":
-                return optuna.pruners.HyperbandPruner(min_resource=first_judged, max_resource=epochs)
+                return optuna.pruners.HyperbandPruner(min_resource=judged.start, max_resource=judged[-1])
             case "none":
                 return optuna.pruners.NopPruner()
 

@@ -146,7 +146,10 @@ class SearchSpec(_Section):
     @model_validator(mode="after")
     def _enough(self) -> SearchSpec:
         if self.trials == 0 and self.space.fixed is None:
-            raise ValueError("with trials: 0, lr, batch_size and patience need a single value each")
+            raise ValueError(
+                "with trials: 0, lr, batch_size and patience need a single value each, "
+                "e.g. {trials: 0, lr: 3e-3, batch_size: 64, patience: 10}"
+            )
         return self
 
     @property
@@ -302,7 +305,8 @@ def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
         owner = name.rpartition(".")[0]
         if name not in TUNABLE and owner not in used:
             known = [*TUNABLE, *(f"{one}.{parameter}" for one in sorted(used) for parameter in _parameters(one))]
-            yield f"{place}: nothing of that name varies here{nearest(name, known)}. Known here: {', '.join(known)}"
+            told = f"no setting of that name can be searched in this study{nearest(name, known)}"
+            yield f"{place}: {told}. Known here: {', '.join(known)}"
             continue
         try:
             for value in values.values if isinstance(values, Choices) else (values.low, values.high):
@@ -361,10 +365,15 @@ def _told(problem: Any, places: Places) -> str:
     where = _setting(problem)
     place = places.of(where)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = _keys(where[:-1])
-        return f"{place}: unknown key{nearest(where[-1], known)}. Known here: {', '.join(known)}"
+        known, own = _keys(where[:-1]), ""
+        if where[:-1] == ("search",):
+            known, own = [*known, *TUNABLE], ", or STRATEGY.PARAMETER"
+        return f"{place}: unknown key{nearest(where[-1], known)}. Known here: {', '.join(known)}{own}"
     if problem["type"] == "missing":
-        return f"{place}: missing, and needed"
+        return f"{place}: this key is required"
+    if problem["type"] == "string_pattern_mismatch":
+        told = "a name has 1 to 64 letters, digits, - or _, begins with a letter or digit, and has no spaces"
+        return f"{place}: {told}; this one is {problem['input']!r}"
     message = problem["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "list")
     given = problem["input"]
     shown = f" but got {given!r}" if isinstance(given, (str, int, float, bool)) and repr(given) not in message else ""

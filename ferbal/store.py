@@ -98,14 +98,15 @@ class RunFolder:
         """Note that the process which trains stops of its own accord, and did not die."""
         (self.path / "attempts.json").unlink(missing_ok=True)
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, traceback: str = "") -> None:
         """Declare the run failed: it is to be made again, and from its beginning."""
-        self.halt(message)
+        self.halt(message, traceback)
         self.tidy()
 
-    def halt(self, message: str) -> None:
+    def halt(self, message: str, traceback: str = "") -> None:
         """Declare the run failed for now: it goes on from here."""
-        files.write_json(self.path / "failed.json", {"message": message})
+        where = {"traceback": traceback.splitlines()} if traceback else {}
+        files.write_json(self.path / "failed.json", {"message": message, **where})
 
     def finish(self, about: dict[str, Any], scores: dict[str, Any]) -> None:
         """Declare the folder complete. Nothing is written to it afterwards."""

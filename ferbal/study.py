@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +54,8 @@ class Study:
     def search(self, arm: Arm) -> Search:
         """The search of an arm. What a trial's score depends on besides arm and knobs tells searches apart."""
         settings = self.job(arm, Point(Knobs(0, 0, 0)), 0).identity
-        depends_on = {key: settings[key] for key in ("training", "twins", "digest", "format")}
+        told_apart_by = ("training", "twins", "digest", "format", "own_code")
+        depends_on = {key: settings[key] for key in told_apart_by if key in settings}
         space, budget = self.spec.space(arm), self.spec.search.budget
         if self.spec.storage == "sqlite":
             return Search(self.folder.database, arm, space, budget, depends_on)
@@ -76,6 +77,10 @@ class Study:
         """What these arms ask of an engine, when they begin. The trials of an arm follow one another."""
         trials, seeds = [self.spec.trials(arm) for arm in arms], len(self.spec.seeds)
         return Ahead(sum(trials) + seeds * len(arms), len(arms) * (1 if any(trials) else seeds))
+
+    def longest(self, arms: Collection[Arm]) -> int:
+        """Epochs of the longest training of these arms, untuned."""
+        return max(plan.epochs for arm, plan in self.plans if arm in arms)
 
     def named(self, names: Sequence[str]) -> set[Arm]:
         """The arms of these labels, backbones or full names; all of them if none is given."""
@@ -102,29 +107,21 @@ class Report:
 def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
     """Read and check a study file. Imports no model and reads no pixel."""
     settings, places = spec.load(path, changes)
-    mistakes = []
+    mistakes: list[str] = []
     for number, backbone in enumerate(settings.backbones):
-        mistakes += _mistakes(places.of(("backbones", str(number))), lambda name=backbone: models.check(name))
+        with _noting(mistakes, places.of(("backbones", str(number)))):
+            models.check(backbone)
     if isinstance(given := settings.training.pretrained, str):
         settings = settings.model_copy(update={"training": replace(settings.training, pretrained=str(root / given))})
         for backbone in settings.backbones:
-            where = places.of(("training", "pretrained"))
-            mistakes += _mistakes(where, lambda name=backbone: weights_file.find(str(root / given), name))
+            with _noting(mistakes, places.of(("training", "pretrained"))):
+                weights_file.find(str(root / given), backbone)
     dataset = data.open(settings.data.source, root, twins=settings.data.twins)
     plans = []
     for arm in settings.arms:
-        where = places.of(("strategies", arm.label))
-        mistakes += _mistakes(
-            where,
-            lambda arm=arm: plans.append(
-                (
-                    arm,
-                    plan_for(
-                        arm, dataset, settings.training, settings.data.twins, 0, settings.allow_double_correction
-                    ),
-                )
-            ),
-        )
+        with _noting(mistakes, places.of(("strategies", arm.label))):
+            twins, double = settings.data.twins, settings.allow_double_correction
+            plans.append((arm, plan_for(arm, dataset, settings.training, twins, 0, double)))
     if mistakes:
         raise UsageError("\n".join(dict.fromkeys(mistakes)))
     return Study(settings, dataset, tuple(plans), StudyFolder(root, settings.name))
@@ -273,10 +270,10 @@ def versions() -> dict[str, str]:
     return own | {name: version(name) for name in packages}
 
 
-def _mistakes(where: str, act: Any) -> list[str]:
-    """What a check complains of, with the place in the study file."""
+@contextmanager
+def _noting(mistakes: list[str], where: str) -> Iterator[None]:
+    """Add what a check in here complains of, with the place in the study file, and go on."""
     try:
-        act()
+        yield
     except UsageError as error:
-        return [f"{where}: {error}"]
-    return []
+        mistakes.append(f"{where}: {error}")

@@ -12,7 +12,7 @@ from torch import nn
 
 from ferbal import data, device
 from ferbal.device import Machine
-from ferbal.engine.machine import choose
+from ferbal.engine.machine import choose, news
 from ferbal.models.build import build
 from ferbal.plan import Training
 
@@ -45,6 +45,65 @@ def test_a_format_that_the_machine_would_imitate_is_no_choice(
     assert found == {key: {"precision": "fp32"}}
     asked, _ = choose("facevgg_small", Training(image_size=16, precision="bf16"), dataset, {})
     assert asked.precision == "bf16"
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A GPU as `choose` sees it, which computes twice as fast in bf16; its name in speeds.json with a net's."""
+    monkeypatch.setattr(device, "pick", lambda: torch.device("cuda"))
+    monkeypatch.setattr(device, "describe", lambda: {"device": "a card"})
+    monkeypatch.setattr(device, "formats", lambda _: ("fp32", "bf16"))
+    monkeypatch.setattr(device, "fastest", lambda *_: {"fp32": 100.0, "bf16": 200.0})
+    return "facevgg_small 16px 1ch a card"
+
+
+def test_where_torch_cannot_compile_the_net_is_trained_as_it_is_and_that_is_told_once(
+    card: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uncompiled(*_: Any) -> Any:
+        raise RuntimeError("Cannot find a working triton installation\nSee its page")
+
+    monkeypatch.setattr(device, "compiled", uncompiled)
+    dataset, training = data.open("tiny", root), Training(image_size=16)
+    machine, found = choose("facevgg_small", training, dataset, {})
+    assert (machine.precision, machine.compiled) == ("bf16", False)
+    assert found[card]["compiled"] is False
+    (told,) = news({}, found)
+    assert "(RuntimeError: Cannot find a working triton installation)" in told
+    monkeypatch.setattr(device, "compiled", lambda *_: pytest.fail("tried again"))
+    assert choose("facevgg_small", training, dataset, found) == (machine, found)
+    assert not list(news(found, found))
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes", "chosen"), [(20, [64, 32, 16], "bf16"), (1, [64, 32, 16, 8, 4, 2], "fp32")]
+)
+def test_what_is_measured_fits_in_memory(
+    card: str, root: Path, monkeypatch: pytest.MonkeyPatch, most: int, sizes: list[int], chosen: str
+) -> None:
+    asked = []
+
+    def fastest(net: Any, shape: tuple[int, ...], where: Any) -> dict[str, float]:
+        asked.append(shape[0])
+        if shape[0] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"fp32": 100.0, "bf16": 200.0}
+
+    monkeypatch.setattr(device, "fastest", fastest)
+    training = Training(image_size=16, compile=False)
+    machine, found = choose("facevgg_small", training, data.open("tiny", root), {})
+    assert asked == sizes
+    assert machine.precision == found[card]["precision"] == chosen
+    assert ("images_per_s" in found[card]) == (most > 1)
+
+
+def test_compiling_without_memory_for_it_is_left_out(card: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> Any:
+        raise RuntimeError("backend failed: CUDA out of memory")
+
+    monkeypatch.setattr(device, "compiled", full)
+    _, found = choose("facevgg_small", Training(image_size=16), data.open("tiny", root), {})
+    assert found[card]["not_compiled"] == "not even two images fit in memory"
 
 
 def test_compiling_must_pay_for_itself_within_one_training() -> None:

@@ -24,7 +24,7 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.engine import Ahead, EngineSpec, Progress, Running, several
 from ferbal.engine.local import Local
-from ferbal.errors import DiedError, RunError, UsageError
+from ferbal.errors import DiedError, RefusedError, RunError, UsageError
 from ferbal.store import RunFolder
 
 CASES = {
@@ -145,7 +145,7 @@ def test_the_study_file_is_checked_for_it(root: Path) -> None:
 
 def test_batchnorm_over_devices_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError, match=r"training\.sync_batchnorm: torch has it for GPUs alone"):
+    with pytest.raises(RefusedError, match=r"training\.sync_batchnorm: torch has it for GPUs alone"):
         Crew(0, 2).synchronised(torch.nn.BatchNorm2d(3))
     net = torch.nn.BatchNorm2d(3)
     assert ALONE.synchronised(net) is net

@@ -25,11 +25,19 @@ def looking(database: str, budget: Budget, space: Space = SPACE, **settings: obj
     return Search(database, ARM, space, budget, settings)
 
 
+def whole(point: Point) -> range:
+    """The epochs of a training that has one stage."""
+    return range(1, 10)
+
+
 def drive(
-    search: Search, answer: Callable[[Trial], Outcome], first_judged: int = 1, begin: Point | None = None
+    search: Search,
+    answer: Callable[[Trial], Outcome],
+    judged: Callable[[Point], range] = whole,
+    begin: Point | None = None,
 ) -> tuple[list[Trial], Point]:
     seen: list[Trial] = []
-    trials = search.run(first_judged, 9, begin)
+    trials = search.run(judged, begin)
     outcome = None
     while True:
         try:
@@ -80,11 +88,11 @@ def test_an_interrupted_trial_is_tried_again_with_the_same_knobs(database: str, 
     budget = unpruned(8, sampler=sampler)
     undisturbed = drive(looking(database.replace("optuna", "other"), budget), by_lr)[0]
     search, seen = looking(database, budget), []
-    trials = search.run(1, 9)
+    trials = search.run(whole)
     seen.append(next(trials))
     trials.send(by_lr(seen[0]))
     trials.close()  # trial 1 has its knobs, and no score
-    trials = search.run(1, 9)
+    trials = search.run(whole)
     seen.append(next(trials))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optuna.Trial, "suggest_categorical", _killed)
@@ -175,9 +183,32 @@ def test_hopeless_trials_are_pruned_but_never_before_the_last_stage(
         gave_up.append(any(told))
         return ("pruned", None, {"best": level}) if any(told) else ("complete", level, {})
 
-    drive(looking(database, Budget(12, pruner=pruner)), answer, first_judged)
+    drive(looking(database, Budget(12, pruner=pruner)), answer, lambda _: range(first_judged, 19))
     assert gave_up[:5] == [False] * 5
     assert any(gave_up) == pruned
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_the_last_stage_is_that_of_the_trial_itself(database: str, pruner: Pruner) -> None:
+    """Where the search varies when it begins."""
+    space = replace(SPACE, further={"deferred.after": Choices((0.2, 0.8))})
+    gave_up: dict[float, list[int]] = {0.2: [], 0.8: []}
+
+    def judged(point: Point) -> range:
+        return range(3 if point.further["deferred.after"] == 0.2 else 9, 11)
+
+    def answer(trial: Trial) -> Outcome:
+        level = 0.1 if trial.number >= 12 else 0.8
+        for epoch in range(1, 11):
+            if trial.report(epoch, level):
+                gave_up[float(trial.point.further["deferred.after"])].append(epoch)
+                return "pruned", None, {"best": level}
+        return "complete", level, {}
+
+    drive(looking(database, Budget(40, "random", pruner=pruner), space), answer, judged)
+    assert gave_up[0.2]
+    assert gave_up[0.8]
+    assert 3 <= min(gave_up[0.2]) < 9 <= min(gave_up[0.8])
 
 
 def test_without_pruning_no_trial_is_given_up(database: str) -> None:
@@ -209,7 +240,7 @@ def test_single_values_need_no_search(database: str) -> None:
 
 def test_a_locked_database_is_waited_for(database: str) -> None:
     search = looking(database, unpruned(2))
-    trials = search.run(1, 9)
+    trials = search.run(whole)
     first = next(trials)
     other = sqlite3.connect(database.removeprefix("sqlite:///"), check_same_thread=False)
     other.execute("begin exclusive")
@@ -221,7 +252,7 @@ def test_a_locked_database_is_waited_for(database: str) -> None:
 def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ferbal.database, "PATIENT", 0.2)
     ferbal.database.storage.cache_clear()
-    trials = looking(database, unpruned(2)).run(1, 9)
+    trials = looking(database, unpruned(2)).run(whole)
     first = next(trials)
     other = sqlite3.connect(database.removeprefix("sqlite:///"))
     other.execute("begin exclusive")

@@ -37,12 +37,22 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
         ("[1e-3, 1e-2]", "[1e-2, 1e-4, 1]", "s.yaml:8: search.lr: list should have at most 2 items"),
         ("[1e-3, 1e-2]", "-1", "s.yaml:8: search.lr: input should be greater than 0 but got -1"),
         ("[16, 32]", "[16, x]", "s.yaml:8: search.batch_size.1: input should be a valid integer"),
-        ("trials: 2", "trials: 0", "with trials: 0, lr, batch_size and patience need a single value each"),
+        (
+            "trials: 2",
+            "trials: 0",
+            "with trials: 0, lr, batch_size and patience need a single value each, e.g. {trials: 0, lr: 3e-3, batch",
+        ),
+        (
+            "trials: 2",
+            "trials: 2, weigth_decay: [0, 1]",
+            "s.yaml:8: search.weigth_decay: unknown key (did you mean 'weight_decay'?). Known here: trials, lr,",
+        ),
+        ("trials: 2", "trials: 2, gama: 2", "optimizer, augment, or STRATEGY.PARAMETER"),
         ("epochs: 3", "epochs: 0", "s.yaml:7: training.epochs: input should be greater than or equal to 1 but got 0"),
         ("epochs: 3", "epochs: many", "s.yaml:7: training.epochs: input should be a valid integer"),
         ("augment: light", "augment: heavy", "s.yaml:7: training.augment: input should be 'none', 'flip', 'light'"),
-        ("name: tiny", "name: ../up", "s.yaml:1: name: string should match pattern"),
-        ("name: tiny\n", "", "s.yaml: name: missing, and needed"),
+        ("name: tiny", "name: ../up", "s.yaml:1: name: a name has 1 to 64 letters, digits, - or _, begins with"),
+        ("name: tiny\n", "", "s.yaml: name: this key is required"),
         ("{seeds: 2}", "{seeds: 2}\nreport: {baseline: plan}", "no strategy 'plan' (did you mean 'plain'?)"),
         ("plain: plain", "plain: [plain", "not valid YAML"),
         ("trials: 2", "sampler: grid, trials: 1", "s.yaml:8: search.trials: a grid over these choices has 2 points"),
@@ -180,7 +190,10 @@ def test_what_the_search_finds_goes_into_training_and_recipe(tmp_path: Path) -> 
     [
         ("weigth_decay: [0, 1]", "s.yaml:8: search.weigth_decay: unknown key"),
         ("focal.gama: [0, 5]", "s.yaml:8: search.focal.gama: focal has no 'gama' (did you mean 'gamma'?)"),
-        ("vocal.gamma: [0, 5]", "nothing of that name varies here (did you mean 'focal.gamma'?)"),
+        (
+            "vocal.gamma: [0, 5]",
+            "no setting of that name can be searched in this study (did you mean 'focal.gamma'?). Known here",
+        ),
         (
             "label_smoothing: [0, 2]",
             "s.yaml:8: search.label_smoothing: input should be less than 1 but got 2",

@@ -8,19 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ferbal import conduct, files, metrics, spec, study
-from ferbal.errors import UsageError
+from ferbal.errors import RunError, UsageError
 from ferbal.events import RunEnded, Trained
 from ferbal.plan import Knobs, Training
-from ferbal.search import Point
+from ferbal.search import Point, Search
 from ferbal.store import RunFolder
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
@@ -306,6 +307,26 @@ def test_a_second_backbone_begins_where_the_first_ended_and_further_settings_are
     assert final.about["recipe"] == f"focal(gamma={best.further['focal.gamma']!r})"
     assert final.about["training"]["dropout"] == best.further["dropout"]
     assert final.about["label"] == "focal"
+
+
+def test_a_trial_is_judged_from_the_last_stage_of_its_own_plan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_from: list[range] = []
+
+    def looks(search: Search, judged: Callable[[Point], range], begin: Point | None) -> Generator[Any, Any, Point]:
+        judged_from.extend(judged(Point(Knobs(1e-3, 16, 3), {"deferred.after": after})) for after in (0.2, 0.8))
+        yield from ()
+        raise RunError("enough")
+
+    monkeypatch.setattr(Search, "run", looks)
+    changes = (
+        "strategies={late: 'deferred(weighted(beta=0.9), after=0.6)'}",
+        "search.deferred.after={choose: [0.2, 0.8]}",
+        "training.epochs=10",
+    )
+    events = conduct.run(study.prepare(root / "studies" / "tiny.yaml", root, changes))
+    assert next(event.message for event in events if isinstance(event, RunEnded)) == "enough"
+    events.close()
+    assert judged_from == [range(3, 11), range(9, 11)]
 
 
 def test_a_setting_that_is_as_usual_changes_no_job(root: Path) -> None:

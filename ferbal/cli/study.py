@@ -219,7 +219,8 @@ def _say_what_is_left(checked: Study, only: list[str], as_json: bool) -> None:
     """What `study run` would do now."""
     from ferbal import study
 
-    chosen = {arm.name for arm in checked.named(only)}
+    chosen = checked.named(only)
+    names = {arm.name for arm in chosen}
     left = [
         {
             "arm": arm["arm"],
@@ -227,7 +228,7 @@ def _say_what_is_left(checked: Study, only: list[str], as_json: bool) -> None:
             "final_runs": arm["final_runs"] - arm["final_runs_done"],
         }
         for arm in study.status(checked)["arms"]
-        if arm["arm"] in chosen
+        if arm["arm"] in names
     ]
     notes = study.changed(checked)
     if as_json:
@@ -238,7 +239,7 @@ def _say_what_is_left(checked: Study, only: list[str], as_json: bool) -> None:
         ["arm", "trials to do", "final runs to do"],
         [[one["arm"], str(one["trials"]), str(one["final_runs"])] for one in left],
     )
-    print(f"\nat most {checked.spec.training.epochs} epochs each; nothing was done")
+    print(f"\nat most {checked.longest(chosen)} epochs each; nothing was done")
 
 
 def _seconds(text: str) -> float:

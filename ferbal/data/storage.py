@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ferbal import files
-from ferbal.data import columns, demo
+from ferbal.data import brightness, columns, demo
 from ferbal.data.pictures import NO_FACE
 from ferbal.data.splits import Twins, divided, fingerprints
 from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table, shown
@@ -193,9 +193,7 @@ def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) ->
         if shares is not None:
             stored[column] = columns.shares(shares)
     pq.write_table(pa.table(stored), draft / "rows.parquet")
-    histogram = _copy(images, rows, draft / "images.npy", in_training=int((split == "train").sum()))
-    mean = (histogram * np.arange(256)).sum() / histogram.sum()
-    std = np.sqrt((histogram * (np.arange(256) - mean) ** 2).sum() / histogram.sum())
+    mean, std = _copy(images, rows, draft / "images.npy", in_training=int((split == "train").sum()))
     written = np.load(draft / "images.npy", mmap_mode="r")
     soft = table.options.get("targets") == "soft"
     return {
@@ -205,8 +203,8 @@ def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) ->
         "counts": {part: np.bincount(label[split == part], minlength=len(table.classes)).tolist() for part in SPLITS},
         "unlabelled": int((split == UNLABELLED).sum()),
         "shape": list(written.shape),
-        "mean": round(float(mean) / 255, 6),
-        "std": max(round(float(std) / 255, 6), 1e-3),
+        "mean": round(mean, 6),
+        "std": max(round(std, 6), 1e-3),
         "reader": table.reader,
         "source": shown(table.source),
         "options": dict(table.options),
@@ -219,8 +217,8 @@ def _write(table: Table, good: Int[np.ndarray, " g"], draft: Path, name: str) ->
 
 def _copy(
     images: UInt8[np.ndarray, "n c h w"], rows: Int[np.ndarray, " r"], to: Path, in_training: int
-) -> Int[np.ndarray, " 256"]:
-    """Write these rows as a .npy file. Returns how often each value occurs in the first `in_training` of them."""
+) -> tuple[float, float]:
+    """Write these rows as a .npy file. Returns mean and deviation of the pixels of the first `in_training`, 0..1."""
     at_once = max(AT_ONCE // max(images[0].nbytes, 1), 1)
     with to.open("wb") as file:
         shape = (len(rows), *images.shape[1:])
@@ -230,13 +228,9 @@ def _copy(
         file.flush()
         with ThreadPoolExecutor(1) as pool:  # the disk writes while the values are counted
             flushed = pool.submit(os.fsync, file.fileno())
-            written = np.load(to, mmap_mode="r")[:in_training].reshape(-1)
-            size = at_once * images[0].nbytes
-            counted = [
-                np.bincount(written[first : first + size], minlength=256) for first in range(0, len(written), size)
-            ]
+            counted = brightness.histogram(np.load(to, mmap_mode="r")[:in_training])
         flushed.result()
-    return np.sum(counted, axis=0)
+    return brightness.moments(counted)
 
 
 def _found(source: str, root: Path) -> tuple[Path, dict[str, Any]]:

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferbal import memory
+from ferbal import limits
 from ferbal.dataset import Dataset
 from ferbal.engine import Ahead, EngineSpec, Progress, Running
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.plan import Training
-from ferbal.run import Job, execute
+from ferbal.run import Job, contained, execute, refusing
 from ferbal.store import Beside, RunFolder, StudyFolder
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ class Local:
             return asked
         places = torch.cuda.device_count()
         if not places and self.ahead.runs * self.training.epochs * len(self.dataset.train) >= LONG:
-            places = min(torch.get_num_threads(), memory.total() // (ROOM + self.dataset.train.images.nbytes))
+            room = limits.memory_in_all() // (ROOM + self.dataset.train.images.nbytes)
+            places = min(torch.get_num_threads(), limits.cores(), room)
         return max(1, min(places, self.ahead.abreast))
 
     @cached_property
@@ -107,15 +108,21 @@ class Local:
         """Of each run."""
         import torch
 
-        return max(1, torch.get_num_threads() // self.at_once)
+        if self.at_once == 1:  # in this process, which has its threads already
+            return torch.get_num_threads()
+        return max(1, min(torch.get_num_threads(), limits.cores()) // self.at_once)
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
-        from ferbal.engine.machine import choose
+        from ferbal import device
+        from ferbal.engine.machine import choose, news
 
         known = self.folder.load("speeds")
-        machine, found = choose(job.arm.backbone, self.training, self.dataset, known)
+        with contained(folder), refusing():
+            machine, found = choose(job.arm.backbone, self.training, self.dataset, known)
         if found != known:
             self.folder.save("speeds", found)
+            device.release()  # what measuring took is needed by the process that trains
+            yield from news(known, found)
         if job.training.devices > 1:
             yield from self._together(job, folder, machine, keep)
             return
@@ -152,23 +159,16 @@ class Local:
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run on several devices, whose first process writes the folder."""
-        from ferbal import device
         from ferbal.engine import several
 
         several.check(job.training.devices)
-        device.release()  # what measuring took is needed by the first process
         with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
             given = (job, self.dataset, folder, Path(place), machine.precision, machine.compiled, keep)
             try:
-                yield from several.together(executed, job.training.devices, *given)
+                with contained(folder):
+                    yield from several.together(executed, job.training.devices, *given)
             except DiedError as died:
                 folder.halt(str(died))
-                raise
-            except RunError as error:
-                folder.fail(str(error))
-                raise
-            except BaseException:
-                folder.rest()
                 raise
 
     def wait(self) -> None:

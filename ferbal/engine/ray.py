@@ -31,7 +31,7 @@ from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line
 from ferbal.plan import Training
-from ferbal.run import Job
+from ferbal.run import Job, contained
 from ferbal.store import RunFolder, StudyFolder
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,8 @@ class Ray:
             yield None
         for death in range(self._settings.retries + 1):
             try:
-                yield from self._attempt(job, folder, keep)
+                with contained(folder):
+                    yield from self._attempt(job, folder, keep)
                 return
             except DiedError as died:
                 why = str(died)
@@ -122,14 +123,16 @@ class Ray:
                         folder.unpack(content)
                         folder.tidy()
                         if failure:
-                            folder.fail(failure)
-                            raise RunError(failure)
+                            raise failure
                         return
                     case Ended():  # one of the devices that are not the first
                         del self._arrived[ready[0]]
                     case dict() as speeds:
-                        if self._folder.load("speeds") != speeds:
+                        if (known := self._folder.load("speeds")) != speeds:
+                            from ferbal.engine.machine import news
+
                             self._folder.save("speeds", speeds)
+                            yield from news(known, speeds)
                     case BaseException() as error:
                         over = True
                         if len(streams) > 1 and not isinstance(error, FerbalError):  # it may not have reached another
@@ -180,6 +183,9 @@ class Ray:
             )
         if isinstance(cause, errors.RayError):  # also where a task is told that what it was given is gone
             return DiedError(f"{type(cause).__name__}: {first_line(cause)}")
+        if isinstance(cause, Exception) and not isinstance(cause, FerbalError):
+            cause.add_note(str(error))  # which says where it was raised
+            return cause
         return cause if isinstance(cause, FerbalError) else error
 
     def _machine(self, backbone: str) -> Any:

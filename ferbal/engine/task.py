@@ -19,15 +19,20 @@ from ferbal import __version__
 from ferbal.crew import Crew, joined
 from ferbal.dataset import Dataset
 from ferbal.engine import Progress
-from ferbal.errors import RunError
+from ferbal.errors import FerbalError, RunError
 from ferbal.plan import Training
-from ferbal.run import Job, execute
+from ferbal.run import Job, execute, refusing
 from ferbal.store import Beside, RunFolder
 
 Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
 
 ALL, BRIEF = "[!.]*", ("run.json", "history.csv")
+PAUSES = (
+    5.0,
+    20.0,
+    60.0,
+)  # seconds between attempts to send weights: storage that many runs write to has its moments
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ class Reached:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that is over: all of its files, and why it failed, if it did."""
+    """A run that is over: all of its files, and what made it fail, if something did."""
 
     files: Files
-    failure: str = ""
+    failure: RunError | None = None
 
 
 Told = str | dict[str, Any] | Reached | Ended
@@ -63,7 +68,8 @@ def measured(
     """How a backbone trains on a machine of the cluster, for all of its runs alike; and what is known now."""
     from ferbal.engine.machine import choose
 
-    machine, found = choose(backbone, training, dataset, known)
+    with refusing():
+        machine, found = choose(backbone, training, dataset, known)
     return (machine.precision, machine.compiled), found
 
 
@@ -97,7 +103,7 @@ def executed(
         folder.unpack(begun)
         own = folder if crew.rank == 0 else Beside(folder.path / "beside", folder)
         epochs = execute(job, dataset, own, machine=machine, keep=keep)
-        failure = ""
+        failure = None
         try:
             for one in told(epochs):
                 if isinstance(one, str):
@@ -108,12 +114,25 @@ def executed(
                 else:
                     yield Reached(one, folder.packed(*BRIEF))
         except RunError as error:
-            failure = str(error)
+            failure = error
         finally:
             epochs.close()
         if url:
-            folder.send_weights(url)
+            yield from _sent(folder, url)
         yield Ended(folder.packed(ALL), failure)
+
+
+def _sent(folder: RunFolder, url: str) -> Iterator[str]:
+    """Keep the weights of a run elsewhere. Where they cannot be sent there, they come back with its other files."""
+    for wait in (*PAUSES, None):
+        try:
+            folder.send_weights(url)
+            return
+        except FerbalError as error:
+            if wait is None:
+                yield f"{error}; its weights come back to the study's folder instead"
+                return
+            time.sleep(wait)
 
 
 def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:

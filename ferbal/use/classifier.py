@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, column
 from ferbal import data, device, metrics, train
 from ferbal.augment import View
 from ferbal.correction import Correction
+from ferbal.data import brightness
 from ferbal.data.splits import groups
 from ferbal.data.splits import part as held_out
 from ferbal.dataset import Dataset, Split
@@ -22,7 +23,7 @@ from ferbal.device import Machine
 from ferbal.models import heads, pretrained
 from ferbal.models.build import build
 from ferbal.plan import Arm, Knobs, Plan, Training
-from ferbal.run import corrections, plan_for
+from ferbal.run import corrections, plan_for, within_plan
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.train import Epoch, Weights
 from ferbal.use.model import Net
@@ -135,12 +136,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         training = TypeAdapter(Training).validate_python(settings)
         plan = plan_for(Arm("", self.strategy, self.backbone), dataset, training, "keep", seed)
         halves = data.halves(dataset.val)
-        watched = dataset.val if not len(halves.select) else _rows(dataset.val, halves.select)
-        kept = np.flatnonzero(plan.becomes[watched.labels] >= 0)
-        if not len(kept):  # too few rows to hold any out: those that train are watched
-            watched, kept = dataset.train, np.flatnonzero(plan.becomes[dataset.train.labels] >= 0)
-        watch = _rows(watched, kept)
-        watch = Split(watch.images, plan.becomes[watch.labels], watch.ids, watch.group)
+        watched = halves.select if len(halves.select) else np.arange(len(dataset.val))
+        watch = within_plan(dataset.val, watched, plan.becomes)
+        if not len(watch):  # too few rows to hold any out: those that train are watched
+            watch = within_plan(dataset.train, np.arange(len(dataset.train)), plan.becomes)
         channels = dataset.train.images.shape[1]
         network = build(
             self.backbone, training, classes=len(plan.classes), channels=channels, seed=seed, head=plan.head
@@ -230,11 +229,9 @@ def _dataset(
     held = held_out(labels, group, share) if share else np.zeros(len(labels), dtype=bool)
     whole = Split(images, labels, np.array([str(row) for row in range(len(labels))]), group)
     train_rows, val_rows = np.flatnonzero(~held), np.flatnonzero(held)
-    pixels = images[train_rows] / 255
-    val = _rows(whole, val_rows)
-    return Dataset(
-        "X", classes, _rows(whole, train_rows), val, val, "", float(pixels.mean()), max(float(pixels.std()), 1e-3)
-    )
+    training, val = _rows(whole, train_rows), _rows(whole, val_rows)
+    mean, std = brightness.moments(brightness.histogram(training.images))
+    return Dataset("X", classes, training, val, val, "", mean, max(std, 1e-3))
 
 
 def _rows(split: Split, rows: Int[np.ndarray, " r"]) -> Split:

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from ferbal import conduct, engine, study
-from ferbal.engine import Running
+from ferbal import conduct, device, engine, study
+from ferbal.device import Machine
+from ferbal.engine import Ahead, EngineSpec, Running, machine
 from ferbal.engine.local import Local
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
+from ferbal.plan import Knobs
+from ferbal.search import Point
 
 
 def part(name: str, *steps: str | None) -> Generator[Any, None, None]:
@@ -84,6 +88,23 @@ def test_a_study_whose_runs_take_turns_has_the_same_results(root: Path, monkeypa
     assert len(order(one_by_one)) == 4
     assert len(order(in_turns)) > 8
     assert sum(isinstance(event, RunEnded) for event in in_turns) == 16
+
+
+def test_what_was_measured_is_told_and_its_memory_given_back_before_anything_trains(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"a net on a card": {"compiled": False, "not_compiled": "no Triton"}}
+    released: list[bool] = []
+    monkeypatch.setattr(machine, "choose", lambda *_: (Machine(torch.device("cpu")), found))
+    monkeypatch.setattr(device, "release", lambda: released.append(True))
+    checked = study.prepare(root / "studies" / "tiny.yaml", root)
+    where = Local(EngineSpec(at_once=2), checked.dataset, checked.spec.training, checked.folder, Ahead())
+    job = checked.job(checked.plans[0][0], Point(Knobs(1e-3, 16, 3)), 1)
+    running = where.run(job, checked.folder.run(job.slug), keep=True)
+    assert "a net on a card: trained as it is, for torch cannot compile it here (no Triton)" in str(next(running))
+    assert released == [True]
+    running.close()
+    assert checked.folder.load("speeds") == found
 
 
 def test_a_mistake_in_the_engine_is_named_with_its_line(root: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import ferbal
-from ferbal import data, elsewhere, energy
+from ferbal import data, elsewhere, energy, files
 from ferbal.crew import ALONE
 from ferbal.energy import Counter, Meter
+from ferbal.engine import task
 from ferbal.engine.task import Ended, Reached, executed
 from ferbal.errors import DataError, UsageError
 from ferbal.plan import Arm, Knobs, Training
@@ -64,6 +65,41 @@ def test_a_run_on_a_cluster_has_no_energy_for_others_may_run_beside_it(
 ) -> None:
     monkeypatch.setattr(energy, "meter", lambda _: Meter((Counter("GPU", time.monotonic),)))
     assert "energy_j" not in carried_out(root, "").about
+
+
+class TestSending:
+    """Weights to storage that fails at first, or for good."""
+
+    def sent(
+        self, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, failures: int
+    ) -> tuple[list[str], list[float]]:
+        """What is told, and the pauses."""
+        left, pauses, put = [failures], [], elsewhere.put
+
+        def fails(url: str, content: bytes) -> None:
+            if left[0]:
+                left[0] -= 1
+                raise DataError(f"{url}: it cannot be written")
+            put(url, content)
+
+        monkeypatch.setattr(elsewhere, "put", fails)
+        monkeypatch.setattr(task.time, "sleep", pauses.append)
+        files.write_bytes(folder.path / "weights.safetensors", b"weights")
+        return list(task._sent(folder, f"{folder.path.parent}/far/weights.safetensors")), pauses
+
+    def test_it_is_tried_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = RunFolder(tmp_path / "run")
+        assert self.sent(folder, monkeypatch, 2) == ([], [5.0, 20.0])
+        assert [path.name for path in folder.path.iterdir()] == ["weights.json"]
+
+    def test_weights_that_cannot_be_sent_come_back_and_no_run_is_lost(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = RunFolder(tmp_path / "run")
+        (told,), pauses = self.sent(folder, monkeypatch, 99)
+        assert told.endswith("it cannot be written; its weights come back to the study's folder instead")
+        assert len(pauses) == 3
+        assert folder.weights().read_bytes() == b"weights"
 
 
 def test_storage_of_an_unknown_kind_is_refused() -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import worked
 
-from ferbal import conduct, data, memory, study
+from ferbal import conduct, data, limits, study
 from ferbal.conduct import together
 from ferbal.engine import Ahead, EngineSpec, Progress, Running
 from ferbal.engine.local import LONG, ROOM, Local
@@ -125,7 +125,8 @@ def test_how_many_at_once(
     places: int,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    monkeypatch.setattr(memory, "total", lambda: 4 * (ROOM + 96 * 256))
+    monkeypatch.setattr(limits, "memory_in_all", lambda: 4 * (ROOM + 96 * 256))
+    monkeypatch.setattr(limits, "cores", lambda: 8)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
     assert 1000 * 10 * len(dataset.train) >= LONG
@@ -133,6 +134,20 @@ def test_how_many_at_once(
     assert engine.at_once == places
     assert engine.about()["at_once"] == places
     assert engine.about()["threads"] == 8 // places
+
+
+def test_a_job_that_may_take_three_of_eight_cores_has_three_runs_of_one_thread(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(limits, "memory_in_all", lambda: 99 * ROOM)
+    monkeypatch.setattr(limits, "cores", lambda: 3)
+    dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
+    engine = Local(EngineSpec(), dataset, ONE, folder, Ahead(runs=1000, abreast=10))
+    assert (engine.at_once, engine.about()["threads"]) == (3, 1)
+    alone = Local(EngineSpec(at_once=1), dataset, ONE, folder, Ahead(runs=1000, abreast=10))
+    assert alone.about()["threads"] == 8
 
 
 def test_as_many_at_once_as_there_are_gpus(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

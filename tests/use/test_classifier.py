@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import UsageError
+from ferbal.use import classifier
 from ferbal.use.model import Net
 
 SMALL: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 1e-2, "augment": "none"}
@@ -60,6 +62,18 @@ def test_it_learns_from_images_in_every_shape(images: tuple[np.ndarray, np.ndarr
     )
     with pytest.raises(ValueError, match=r"image_shape \(4, 4\) does not have the 256 pixels"):
         Classifier(image_shape=(4, 4), **SMALL).fit(X.reshape(len(X), -1), y)
+
+
+def test_a_data_set_is_made_in_the_memory_of_its_images() -> None:
+    images = np.random.default_rng(0).integers(0, 200, (400, 3, 100, 100), dtype=np.uint8)
+    tracemalloc.start()
+    made = classifier._dataset(images, np.arange(400) % 2, ("a", "b"), 0.2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.5 * images.nbytes
+    assert (made.mean, made.std) == pytest.approx(
+        (made.train.images.mean() / 255, made.train.images.std() / 255), abs=1e-9
+    )
 
 
 def test_it_trains_in_a_resampling_pipeline_with_cross_validation(images: tuple[np.ndarray, np.ndarray]) -> None:
