@@ -138,7 +138,8 @@ def _truth(dataset: Dataset, blend: Int[np.ndarray, " b"]) -> Truth:
 def _add(scored: Scored, who: Who, run: RunFolder, blend: Int[np.ndarray, " b"]) -> None:
     about = run.about
     val, test = (run.logits(name) for name in ("val", "test"))
-    scored.add(who, val[blend], test, known=about.get("classes", ()), becomes=about.get("becomes", ()))
+    worth = run.scores["blend"]["macro_f1"] if who.kind == "ensemble" else None  # out of fold
+    scored.add(who, val[blend], test, about.get("classes", ()), about.get("becomes", ()), worth)
 
 
 def _about(sources: Sequence[Source], first: Source, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -43,7 +43,10 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class _Said:
-    """Logits of blend, probabilities of test, and the classes that they come to. worth: macro-F1 on blend."""
+    """Logits of blend, probabilities of test, and the classes that they come to.
+
+    worth: macro-F1 on blend, by which the best run and the best ensemble are told.
+    """
 
     blend: Float[np.ndarray, "b k"]
     test: Float[np.ndarray, "n k"]
@@ -67,10 +70,12 @@ class Scored:
         test: Float[np.ndarray, "n k"],
         known: Sequence[str] = (),
         becomes: Sequence[int] = (),
+        worth: float | None = None,
     ) -> None:
         """Logits of one run over all classes, -inf for those it does not know.
 
         known: the classes it knows, by default all. becomes [K]: the place of each class among them, -1 for none.
+        worth: macro-F1 on blend, where that of these logits would flatter: an ensemble was fitted to these rows.
         """
         truth, names = self.truth, self.truth.classes
         known, place = known or names, np.array(becomes or range(len(names)))
@@ -92,7 +97,8 @@ class Scored:
             self._matrices[key] = self._matrices.get(key, 0) + matrix
         # single precision halves what hundreds of runs keep in memory
         said = blend.astype(np.float32), metrics.softmax(test).astype(np.float32)
-        self._said[who] = _Said(*said, metrics.answered(test, place), metrics.macro_f1(found["blend"]))
+        worth = metrics.macro_f1(found["blend"]) if worth is None else worth
+        self._said[who] = _Said(*said, metrics.answered(test, place), worth)
 
     def tables(self, against: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         """The tables that follow. against: the baseline of each model that is compared with one."""

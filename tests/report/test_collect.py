@@ -13,7 +13,7 @@ import pytest
 from conftest import STUDY, table
 from made_up_runs import fill
 
-from ferbal import data, study
+from ferbal import data, files, study
 from ferbal.errors import UsageError
 from ferbal.report import frames
 from ferbal.report.answer import answer
@@ -256,6 +256,21 @@ def test_fixed_models_are_chosen_on_blend_and_tested_on_different_pictures(fixed
     assert (second["first"], second["second"]) == ("good · net, seed 0", "bad · net, seed 0")
     assert (second["only_first"], second["only_second"]) == (2, 0), "the copy counts once"
     assert second["p"] == 0.5, "of two rows: 2 * 0.5 ** 2"
+
+
+def test_the_ensemble_that_is_best_out_of_fold_is_chosen(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "ensembles=[average, stack]"))
+    fill(made)
+    list(study.combine(made))
+    val = made.dataset.val
+    for method, expected in (("average", 0.6), ("stack", 0.4)):
+        folder = made.folder.ensemble(method)
+        said = {"val": np.eye(3)[val.labels] * (9 if method == "stack" else 0), "test": folder.logits("test")}
+        folder.save_logits(said, {"val": val.ids, "test": made.dataset.test.ids})
+        files.write_json(folder.path / "scores.json", folder.scores | {"blend": {"macro_f1": expected}})
+    assert study.report(made).found.duels["first"].iloc[0] == "average", "the stack knows blend by heart, and no more"
 
 
 def test_an_oracle_is_right_where_any_run_is(fixed: Tables) -> None:
