@@ -91,7 +91,7 @@ class Scored:
             for over, square in (("all", matrix), ("kept", own.T @ matrix @ own)):
                 for row in _of_matrix(square, names if over == "all" else known):
                     self._scores.append(head | {"over": over, **row})
-            ece = metrics.expected_calibration_error(metrics.softmax(logits), labels)
+            ece = metrics.expected_calibration_error(_answers(metrics.softmax(logits), place), labels)
             self._scores.append(head | {"over": "all", "class": "", "metric": "ece", "value": ece})
             key = (who.model, who.kind, part)
             self._matrices[key] = self._matrices.get(key, 0) + matrix
@@ -239,6 +239,15 @@ class Scored:
         with np.errstate(divide="ignore"):  # a class that a run does not know has probability 0
             logits = [np.log(self._said[who].test) for who in arms]
         return ensemble.members_of(logits, unknown="fill")
+
+
+def _answers(shares: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:
+    """Probabilities in which the first of merged classes has those of all, so that it is what `answered` says."""
+    known = np.flatnonzero(becomes >= 0)
+    first = known[np.unique(becomes[known], return_index=True)[1]]
+    whole = np.zeros_like(shares)
+    whole[:, first] = shares @ (becomes[:, None] == becomes[first])
+    return whole
 
 
 def _named(who: Who) -> str:

@@ -228,6 +228,17 @@ def test_the_mean_over_seeds_is_that_of_each_curve(scored: Callable[..., Scored]
     assert average["bad · net", "b"] == pytest.approx(0.5 * 1 + 0.5 * 0.5)
 
 
+def test_merged_classes_are_calibrated_by_the_answer_that_is_scored() -> None:
+    labels = np.array([0, 0, 1, 2])
+    made = Scored(Truth(("a", "b", "c"), labels, labels))
+    said = np.log(np.tile([0.225, 0.55, 0.225], (4, 1)))
+    said[:3] = np.log([0.32, 0.36, 0.32])  # a and c, which are one, have .64: the answer is a
+    made.add(Who("m", "arm", "m", "net", 0, "m0"), said, said, ("ac", "b"), (0, 1, 0))
+    ((error,),) = made.tables({})["scores"].query("metric == 'ece' and split == 'test'")[["value"]].to_numpy().T
+    # of three answers of .64 two are right, and the one of .55 is wrong
+    assert error == pytest.approx((3 * abs(2 / 3 - 0.64) + 0.55) / 4)
+
+
 @pytest.fixture
 def fixed() -> Tables:
     """Six pictures, the last of which is a copy of the fifth, two runs of "good", one of "bad", and an ensemble."""
