@@ -57,10 +57,19 @@ class Source:
 
     @cached_property
     def ensembles(self) -> list[tuple[str, RunFolder]]:
-        """The complete ones whose members are all of this study: not those from before settings or data changed."""
+        return [(name, made) for name, made in self._tried if made.complete]
+
+    @cached_property
+    def refused(self) -> list[tuple[str, RunFolder]]:
+        """The ensembles that could not be made."""
+        return [(name, made) for name, made in self._tried if made.failure and not made.complete]
+
+    @property
+    def _tried(self) -> list[tuple[str, RunFolder]]:
+        """Ensembles whose members are all of this study: not those from before settings or data changed."""
         own = {run.path.name for _, _, run in self.done}  # a run's name tells its settings and its data
         found = [(name, self.folder.ensemble(name)) for name in self.spec.ensembles]
-        return [(name, run) for name, run in found if run.complete and set(run.about["members"]) <= own]
+        return [(name, made) for name, made in found if set(made.about.get("members", [None])) <= own]
 
 
 def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = None) -> Tables:
@@ -117,7 +126,7 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
         samples=frame("samples", _samples(first.dataset)),
         counts=frame("counts", (row for source in sources for row in _counts(source))),
         notes=frame("notes", (row for source in sources for row in _notes(source.plans))),
-        failed=frame("failed", (row for source in sources for row in _failed(source))),
+        failed=frame("failed", (row for source in sources for row in _failed(source, many))),
         ledger=frame("ledger", (row for source in sources for row in _ledger(source, many))),
         provenance=_provenance(sources),
         **scored.tables(against),
@@ -270,8 +279,9 @@ def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
             yield {"strategy": arm.label, "recipe": arm.recipe, "note": note}
 
 
-def _failed(source: Source) -> Iterator[dict[str, Any]]:
-    """Final runs that failed, and arms whose search has stopped, or left none because every trial of it failed."""
+def _failed(source: Source, many: bool) -> Iterator[dict[str, Any]]:
+    """Final runs that failed; arms whose search has stopped, or left none because every trial of it failed; and
+    ensembles that could not be made."""
     for arm in source.finals:
         for seed, run in source.finals[arm].items():
             if run.failure:
@@ -282,6 +292,8 @@ def _failed(source: Source) -> Iterator[dict[str, Any]]:
         broken = [trial["message"] for trial in source.trials[arm] if trial["state"] == "failed"]
         if broken and not source.finals[arm]:
             yield {"model": arm.name, "seed": 0, "message": f"all {len(broken)} trials failed: {broken[-1]}"}
+    for name, made in source.refused:
+        yield {"model": f"{source.spec.name}: {name}" if many else name, "seed": -1, "message": made.failure}
 
 
 def _ledger(source: Source, many: bool) -> Iterator[dict[str, str]]:

@@ -81,7 +81,8 @@ class Scored:
         known, place = known or names, np.array(becomes or range(len(names)))
         own = (place[:, None] == np.arange(len(known))).astype(np.int64)
         found: dict[str, Int[np.ndarray, "k k"]] = {}
-        parts = [("blend", blend, truth.blend), ("test", test, truth.test)]
+        parts = [("blend", blend, truth.blend)] if len(truth.blend) else []
+        parts.append(("test", test, truth.test))
         if truth.untwinned is not None:
             parts.append(("test without twins", test[truth.untwinned], truth.test[truth.untwinned]))
         about = {key: value for key, value in asdict(who).items() if key != "run"}
@@ -97,7 +98,8 @@ class Scored:
             self._matrices[key] = self._matrices.get(key, 0) + matrix
         # single precision halves what hundreds of runs keep in memory
         said = blend.astype(np.float32), metrics.softmax(test).astype(np.float32)
-        worth = metrics.macro_f1(found["blend"]) if worth is None else worth
+        if worth is None:
+            worth = metrics.macro_f1(found["blend"]) if "blend" in found else float("nan")
         self._said[who] = _Said(*said, metrics.answered(test, place), worth)
 
     def tables(self, against: Mapping[str, str]) -> dict[str, pd.DataFrame]:
@@ -173,7 +175,7 @@ class Scored:
     def _growth(self) -> Rows:
         """Macro-F1 of the average of more and more runs: of random ones, and of those that greedy takes on blend."""
         arms = [who for who in self._said if who.kind == "arm"]
-        if len(arms) < 2:
+        if len(arms) < 2 or not len(self.truth.blend):
             return
         blend = ensemble.members_of([self._said[who].blend for who in arms], unknown="fill")
         path = ensemble.greedy_path(blend, self.truth.blend)
@@ -205,7 +207,12 @@ class Scored:
             yield {"first": models[i], "second": models[j], **values}
 
     def _best(self, kind: str) -> list[Who]:
-        """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge."""
+        """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge.
+
+        None where blend has no rows, for then nothing tells.
+        """
+        if not len(self.truth.blend):
+            return []
         return sorted((who for who in self._said if who.kind == kind), key=lambda who: -self._said[who].worth)
 
     def _duels(self) -> Rows:

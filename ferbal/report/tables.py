@@ -73,7 +73,7 @@ class Tables:
                 most confidently, by pair of classes
     images      class, split ("train" | "val" | "test"), rows
     samples     class, id, picture (a data URI): of training
-    failed      model, seed, message
+    failed      model, seed (-1 for ensembles), message
     ledger      what, fitted_on, selected_on: which split each fitted thing has touched
     provenance  ferbal, python, torch, ..., host, cpu, threads, device, command, last_training
 

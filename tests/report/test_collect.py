@@ -15,6 +15,7 @@ from made_up_runs import fill
 
 from ferbal import data, files, study
 from ferbal.errors import UsageError
+from ferbal.events import Combined, Noticed
 from ferbal.report import frames
 from ferbal.report.answer import answer
 from ferbal.report.collect import Source, collect
@@ -140,6 +141,48 @@ def test_classes_that_a_model_takes_as_one_are_not_called_left_out(tmp_path: Pat
     told = " ".join(part.text for part in others if isinstance(part, Remark))
     assert "A class that a model leaves out counts as missed, with F1 0. " in told
     assert "Of classes that a model takes as one its answer counts for the first alone; the others have F1 0." in told
+
+
+def test_a_data_set_too_small_for_a_blend_half_has_a_page_without_ensembles(tmp_path: Path) -> None:
+    data.save(table({"train": 48, "val": 3, "test": 24}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "ensembles=[average, stack]"))
+    (caution,) = study.cautions(made)
+    assert caution.startswith("the blend half of validation has no image of left, right, rare, so nothing can")
+    fill(made)
+    assert [type(event) for event in study.combine(made)] == [Noticed, Noticed]
+    reported = study.report(made)
+    assert reported.failed == 2
+    assert reported.found.failed["model"].tolist() == ["average", "stack"]
+    assert reported.found.failed["message"].str.startswith("the blend half of tiny's validation has no rows").all()
+    assert set(reported.found.scores["split"]) == {"test"}
+    assert [len(table) for table in (reported.found.growth, reported.found.duels, reported.found.reach)] == [0, 0, 0]
+    assert "Runs and ensembles that ended without a score" in reported.path.read_text()
+
+
+def test_an_ensemble_that_is_refused_is_told_and_ends_no_study(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "ensembles=[average]"))
+    assert study.cautions(made) == []
+    fill(made)
+    assert [type(event) for event in study.combine(made)] == [Combined]
+    (run, *_) = made.finals(made.plans[0][0]).values()
+    val, halves = made.dataset.val, data.halves(made.dataset.val)
+    knows = np.tile(np.eye(3)[0], (len(val), 1))
+    knows[halves.blend] = 9 * np.eye(3)[val.labels[halves.blend]]
+    own = {split: run.logits(split) for split in ("val", "test")}
+    ids = {"val": val.ids, "test": made.dataset.test.ids}
+    run.save_logits(own | {"val": knows}, ids)
+    (noticed,) = study.combine(made)
+    assert isinstance(noticed, Noticed)
+    assert noticed.message.startswith(f"ensemble average: {run.path.name}: right on 100.0% of ")
+    found = study.report(made).found
+    assert set(found.scores["kind"]) == {"arm"}, "the ensemble of before is not shown in its place"
+    assert found.failed[["model", "seed"]].to_numpy().tolist() == [["average", -1]]
+    run.save_logits(own, ids)
+    assert [type(event) for event in study.combine(made)] == [Combined]
+    assert study.report(made).found.failed.empty
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ def ledger(tables: Tables) -> Iterable[Part]:
 
 def failed(tables: Tables) -> Iterable[Part]:
     if len(tables.failed):
-        yield grid("Runs that ended without a score", tables.failed)
+        rows = tables.failed.assign(seed=tables.failed["seed"].astype(object).where(tables.failed["seed"] >= 0))
+        yield grid("Runs and ensembles that ended without a score", rows)
 
 
 def provenance(tables: Tables) -> Iterable[Part]:
