@@ -228,6 +228,7 @@ def report(study: Study, *others: Study) -> Report:
             each.plans,
             finals={arm: each.finals(arm) for arm, _ in each.plans},
             trials={arm: each.search(arm).trials() for arm, _ in each.plans},
+            further={arm: point.further for arm, _ in each.plans if (point := each.search(arm).chosen())},
         )
         for each in studies
     ]

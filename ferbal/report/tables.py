@@ -44,7 +44,8 @@ class Tables:
                 mistakes: whose they are, or why there are none)
     runs        run, strategy, recipe, backbone, seed, lr, batch_size, patience, epochs, best_epoch, seconds,
                 images_per_s, parameters, energy_j (joules of training, NaN where the machine does not tell),
-                energy_of (whose: "CPU", "GPU and CPU"): one row a final run
+                energy_of (whose: "CPU", "GPU and CPU"), and whatever else the search has set, by name
+                (`focal.gamma`): one row a final run
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
                 "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value
     confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm
@@ -55,9 +56,9 @@ class Tables:
                 leaves out; two of the same are one to the arm
     history     run, model, seed, epoch, stage, lr, loss, macro_f1, accuracy, images_per_s
     trials      model, number, state ("complete" | "pruned" | "failed" | "running"), value, lr, batch_size,
-                patience, epochs, seconds
-    counts      strategy, class, rows (of one pass), share (of what the last stage draws)
-    notes       strategy, recipe, note: what each strategy did to the plan
+                patience, epochs, seconds, and whatever else the search varies, by name
+    counts      strategy, class, rows (of one pass), share (of what the last stage draws): means over final runs
+    notes       strategy, recipe, note: what each strategy did to the plan of its final runs
     ranking     model, class, recall, precision, average (precision over all recalls): means over seeds
     calibration model, class, said (mean probability in a bin), true (share of the class there), rows (of all seeds)
     growth      order ("random" | "greedy"), size, mean, low, high: test macro-F1 of the average of so many runs, the
@@ -116,6 +117,11 @@ def summary(tables: Tables) -> pd.DataFrame:
     return wide.reset_index().sort_values("macro_f1", ascending=False) if len(wide) else wide.reset_index()
 
 
-def frame(table: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as the table of this name, with its columns also where there is no row."""
-    return pd.DataFrame(list(rows), columns=COLUMNS[table].split())
+def frame(table: str, rows: Iterable[Mapping[str, Any]], further: Iterable[str] = ()) -> pd.DataFrame:
+    """Rows as the table of this name, with its columns, and these further ones, also where there is no row."""
+    return pd.DataFrame(list(rows), columns=[*COLUMNS[table].split(), *further])
+
+
+def further(table: str, rows: pd.DataFrame) -> list[str]:
+    """The columns that a table has beyond its own: settings that the search varies besides the three knobs."""
+    return [str(name) for name in rows.columns if name not in COLUMNS[table].split()]

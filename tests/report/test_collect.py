@@ -16,13 +16,14 @@ from made_up_runs import fill
 from ferbal import data, files, study
 from ferbal.errors import UsageError
 from ferbal.events import Combined, Noticed
-from ferbal.report import frames
+from ferbal.plan import Arm
+from ferbal.report import frames, searches
 from ferbal.report.answer import answer
 from ferbal.report.collect import Source, collect
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
-from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.report.tables import COLUMNS, Tables, frame, further
 from ferbal.store import RunFolder
 
 SETTINGS = (
@@ -118,6 +119,40 @@ def test_ensembles_of_runs_that_are_not_of_the_study_any_more_are_not_shown(tmp_
     assert set(study.report(changed).found.scores["kind"]) == {"arm", "ensemble"}
 
 
+def test_the_page_tells_what_the_search_has_set(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    varied = "patience: [2, 5], balanced_draw.power: [0, 1], dropout: [0, 0.5]"
+    search = f"{{trials: 12, lr: 1e-3, batch_size: 16, {varied}}}"
+    arms = "{plain: plain, drawn: balanced_draw(power=0.5)}"
+    changes = (*SETTINGS, f"search={search}", f"strategies={arms}", "ensembles=[]")
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, changes)
+    fill(made, trials=12)
+    found = study.report(made).found
+    point = made.search(made.plans[1][0]).chosen()
+    assert point is not None
+    power = point.further["balanced_draw.power"]
+    rows = frames.distribution(found).set_index(["strategy", "class"])
+    odds = np.array([36, 48, 12]) ** power
+    assert rows.loc["drawn", "share"].tolist() == pytest.approx((odds / odds.sum()).tolist())
+    assert rows.loc["plain", "rows"].tolist() == [36, 48, 12]
+    assert dict(zip(found.notes["strategy"], found.notes["recipe"], strict=True)) == {
+        "plain": "plain",
+        "drawn": f"balanced_draw(power={power!r})",
+    }
+    chosen = frames.settings(found).set_index("strategy")
+    assert chosen["balanced_draw.power"].tolist() == pytest.approx([np.nan, power], nan_ok=True)
+    assert chosen["dropout"].notna().all()
+    assert found.trials["balanced_draw.power"].notna().tolist() == [False] * 12 + [True] * 12
+    varied = further("trials", found.trials)
+    lines = searches.parallel(frames.search(found), varied)
+    axes = {model: own["axis"].unique().tolist() for model, own in lines.groupby("model")}
+    assert axes["plain · facevgg_small"] == ["patience", "dropout", "macro-F1"]
+    assert axes["drawn · facevgg_small"] == ["patience", "balanced_draw.power", "dropout", "macro-F1"]
+    important = searches.importances(frames.search(found), varied).set_index("model").loc["drawn · facevgg_small"]
+    assert set(important["knob"]) == {"patience", "balanced_draw.power", "dropout"}
+
+
 def test_classes_that_a_model_takes_as_one_are_not_called_left_out(tmp_path: Path) -> None:
     data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
     fewer = '{plain: plain, sides: \'merge("left", "right")\', two: drop("rare")}'
@@ -204,7 +239,9 @@ def test_a_run_that_completes_while_a_report_is_made_waits_for_the_next_one(tmp_
     (plain, first), (weighted, late) = ((arm, *made.finals(arm).values()) for arm, _ in made.plans)
     (late.path / "scores.json").unlink()
     finals = {plain: {0: Meanwhile(first.path, late)}, weighted: {0: late}}
-    source = Source(made.spec, made.dataset, made.folder, made.plans, finals, {plain: [], weighted: []})
+    trials: dict[Arm, list[dict[str, object]]] = {plain: [], weighted: []}
+    further: dict[Arm, dict[str, object]] = {plain: {}, weighted: {}}
+    source = Source(made.spec, made.dataset, made.folder, made.plans, finals, trials, further)
     found = collect([source])
     assert late.complete
     assert (set(found.scores["strategy"]), set(found.runs["strategy"])) == ({"plain"}, {"plain"})
