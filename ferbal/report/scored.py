@@ -196,15 +196,15 @@ class Scored:
         found = ensemble.diversity(self._members(arms), self.truth.test)
         models = list(dict.fromkeys(who.model for who in arms))
         member = np.array([[who.model == model for who in arms] for model in models], dtype=float)
-        pairs = member @ (1 - np.eye(len(arms))) @ member.T
-        known = ~np.isnan(found.correlation)
-        np.fill_diagonal(known, False)
-        with np.errstate(invalid="ignore"):
-            disagreement = member @ (found.disagreement * (1 - np.eye(len(arms)))) @ member.T / pairs
-            correlation = member @ np.where(known, found.correlation, 0) @ member.T / (member @ known @ member.T)
+        measures = {
+            "disagreement": found.disagreement,
+            "correlation": found.correlation,
+            "q": found.q,
+            "double_fault": found.double_fault,
+        }
+        means = {name: _over_pairs(each, member) for name, each in measures.items()}
         for i, j in np.ndindex(len(models), len(models)):
-            values = {"disagreement": disagreement[i, j], "correlation": correlation[i, j]}
-            yield {"first": models[i], "second": models[j], **values}
+            yield {"first": models[i], "second": models[j]} | {name: mean[i, j] for name, mean in means.items()}
 
     def _best(self, kind: str) -> list[Who]:
         """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge.
@@ -246,6 +246,17 @@ class Scored:
         with np.errstate(divide="ignore"):  # a class that a run does not know has probability 0
             logits = [np.log(self._said[who].test) for who in arms]
         return ensemble.members_of(logits, unknown="fill")
+
+
+def _over_pairs(each: Float[np.ndarray, "m m"], member: Float[np.ndarray, "a m"]) -> Float[np.ndarray, "a a"]:
+    """The mean of a measure of pairs over those of two different runs, by model; NaN where it is of none of them.
+
+    member: 1 where a run, across, is one of a model's.
+    """
+    known = ~np.isnan(each)
+    np.fill_diagonal(known, False)
+    with np.errstate(invalid="ignore"):
+        return member @ np.where(known, each, 0) @ member.T / (member @ known @ member.T)
 
 
 def _answers(shares: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:

@@ -24,7 +24,7 @@ COLUMNS = {
     "ranking": "model class recall precision average",
     "calibration": "model class said true rows",
     "growth": "order size mean low high",
-    "agreement": "first second disagreement correlation",
+    "agreement": "first second disagreement correlation q double_fault",
     "duels": "first second rows only_first only_second p",
     "reach": "class rows best ensemble any",
     "weights": "ensemble run model seed weight",
@@ -63,7 +63,8 @@ class Tables:
     calibration model, class, said (mean probability in a bin), true (share of the class there), rows (of all seeds)
     growth      order ("random" | "greedy"), size, mean, low, high: test macro-F1 of the average of so many runs, the
                 random ones over several orders; greedy takes those that help on blend
-    agreement   first, second (models), disagreement, correlation (of errors): means over pairs of runs, on test
+    agreement   first, second (models), disagreement, correlation (of errors), q (Yule's), double_fault (share of rows
+                that both have wrong): means over pairs of runs, on test
     duels       first, second (a run or an ensemble each), rows (of test, one a picture), only_first, only_second
                 (rows that only the one has right), p (exact McNemar): of the models that are best on blend
     reach       class, rows, best (share of them that the run has right which is best on blend), ensemble (the same of

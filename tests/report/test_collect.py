@@ -286,9 +286,17 @@ def scored() -> Callable[..., Scored]:
 
 
 def test_agreement_is_the_mean_over_pairs_of_runs(scored: Callable[..., Scored]) -> None:
-    rows = scored().tables({})["agreement"].set_index(["first", "second"])["disagreement"]
-    assert rows["good · net", "good · net"] == 0
-    assert rows["good · net", "bad · net"] == 0.25
+    rows = scored().tables({})["agreement"].set_index(["first", "second"])
+    assert rows["disagreement"]["good · net", "good · net"] == 0
+    assert rows["disagreement"]["good · net", "bad · net"] == 0.25
+    assert rows["double_fault"].to_dict() == {
+        ("good · net", "good · net"): 0,
+        ("good · net", "bad · net"): 0,
+        ("bad · net", "good · net"): 0,
+        ("bad · net", "bad · net"): 0.25,
+    }
+    assert rows["q"]["bad · net", "bad · net"] == 1, "both err on the same row"
+    assert np.isnan(rows["q"]["good · net", "bad · net"]), "the one never errs"
 
 
 def test_mistakes_say_how_many_runs_err(scored: Callable[..., Scored]) -> None:
