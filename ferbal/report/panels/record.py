@@ -15,7 +15,7 @@ def ledger(tables: Tables) -> Iterable[Part]:
         on_test = touched.apply(lambda column: column.str.contains(r"\btest\b")).any(axis=1)
         if on_test.any():
             things = ", ".join(str(what) for what in tables.ledger.loc[on_test, "what"])
-            yield Remark(f"Beware: {things} touched test before it was scored, so these scores are too high.")
+            yield Remark(f"Warning: {things} used test data before it was scored, so these scores are too high.")
         yield grid("Which split each fitted thing has touched", tables.ledger)
 
 
