@@ -191,7 +191,7 @@ def predict(
     for one in wrong:
         print(f"{one.name}: {one.wrong}", file=sys.stderr)
     if not good:
-        raise DataError(f"not one of {len(wrong):,} pictures could be used")
+        raise DataError(f"none of {len(wrong):,} pictures could be used; the reasons are above")
     if submission is not None:
         _submit(submission, said, wrong, loaded.classes, faces)
     show = answers.as_json if as_json else answers.as_csv if as_csv else answers.as_text

@@ -46,7 +46,7 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     if len(runs) < 2:
         raise UsageError("an ensemble has two members or more; name the folders of several runs")
     if twice := {str(run) for run in runs if sum(run.resolve() == other.resolve() for other in runs) > 1}:
-        raise UsageError(f"{min(twice)} is named twice")
+        raise UsageError(f"{min(twice)} is named twice; name each run once")
     folders = [_finished(run) for run in runs]
     dataset = _one_data_set(folders, root)
     folder = RunFolder(root / "ensembles" / name)
