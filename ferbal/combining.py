@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import data, ensemble
+from ferbal import data, ensemble, files
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError
 from ferbal.shapes import Float
@@ -28,9 +28,11 @@ def combine(
     members: Mapping[str, RunFolder],
     logits: Mapping[str, Sequence[Float[np.ndarray, "n k"]]],
     dataset: Dataset,
+    ledger: Sequence[Mapping[str, str]] = (),
     **about: Any,
 ) -> None:
-    """Fit an ensemble and write it. members: runs by name, whose logits are given by split ("val", "test").
+    """Fit an ensemble and write it. members: runs by name, whose logits are given by split ("val", "test"). ledger:
+    who has seen which split, to be kept beside it.
 
     The macro-F1 and the other figures of `scores.json` are nested estimates with their intervals: what the method
     scores on rows of blend that it was not fitted on. Raises DataError, with nothing written, where a member has
@@ -50,6 +52,8 @@ def combine(
     fitted = fit(blend, labels)
     expected = ensemble.estimate(fit, blend, labels, groups=val.group[halves.blend])
     folder.discard()
+    if ledger:
+        files.write_json(folder.path / "ledger.json", ledger)
     folder.save_logits(
         {split: fitted.apply(each) for split, each in said.items()}, {"val": val.ids, "test": dataset.test.ids}
     )

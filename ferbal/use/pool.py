@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import combining, data, ensemble, files, metrics
+from ferbal import combining, data, ensemble, metrics
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
 from ferbal.store import RunFolder, slug
@@ -56,9 +56,8 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     if folder.complete and (folder.about["members"], folder.about["method"]) != (list(members), method):
         raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
     if not combining.current(folder, method, members, dataset):
-        # what says whose rows were seen is there before what says that the ensemble is complete
-        files.write_json(folder.path / "ledger.json", _ledger(name, method, folders))
-        combining.combine(folder, method, members, logits, dataset, data=dataset.name)
+        ledger = _ledger(name, method, folders)
+        combining.combine(folder, method, members, logits, dataset, ledger, data=dataset.name)
     blend = data.halves(dataset.val).blend
     weights = folder.about["weights"]
     return Pooled(
