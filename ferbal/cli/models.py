@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -132,21 +133,23 @@ def evaluate(
 ) -> None:
     """Score a model on a data set: figures with 95 % intervals, class by class, and the confusion matrix."""
     from ferbal import data, metrics
-    from ferbal.use import scores
+    from ferbal.use import folders, scores
 
-    dataset = data.open(source, root)
+    dataset = data.open(source, root, twins=folders.twins_of(model))
     scores.part(dataset, split)
+    notes = list(_notes(model, dataset, split))
     probabilities = metrics.softmax(_logits(model, dataset, split, _tta(tta)))
     found = scores.official_and_without_twins(probabilities, dataset, split, resamples=resamples, seed=seed)
     if as_json:
         settings = {"model": str(model), "data": dataset.name, "split": split, "tta": tta or None, "seed": seed}
+        settings["notes"] = notes
         return print_json(
             settings | {"classes": dataset.classes} | {over: scores.as_json(one) for over, one in found.items()}
         )
     how = f"{split}, {tta}" if tta else split
     print(f"{model} on {dataset.name}, {how}; in brackets 95 % of {resamples:,} resamples\n")
-    if split in SEEN and _made_with(model, dataset):
-        print(f"{SEEN[split]}\n")
+    for note in notes:
+        print(f"{note}\n")
     answers.print_scores(found)
 
 
@@ -214,10 +217,10 @@ def export(
         raise UsageError(f"--to {to!r}: known are onnx and hub")
     if given not in ("uint8", "float"):
         raise UsageError(f"--input {given!r}: known are uint8 and float")
-    from ferbal.use import saved
+    from ferbal.use import folders, saved
 
     loaded = saved.load(model)
-    dataset = saved.data_set_of(model, loaded.about.get("digest", ""))
+    dataset = folders.data_set_of(model, loaded.about.get("digest", ""), folders.twins_of(model))
     place = out or root / "exports" / (f"{loaded.name}.onnx" if to == "onnx" else loaded.name)
     about: dict[str, Any] = {"model": str(model), "to": to, "path": str(place)}
     if to == "onnx":
@@ -257,12 +260,18 @@ def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Any) ->
     }
 
 
-def _made_with(path: Path, dataset: Dataset) -> bool:
-    """Whether the model was made with this data set, as weights from elsewhere were not."""
+def _notes(path: Path, dataset: Dataset, split: str) -> Iterator[str]:
+    """What to know of these rows before one reads the scores."""
     from ferbal.store import RunFolder
 
     about = RunFolder(path).about
-    return about.get("digest") == dataset.digest and not about.get("adopted")
+    if split in SEEN and about.get("digest") == dataset.digest and not about.get("adopted"):
+        yield SEEN[split]
+    if split == "test" and dataset.unlabelled is not None:
+        yield (
+            f"{dataset.name} has {len(dataset.unlabelled):,} more rows without labels, which cannot be scored: these "
+            "are labelled rows that the import set apart as test."
+        )
 
 
 def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:

@@ -13,6 +13,7 @@ from ferbal import combining, data, ensemble, metrics
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
 from ferbal.store import RunFolder, slug
+from ferbal.use.folders import data_set_under
 
 
 @dataclass(frozen=True)
@@ -100,15 +101,13 @@ def _one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
                 "what one was fitted on may have selected the other, and rows cannot be matched. Combine runs of one "
                 "and the same"
             )
-    digest = first.about["digest"]
-    known = [name for name in _stored(root) if data.describe(name, root)["digest"] == digest]
-    if not known:
+    dataset = data_set_under(root, first.about["digest"], first.about["twins"])
+    if dataset is None:
         raise DataError(
             f"the data set of {first.path.name} ({_data(first.about)}) is not under {root / 'data'}; "
             "its labels of validation are needed. Import it again, or name its place with --root"
         )
-    twins: data.Twins = first.about["twins"]
-    return data.open(known[0], root, twins=twins)
+    return dataset
 
 
 def _near(about: dict[str, Any]) -> bool:
@@ -122,10 +121,6 @@ def _division(about: dict[str, Any]) -> str:
 
 def _data(about: dict[str, Any]) -> str:
     return f"{about.get('data', {}).get('name', 'digest')} {about['digest'][:8]}"
-
-
-def _stored(root: Path) -> list[str]:
-    return sorted(path.parent.name for path in (root / "data").glob("*/dataset.json"))
 
 
 def _logits(run: RunFolder, part: str, rows: int, dataset: Dataset) -> np.ndarray:
