@@ -23,6 +23,8 @@ ModelPath = Annotated[
 ]
 Augmented = Annotated[str, typer.Option("--tta", help="Ask about variants too: flip, tencrop or affine.")]
 
+SOUPS = ("soup", "greedy soup")
+
 SEEN = {
     "train": "The model was trained on these rows: on any others it scores lower.",
     "val": "Half of these rows selected the model, and the other half fitted what corrects or combines it.",
@@ -45,13 +47,19 @@ def ensemble_(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs and adopted weights.")
     ],
     method: Annotated[
-        str, typer.Option(help="average, weighted, greedy, stack, ..., also with + offsets or + temperature")
+        str,
+        typer.Option(
+            help="average, vote, weighted, greedy, stack, ..., also with + offsets or + temperature; or soup, greedy "
+            "soup: one net whose weights are the mean of the runs'"
+        ),
     ] = "greedy",
     name: Annotated[str, typer.Option(help="Name under ensembles/.", show_default="the method's name")] = "",
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Combine runs of any studies on one data set, from their saved logits."""
+    """Combine runs of any studies on one data set, from their saved logits; or runs of one arm into one net."""
+    if method in SOUPS:
+        return _soup(runs, root, method, name, as_json)
     from ferbal.use import pool
 
     made = pool.combine(runs, root, method, name)
@@ -80,6 +88,26 @@ def ensemble_(
     best = f"best member {max(made.members):.3f}"
     low, high = made.interval
     print(f"\n{made.path}: macro-F1 {made.blend:.3f} ({low:.3f} to {high:.3f}) on blend, out of fold; {best}")
+    print(f"Next: ferbal evaluate {made.path} --data {made.data}")
+
+
+def _soup(runs: list[Path], root: Path, kind: str, name: str, as_json: bool) -> None:
+    from ferbal.use import soups
+
+    made = soups.make(runs, root, kind, name)
+    members = [
+        {"run": run, "taken": run in made.taken, "blend_macro_f1": score}
+        for run, score in zip(made.names, made.runs, strict=True)
+    ]
+    if as_json:
+        found = {"ensemble": str(made.path), "method": kind, "macro_f1": made.scores, "members": members}
+        return print_json(found)
+    print_table(
+        ["run", "in it", "blend macro-F1"],
+        [[str(one["run"]), "yes" if one["taken"] else "no", f"{one['blend_macro_f1']:.3f}"] for one in members],
+    )
+    told = ", ".join(f"{score:.3f} on {half}" for half, score in made.scores.items())
+    print(f"\n{made.path}: one net, macro-F1 {told}" + (", where its runs were picked" if kind != "soup" else ""))
     print(f"Next: ferbal evaluate {made.path} --data {made.data}")
 
 

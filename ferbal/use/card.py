@@ -69,6 +69,12 @@ def _data(about: dict[str, Any]) -> str:
 def _protocol(about: dict[str, Any]) -> str:
     if about.get("adopted"):
         return f"Weights from elsewhere (`{about['adopted']}`): what they were trained and selected on is not known."
+    if "soup" in about:
+        runs = ", ".join(f"`{name}`" for name in about["soup"]["taken"])
+        return (
+            f"A {about['soup']['kind']}: the mean of the weights of {runs}, with BatchNorm re-estimated on training "
+            f"rows. Recipe `{about['recipe']}`, ferbal {about['ferbal']}. Test was read for the scores below alone."
+        )
     if "knobs" not in about:
         return "Not known."
     lines = [

@@ -78,7 +78,7 @@ def filled(network: nn.Module, weights: dict[str, Tensor], path: Path, backbone:
 
 def _run(folder: RunFolder) -> Model:
     about = folder.about
-    network, view, machine = _network(folder, about)
+    network, view, machine = network_of(folder)
     if "correction" not in about:
         about = about | _worked_out(folder, about, network, view, machine)
     if about["correction"] is None:
@@ -101,7 +101,9 @@ def _run(folder: RunFolder) -> Model:
     return Model(folder.path.name, tuple(made["classes"]), (channels, height, width), net, folder.path, about)
 
 
-def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View, Machine]:
+def network_of(folder: RunFolder) -> tuple[nn.Module, View, Machine]:
+    """The network of a run with its weights, how it sees pictures, and where it computes."""
+    about = folder.about
     training = TypeAdapter(Training).validate_python(about["training"] | {"pretrained": False})
     path = folder.weights()
     weights = weights_file.read_safetensors(path)
