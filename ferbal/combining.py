@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import data, ensemble
+from ferbal import data, ensemble, files
 from ferbal.dataset import Dataset
+from ferbal.errors import DataError
 from ferbal.shapes import Float
 from ferbal.store import RunFolder
 
@@ -27,15 +28,22 @@ def combine(
     members: Mapping[str, RunFolder],
     logits: Mapping[str, Sequence[Float[np.ndarray, "n k"]]],
     dataset: Dataset,
+    ledger: Sequence[Mapping[str, str]] = (),
     **about: Any,
 ) -> None:
-    """Fit an ensemble and write it. members: runs by name, whose logits are given by split ("val", "test").
+    """Fit an ensemble and write it. members: runs by name, whose logits are given by split ("val", "test"). ledger:
+    who has seen which split, to be kept beside it.
 
     The macro-F1 and the other figures of `scores.json` are nested estimates with their intervals: what the method
     scores on rows of blend that it was not fitted on. Raises DataError, with nothing written, where a member has
-    seen the labels of blend. Test labels are not read.
+    seen the labels of blend, or blend has too few rows. Test labels are not read.
     """
     val, halves = dataset.val, data.halves(dataset.val)
+    if not len(halves.blend):
+        raise DataError(
+            f"the blend half of {dataset.name}'s validation has no rows to fit on; every class needs two different "
+            "validation images or more"
+        )
     fit = ensemble.named(method)
     said = {split: ensemble.members_of(each, unknown="fill") for split, each in logits.items()}
     blend, select = (said["val"][:, rows] for rows in (halves.blend, halves.select))
@@ -44,6 +52,8 @@ def combine(
     fitted = fit(blend, labels)
     expected = ensemble.estimate(fit, blend, labels, groups=val.group[halves.blend])
     folder.discard()
+    if ledger:
+        files.write_json(folder.path / "ledger.json", ledger)
     folder.save_logits(
         {split: fitted.apply(each) for split, each in said.items()}, {"val": val.ids, "test": dataset.test.ids}
     )
@@ -57,6 +67,13 @@ def combine(
         },
         {"blend": expected.scores, "interval": {name: list(ends) for name, ends in expected.intervals.items()}},
     )
+
+
+def refuse(folder: RunFolder, method: str, members: Mapping[str, RunFolder], dataset: Dataset, why: str) -> None:
+    """Note why these members could not be combined, where their ensemble would be."""
+    folder.discard()
+    folder.begin(_made_of(method, members, dataset))
+    folder.fail(why)
 
 
 def _made_of(method: str, members: Mapping[str, RunFolder], dataset: Dataset) -> dict[str, Any]:

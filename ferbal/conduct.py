@@ -20,7 +20,7 @@ from ferbal.plan import Arm, Plan
 from ferbal.run import Job
 from ferbal.search import Point
 from ferbal.store import RunFolder
-from ferbal.study import Report, Study, changed, combine, left, report, versions
+from ferbal.study import Report, Study, cautions, changed, combine, left, report, versions
 
 TRIAL_SEED = 0  # which no final run has
 Events = Generator[Event | None, None, None]
@@ -68,13 +68,13 @@ def run(study: Study, only: Sequence[str] = ()) -> Generator[Event, None, Report
 def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]:
     study = work.study
     plans = [(arm, plan) for arm, plan in study.plans if arm in chosen]
-    changes = [Noticed(change) for change in changed(study)]
+    notes = [Noticed(note) for note in (*changed(study), *cautions(study))]
     study.folder.save("spec", spec.as_json(study.spec))
     if study.spec.storage != "sqlite":
         study.folder.sign()
     to_do = tuple((arm, left(study, arm), len(study.spec.seeds)) for arm, _ in plans)
     yield Started(to_do, study.longest(chosen))
-    yield from changes
+    yield from notes
     work.searching.update(arm for arm, _ in plans)
     arms = [_arm(work, arm, plan, number, len(plans)) for number, (arm, plan) in enumerate(plans, start=1)]
     for event in together(arms):

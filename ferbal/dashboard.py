@@ -125,7 +125,7 @@ def _keep(study: optuna.Study, trial: optuna.Trial, artifacts: Path, name: str, 
     from optuna.artifacts import ArtifactMeta
 
     found = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{study.study_name}/{trial.number}/{name}"))
-    files.write(artifacts / found, lambda file: file.write(content))
+    files.write_bytes(artifacts / found, content)
     meta = json.dumps(asdict(ArtifactMeta(artifact_id=found, filename=name, mimetype=mimetype, encoding=None)))
     study._storage.set_trial_system_attr(trial._trial_id, f"artifacts:{found}", meta)
     return found

@@ -25,6 +25,7 @@ from ferbal.plan import Plan
 
 Weights = dict[str, Tensor]
 ONE_ARM = ("backbone", "recipe", "head", "classes", "digest", "twins")
+ONE_VIEW = ("image_size", "crop", "tta")  # settings of training by which a net sees images
 BATCH = 256
 
 
@@ -52,6 +53,13 @@ def check(ingredients: Sequence[Ingredient]) -> None:
                 raise UsageError(
                     f"{other.name}: {key} is {other.about[key]!r}, but {first.about[key]!r} in {first.name}; weights "
                     "mean the same only within one arm. Average what the runs say instead: `average`"
+                )
+        for key in ONE_VIEW:
+            seen = [each.about["training"].get(key) for each in (other, first)]
+            if seen[0] != seen[1]:
+                raise UsageError(
+                    f"{other.name}: training.{key} is {seen[0]!r}, but {seen[1]!r} in {first.name}; one net sees "
+                    "images in one way. Average what the runs say instead: `average`"
                 )
         for name, value in first.weights.items():
             if name not in other.weights or other.weights[name].shape != value.shape:

@@ -163,8 +163,7 @@ class RunFolder:
     def save_weights(self, weights: dict[str, Tensor]) -> None:
         from safetensors.torch import save
 
-        content = save(weights)
-        files.write(self.path / "weights.safetensors", lambda file: file.write(content))
+        files.write_bytes(self.path / "weights.safetensors", save(weights))
 
     def send_weights(self, url: str) -> None:
         """Keep the weights there and not here, where a note says what was sent where. Nothing if there are none."""
@@ -195,7 +194,7 @@ class RunFolder:
         arrays: dict[str, Any] = {split: values.astype(np.float32) for split, values in logits.items()}
         arrays |= {f"{split}_ids": names for split, names in ids.items()}
         np.savez_compressed(buffer, **arrays)
-        files.write(self.path / "logits.npz", lambda file: file.write(buffer.getbuffer()))
+        files.write_bytes(self.path / "logits.npz", buffer.getbuffer())
 
     def logits(self, split: str) -> Float[np.ndarray, "n k"]:
         """Logits of a split, in the order of its rows in the data set. A class the model left out has -inf."""

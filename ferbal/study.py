@@ -17,11 +17,8 @@ from pydantic import ValidationError
 from ferbal import __version__, combining, data, files, models, spec
 from ferbal.dataset import Dataset
 from ferbal.engine import Ahead
-from ferbal.errors import UsageError, nearest
-from ferbal.events import (
-    Combined,
-    Log,
-)
+from ferbal.errors import DataError, UsageError, nearest
+from ferbal.events import Combined, Log, Noticed
 from ferbal.models import weights_file
 from ferbal.plan import Arm, Knobs, Plan
 from ferbal.run import Job, plan_for
@@ -154,6 +151,22 @@ def changed(study: Study) -> list[str]:
     return said
 
 
+def cautions(study: Study) -> list[str]:
+    """What the data set is too small for."""
+    val, names = study.dataset.val, study.dataset.classes
+    rows = np.bincount(val.labels[data.halves(val).blend], minlength=len(names))
+    lacking = [name for name, count in zip(names, rows, strict=True) if not count]
+    if not lacking:
+        return []
+    then = (
+        "what is fitted there does not know them" if rows.any() else "nothing can be fitted there, no ensemble made"
+    )
+    return [
+        f"the blend half of validation has no image of {', '.join(lacking)}, so {then}. "
+        "Every class needs two different validation images or more"
+    ]
+
+
 def _flat(settings: Any, above: str = "") -> dict[str, Any]:
     if not isinstance(settings, dict):
         return {above: settings}
@@ -174,8 +187,8 @@ def left(study: Study, arm: Arm) -> int:
     return max(study.spec.trials(arm) - ended(study, arm), 0)
 
 
-def combine(study: Study) -> Iterator[Combined]:
-    """Make the study's ensembles from the logits of all complete final runs."""
+def combine(study: Study) -> Iterator[Combined | Noticed]:
+    """Make the study's ensembles from the logits of all complete final runs. One that cannot be leaves a note."""
     runs = [run for arm, _ in study.plans for run in study.finals(arm).values() if run.complete]
     members = {run.path.name: run for run in runs}
     if len(members) < 2:
@@ -185,7 +198,12 @@ def combine(study: Study) -> Iterator[Combined]:
         folder = study.folder.ensemble(method)
         if not combining.current(folder, method, members, study.dataset):
             logits = logits or {split: [run.logits(split) for run in runs] for split in ("val", "test")}
-            combining.combine(folder, method, members, logits, study.dataset)
+            try:
+                combining.combine(folder, method, members, logits, study.dataset)
+            except DataError as error:
+                combining.refuse(folder, method, members, study.dataset, str(error))
+                yield Noticed(f"ensemble {method}: {error}")
+                continue
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])
 
 
@@ -207,6 +225,7 @@ def report(study: Study, *others: Study) -> Report:
             each.plans,
             finals={arm: each.finals(arm) for arm, _ in each.plans},
             trials={arm: each.search(arm).trials() for arm, _ in each.plans},
+            further={arm: point.further for arm, _ in each.plans if (point := each.search(arm).chosen())},
         )
         for each in studies
     ]

@@ -8,7 +8,8 @@ import optuna
 from ferbal.data.table import Table
 from ferbal.dataset import Dataset
 from ferbal.plan import Plan
-from ferbal.run import over_all
+from ferbal.run import over_all, plan_for
+from ferbal.search import Choices, Values
 from ferbal.store import RunFolder
 from ferbal.study import Study
 
@@ -27,17 +28,18 @@ def fill(study: Study, epochs: int = 10, trials: int = 0) -> int:
     """Write every trial and final run of a study as if it had been trained; later arms are better. How many runs."""
     draw, written = np.random.default_rng(0), 0
     study.folder.path.mkdir(parents=True, exist_ok=True)
-    for place, (arm, plan) in enumerate(study.plans):
+    for place, (arm, _) in enumerate(study.plans):
         if trials:
             _search(study, place, trials, epochs, draw)
         for seed, run in study.finals(arm).items():
             point = study.search(arm).chosen()
             assert point is not None
+            job = study.job(arm, point, seed)
             _run(
                 run,
-                study.job(arm, point, seed).settings,
+                job.settings,
                 study.dataset,
-                plan,
+                plan_for(job.arm, study.dataset, job.training, job.twins, seed, job.allow_double_correction),
                 0.6 + 0.2 * place / len(study.plans),
                 epochs,
                 draw,
@@ -84,26 +86,31 @@ def _run(
     )
     took = {"epochs": epochs, "best_epoch": epochs, "seconds": 4.0 * epochs, "images_per_s": 900.0}
     about = settings | took | {"parameters": 11_000_000}
-    about |= {"classes": list(plan.classes), "becomes": plan.becomes.tolist()}
+    about |= {"classes": list(plan.classes), "becomes": plan.becomes.tolist(), "notes": list(plan.notes)}
+    about |= {"counts": plan.counts.tolist(), "prior": plan.prior().tolist()}
     run.finish(about | {"fitted": []}, {"select": {"macro_f1": float(rise[-1])}})
 
 
 def _search(study: Study, place: int, trials: int, epochs: int, draw: np.random.Generator) -> None:
-    ranges: dict[str, optuna.distributions.BaseDistribution] = {
-        "lr": optuna.distributions.FloatDistribution(1e-4, 3e-2, log=True),
-        "batch_size": optuna.distributions.CategoricalDistribution([32, 64, 128, 256]),
-        "patience": optuna.distributions.IntDistribution(3, 15),
-    }
+    space = study.spec.space(study.plans[place][0])
+    ranges = {name: _distribution(values) for name, values in space.knobs.items() if name not in space.single}
+    sampler = optuna.samplers.RandomSampler(int(draw.integers(2**31)))
+    asked = optuna.create_study(sampler=sampler)
     tried = []
     for _ in range(trials):
-        params = {
-            "lr": 10 ** draw.uniform(-4, -1.6),
-            "batch_size": int(draw.choice([32, 64, 128, 256])),
-            "patience": int(draw.integers(3, 16)),
-        }
+        params = asked.ask(ranges).params
         told = {"epochs": epochs, "seconds": 4.0 * epochs}
-        value = 0.5 + 0.01 * place - 0.1 * abs(np.log10(params["lr"]) + 3) + draw.normal(0, 0.01)
+        lr = params.get("lr", 1e-3)
+        value = 0.5 + 0.01 * place - 0.1 * abs(np.log10(lr) + 3) + draw.normal(0, 0.01)
         tried.append(
             optuna.trial.create_trial(params=params, distributions=ranges, value=float(value), user_attrs=told)
         )
     study.search(study.plans[place][0]).study().add_trials(tried)
+
+
+def _distribution(values: Values) -> optuna.distributions.BaseDistribution:
+    if isinstance(values, Choices):
+        return optuna.distributions.CategoricalDistribution(values.values)
+    if values.whole:
+        return optuna.distributions.IntDistribution(int(values.low), int(values.high), log=values.log)
+    return optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)

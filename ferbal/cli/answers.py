@@ -10,7 +10,7 @@ from ferbal.cli.shared import print_json, print_table
 
 if TYPE_CHECKING:
     from ferbal.use.photos import Answer
-    from ferbal.use.scores import Figure, Scores
+    from ferbal.use.scores import Scores
 
 
 def as_text(answers: list[Answer], classes: tuple[str, ...], top: int, faces: bool) -> None:
@@ -66,14 +66,14 @@ def print_scores(found: dict[str, Scores]) -> None:
     }
     over = [f"{name} ({one.rows:,})" for name, one in found.items()]
     print_table(
-        ["", *over], [[label, *(_told(one.overall[name]) for one in found.values())] for name, label in told.items()]
+        ["", *over], [[label, *(str(one.overall[name]) for one in found.values())] for name, label in told.items()]
     )
     first = next(iter(found.values()))
     print()
     print_table(
         ["class", "rows", "precision", "recall", "F1"],
         [
-            [label, f"{first.matrix[k].sum():,}", *(_told(figure) for figure in figures.values())]
+            [label, f"{first.matrix[k].sum():,}", *map(str, figures.values())]
             for k, (label, figures) in enumerate(first.per_class.items())
         ],
     )
@@ -82,7 +82,3 @@ def print_scores(found: dict[str, Scores]) -> None:
         ["", *first.classes],
         [[label, *map(str, row)] for label, row in zip(first.classes, first.matrix, strict=True)],
     )
-
-
-def _told(figure: Figure) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f}..{figure.high:.3f})" if figure.value == figure.value else "-"

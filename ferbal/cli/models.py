@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,8 @@ ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a run, an ensemble, adopted weights or an exported model.")
 ]
 Augmented = Annotated[str, typer.Option("--tta", help="Ask about variants too: flip, tencrop or affine.")]
+
+SOUPS = ("soup", "greedy soup")
 
 SEEN = {
     "train": "The model was trained on these rows: on any others it scores lower.",
@@ -44,13 +47,19 @@ def ensemble_(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs and adopted weights.")
     ],
     method: Annotated[
-        str, typer.Option(help="average, weighted, greedy, stack, ..., also with + offsets or + temperature")
+        str,
+        typer.Option(
+            help="average, vote, weighted, greedy, stack, ..., also with + offsets or + temperature; or soup, greedy "
+            "soup: one net whose weights are the mean of the runs'"
+        ),
     ] = "greedy",
     name: Annotated[str, typer.Option(help="Name under ensembles/.", show_default="the method's name")] = "",
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Combine runs of any studies on one data set, from their saved logits."""
+    """Combine runs of any studies on one data set, from their saved logits; or runs of one arm into one net."""
+    if method in SOUPS:
+        return _soup(runs, root, method, name, as_json)
     from ferbal.use import pool
 
     made = pool.combine(runs, root, method, name)
@@ -79,6 +88,26 @@ def ensemble_(
     best = f"best member {max(made.members):.3f}"
     low, high = made.interval
     print(f"\n{made.path}: macro-F1 {made.blend:.3f} ({low:.3f} to {high:.3f}) on blend, out of fold; {best}")
+    print(f"Next: ferbal evaluate {made.path} --data {made.data}")
+
+
+def _soup(runs: list[Path], root: Path, kind: str, name: str, as_json: bool) -> None:
+    from ferbal.use import soups
+
+    made = soups.make(runs, root, kind, name)
+    members = [
+        {"run": run, "taken": run in made.taken, "blend_macro_f1": score}
+        for run, score in zip(made.names, made.runs, strict=True)
+    ]
+    if as_json:
+        found = {"ensemble": str(made.path), "method": kind, "macro_f1": made.scores, "members": members}
+        return print_json(found)
+    print_table(
+        ["run", "in it", "blend macro-F1"],
+        [[str(one["run"]), "yes" if one["taken"] else "no", f"{one['blend_macro_f1']:.3f}"] for one in members],
+    )
+    told = ", ".join(f"{score:.3f} on {half}" for half, score in made.scores.items())
+    print(f"\n{made.path}: one net, macro-F1 {told}" + (", where its runs were picked" if kind != "soup" else ""))
     print(f"Next: ferbal evaluate {made.path} --data {made.data}")
 
 
@@ -132,21 +161,23 @@ def evaluate(
 ) -> None:
     """Score a model on a data set: figures with 95 % intervals, class by class, and the confusion matrix."""
     from ferbal import data, metrics
-    from ferbal.use import scores
+    from ferbal.use import folders, scores
 
-    dataset = data.open(source, root)
+    dataset = data.open(source, root, twins=folders.twins_of(model))
     scores.part(dataset, split)
+    notes = list(_notes(model, dataset, split))
     probabilities = metrics.softmax(_logits(model, dataset, split, _tta(tta)))
     found = scores.official_and_without_twins(probabilities, dataset, split, resamples=resamples, seed=seed)
     if as_json:
         settings = {"model": str(model), "data": dataset.name, "split": split, "tta": tta or None, "seed": seed}
+        settings["notes"] = notes
         return print_json(
             settings | {"classes": dataset.classes} | {over: scores.as_json(one) for over, one in found.items()}
         )
     how = f"{split}, {tta}" if tta else split
     print(f"{model} on {dataset.name}, {how}; in brackets 95 % of {resamples:,} resamples\n")
-    if split in SEEN and _made_with(model, dataset):
-        print(f"{SEEN[split]}\n")
+    for note in notes:
+        print(f"{note}\n")
     answers.print_scores(found)
 
 
@@ -191,7 +222,7 @@ def predict(
     for one in wrong:
         print(f"{one.name}: {one.wrong}", file=sys.stderr)
     if not good:
-        raise DataError(f"not one of {len(wrong):,} pictures could be used")
+        raise DataError(f"none of {len(wrong):,} pictures could be used; the reasons are above")
     if submission is not None:
         _submit(submission, said, wrong, loaded.classes, faces)
     show = answers.as_json if as_json else answers.as_csv if as_csv else answers.as_text
@@ -214,10 +245,10 @@ def export(
         raise UsageError(f"--to {to!r}: known are onnx and hub")
     if given not in ("uint8", "float"):
         raise UsageError(f"--input {given!r}: known are uint8 and float")
-    from ferbal.use import saved
+    from ferbal.use import folders, saved
 
     loaded = saved.load(model)
-    dataset = saved.data_set_of(model, loaded.about.get("digest", ""))
+    dataset = folders.data_set_of(model, loaded.about.get("digest", ""), folders.twins_of(model))
     place = out or root / "exports" / (f"{loaded.name}.onnx" if to == "onnx" else loaded.name)
     about: dict[str, Any] = {"model": str(model), "to": to, "path": str(place)}
     if to == "onnx":
@@ -257,12 +288,18 @@ def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Any) ->
     }
 
 
-def _made_with(path: Path, dataset: Dataset) -> bool:
-    """Whether the model was made with this data set, as weights from elsewhere were not."""
+def _notes(path: Path, dataset: Dataset, split: str) -> Iterator[str]:
+    """What to know of these rows before one reads the scores."""
     from ferbal.store import RunFolder
 
     about = RunFolder(path).about
-    return about.get("digest") == dataset.digest and not about.get("adopted")
+    if split in SEEN and about.get("digest") == dataset.digest and not about.get("adopted"):
+        yield SEEN[split]
+    if split == "test" and dataset.unlabelled is not None:
+        yield (
+            f"{dataset.name} has {len(dataset.unlabelled):,} more rows without labels, which cannot be scored: these "
+            "are labelled rows that the import set apart as test."
+        )
 
 
 def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:

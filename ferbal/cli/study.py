@@ -41,7 +41,8 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
             }
             for arm, plan in checked.plans
         ]
-        return print_json({"study": checked.spec.name, "arms": arms, "trials": trials, "final_runs": finals})
+        found = {"study": checked.spec.name, "notes": study.cautions(checked), "arms": arms}
+        return print_json(found | {"trials": trials, "final_runs": finals})
     dataset = checked.dataset
     print(
         f"{checked.spec.name}: {len(checked.plans)} arms on {dataset.name} ({len(dataset.train):,} training rows)\n"
@@ -59,6 +60,8 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
     print(
         f"\n{trials + finals} trainings: {trials} trials and {finals} final runs on {len(checked.spec.seeds)} seeds"
     )
+    for note in study.cautions(checked):
+        print(f"note: {note}")
 
 
 @study_app.command("run")

@@ -12,14 +12,16 @@ how much the members differ and what each one more adds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import get_args
 
 from ferbal.ensemble.calibration import temperature, tempered, with_offsets
 from ferbal.ensemble.canary import Suspicion, refuse_leaks, suspicious
 from ferbal.ensemble.diversity import Diversity, Growth, diversity, growth
 from ferbal.ensemble.estimate import Estimate, estimate
-from ferbal.ensemble.greedy import bagged, greedy, greedy_path
+from ferbal.ensemble.greedy import Metric, bagged, greedy, greedy_path
 from ferbal.ensemble.members import FLOOR, Combined, Method, Unknown, log_probabilities, members_of
-from ferbal.ensemble.mixtures import average, average_logits, weighted
+from ferbal.ensemble.mixtures import average, average_logits, vote, weighted
 from ferbal.ensemble.stacks import stack, stack_boosted, stack_plain
 from ferbal.errors import UsageError, nearest
 
@@ -53,6 +55,7 @@ __all__ = [
     "suspicious",
     "temperature",
     "tempered",
+    "vote",
     "weighted",
     "with_offsets",
 ]
@@ -60,6 +63,7 @@ __all__ = [
 METHODS: dict[str, Method] = {
     "average": average,
     "average_logits": average_logits,
+    "vote": vote,
     "weighted": weighted,
     "greedy": greedy,
     "bagged": bagged,
@@ -68,20 +72,21 @@ METHODS: dict[str, Method] = {
 }
 """The methods that a study may name, alone or with corrections: `greedy`, `average + offsets`."""
 
+AIMED = {"greedy": greedy, "bagged": bagged}
+"""Those that may be followed by the metric that members are picked for, macro-F1 if none is: `greedy accuracy`."""
+
 CORRECTIONS: dict[str, Callable[[Method], Method]] = {"temperature": tempered, "offsets": with_offsets}
 
 
 def fits(text: str) -> bool:
-    """Whether the method of a name fits anything on blend. Members count the same in both averages."""
-    return text.strip() not in ("average", "average_logits")
+    """Whether the method of a name fits anything on blend. Members count the same in both averages and the vote."""
+    return text.strip() not in ("average", "average_logits", "vote")
 
 
 def named(text: str) -> Method:
-    """The method of a name, `stack` or `greedy + offsets + temperature` say. Raises UsageError for an unknown one."""
+    """The method of a name, `stack` or `greedy log loss + temperature` say. Raises UsageError for an unknown one."""
     name, *corrections = (part.strip() for part in text.split("+"))
-    if name not in METHODS:
-        raise UsageError(f"no method {name!r}{nearest(name, METHODS)}; known are {', '.join(METHODS)}")
-    method = METHODS[name]
+    method = _alone(name)
     for correction in corrections:
         if correction not in CORRECTIONS:
             known = ", ".join(CORRECTIONS)
@@ -90,3 +95,17 @@ def named(text: str) -> Method:
             )
         method = CORRECTIONS[correction](method)
     return method
+
+
+def _alone(name: str) -> Method:
+    """The method of a name without corrections."""
+    first, _, metric = name.partition(" ")
+    if metric and first in AIMED:
+        known: dict[str, Metric] = {one.replace("_", " "): one for one in get_args(Metric)}
+        wanted = " ".join(metric.lower().replace("-", " ").replace("_", " ").split())
+        if wanted not in known:
+            raise UsageError(f"{name!r}: no metric {metric!r}{nearest(wanted, known)}; known are {', '.join(known)}")
+        return partial(AIMED[first], metric=known[wanted])
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}{nearest(name, METHODS)}; known are {', '.join(METHODS)}")
+    return METHODS[name]

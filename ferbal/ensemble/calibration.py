@@ -34,21 +34,21 @@ def temperature(log_probs: LogProbabilities, labels: Labels) -> float:
     return float(np.exp(found.x))
 
 
-def tempered(method: Method, folds: int = 5, seed: int = 0) -> Method:
+def tempered(method: Method) -> Method:
     """The method, whose answers are then divided by the temperature that suits its answers out of fold."""
 
     def fit(members: Members, labels: Labels) -> Combined:
-        t = temperature(out_of_fold(method, members, labels, folds, seed=seed), labels)
+        t = temperature(out_of_fold(method, members, labels), labels)
         return method(members, labels).then(lambda said: metrics.log_softmax(said / t))
 
     return fit
 
 
-def with_offsets(method: Method, folds: int = 5, seed: int = 0) -> Method:
+def with_offsets(method: Method) -> Method:
     """The method, to whose answers the offsets are then added that suit its answers out of fold."""
 
     def fit(members: Members, labels: Labels) -> Combined:
-        moved = best_offsets(out_of_fold(method, members, labels, folds, seed=seed), labels, seed)
+        moved = best_offsets(out_of_fold(method, members, labels), labels)
         return method(members, labels).then(lambda said: metrics.log_softmax(said + moved))
 
     return fit

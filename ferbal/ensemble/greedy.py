@@ -22,7 +22,7 @@ TIE = 1e-12  # scores nearer than this are equal but for rounding
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class Selection:
     """Members in the order they were taken, and the score on blend after each. best: the length to keep."""
 
     taken: Int[np.ndarray, " s"]
@@ -62,7 +62,7 @@ def bagged(
     return mixture(total / bags)
 
 
-def greedy_path(members: Members, labels: Labels, metric: Metric = "macro_f1", steps: int = STEPS) -> Path:
+def greedy_path(members: Members, labels: Labels, metric: Metric = "macro_f1", steps: int = STEPS) -> Selection:
     """The members that greedy selection takes, one after another."""
     if metric not in get_args(Metric):
         raise UsageError(
@@ -88,7 +88,7 @@ def greedy_path(members: Members, labels: Labels, metric: Metric = "macro_f1", s
         scores.append(-worth[0] if metric == "log_loss" else worth[0])
         if worth[0] > best[0] + TIE or (worth[0] > best[0] - TIE and worth[1] > best[1] + TIE):
             best, best_length = worth, length
-    return Path(np.array(taken), np.array(scores), best_length)
+    return Selection(np.array(taken), np.array(scores), best_length)
 
 
 class _Votes:
@@ -169,7 +169,7 @@ def _scores(counts: Int[np.ndarray, "m k k"], metric: Metric) -> Float[np.ndarra
     return each.sum(1) / (base > 0).sum(1)
 
 
-def _weights(path: Path, members: int) -> Float[np.ndarray, " m"]:
+def _weights(path: Selection, members: int) -> Float[np.ndarray, " m"]:
     return np.bincount(path.taken[: path.best], minlength=members) / path.best
 
 

@@ -1,4 +1,4 @@
-"""Means of what the members say, plain or weighted."""
+"""Means of what the members say, plain or weighted, and their vote."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ferbal import metrics
 from ferbal.ensemble.members import Combined, Labels, LogProbabilities, Members, mixture
 
 ROUNDS, STILL = 1000, 1e-8
+TIE = 0.5  # of a vote, which the mean of probabilities has: less than what sets two classes apart, if anything does
 
 
 def average(members: Members, labels: Labels) -> Combined:
@@ -24,6 +25,20 @@ def average_logits(members: Members, labels: Labels) -> Combined:
 
     def apply(some: Members) -> LogProbabilities:
         return metrics.log_softmax(some.mean(0))
+
+    return Combined(apply, np.full(len(members), 1 / len(members)))
+
+
+def vote(members: Members, labels: Labels) -> Combined:
+    """One vote a member, for the class that it predicts; their mean probability breaks ties. Nothing is fitted.
+
+    (v_k + TIE mean_m p_mk) / (M + TIE), v_k the votes for class k. What a member is sure of beyond its answer counts
+    for little, which helps where members are calibrated badly or each in its own way.
+    """
+
+    def apply(some: Members) -> LogProbabilities:
+        votes = (some.argmax(2)[:, :, None] == np.arange(some.shape[2])).sum(0)
+        return np.log((votes + TIE * np.exp(some).mean(0)) / (len(some) + TIE))
 
     return Combined(apply, np.full(len(members), 1 / len(members)))
 

@@ -10,7 +10,7 @@ pays for. `stack` therefore begins at the average, has one weight for each membe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -101,9 +101,11 @@ def stack_boosted(members: Members, labels: Labels, seed: int = 0) -> Combined:
         early_stopping=False,
         random_state=seed,
     )
+    plain = average(members, labels)
+    if len(np.unique(labels)) < 2:  # trees tell classes apart, and there is but one
+        return replace(plain, weights=None)
     weights = _row_weights(labels, members.shape[2], BALANCE)
     trees = _of_scikit_learn(model, _spread, members, labels, sample_weight=weights)
-    plain = average(members, labels)
 
     def apply(some: Members) -> LogProbabilities:
         return np.logaddexp(np.log(TREES) + trees.apply(some), np.log(1 - TREES) + plain.apply(some))

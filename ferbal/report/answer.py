@@ -32,7 +32,7 @@ class Verdict:
 
 
 def answer(tables: Tables) -> str:
-    """Which strategy gains over the baseline, by how much and how surely; which cannot be told from it."""
+    """Which strategy gains over the baseline, by how much and how surely; which do not differ from it."""
     models = frames.models(tables)
     arms = models[(models["kind"] == "arm") & models["model"].isin(_scored(tables))]
     if arms.empty:
@@ -41,7 +41,7 @@ def answer(tables: Tables) -> str:
     whole = _whole(tables)
     if len(backbones) > 1 and len(whole) and whole["seeds"].max() < SEEDS_NEEDED:
         verdict = _too_few(_records(whole), {model: model for model in models["model"]})
-        rest = [*verdict.rest, *_without_a_score(tables, models)]
+        rest = [*verdict.rest, *_without_a_score(tables)]
         return f"On {tables.about['dataset']} {verdict.finding}. {_capital('; '.join(rest))}."
     verdicts = [_verdict(tables, backbone, arms) for backbone in backbones[:BACKBONES_TOLD]]
     findings = [
@@ -55,7 +55,7 @@ def answer(tables: Tables) -> str:
     if len(backbones) > BACKBONES_TOLD:
         further = len(backbones) - BACKBONES_TOLD
         rest.append(f"the leaderboard has {counted(further, 'further backbone')}")
-    rest += _without_a_score(tables, models)
+    rest += _without_a_score(tables)
     first = f"On {tables.about['dataset']} {'; '.join(findings)}."
     return f"{first} {_capital('; '.join(rest))}." if rest else first
 
@@ -99,11 +99,12 @@ def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
         finding = f"{names[best['model']]} {_changes('gains', best)} over {plain}{_rows(tables, best)}"
     elif losses:
         worst, *losses = losses
-        finding = f"no strategy surely gains over {plain}, and {names[worst['model']]} {_changes('loses', worst)}"
+        loses = _changes("loses", worst)
+        finding = f"no strategy is significantly better than {plain}, and {names[worst['model']]} {loses}"
         finding += _rows(tables, worst)
     else:
         first = f"{names[untold[0]['model']]} comes first, {_open(untold[0])}"
-        finding = f"no strategy can be told from {plain} by macro-F1 ({first})"
+        finding = f"no strategy differs significantly from {plain} in macro-F1 ({first})"
         untold = []
     amounts = {row["model"]: f"{names[row['model']]} {points(row['mean'])}" for row in found}
     rest = [
@@ -112,7 +113,7 @@ def _verdict(tables: Tables, backbone: str, arms: pd.DataFrame) -> Verdict:
         if rows
     ]
     if untold:
-        rest.append(f"cannot be told from {plain}: {listed([names[row['model']] for row in untold])}")
+        rest.append(f"not significantly different from {plain}: {listed([names[row['model']] for row in untold])}")
     if few:
         rest.append(f"of too few seeds for any claim: {listed([names[row['model']] for row in few])}")
     return Verdict(finding, tuple(rest))
@@ -144,8 +145,10 @@ def _too_few(rows: list[Row], names: dict[str, str]) -> Verdict:
     if np.isnan(needed):
         return Verdict(finding, (f"{seen}, and at least {SEEDS_NEEDED} seeds of {name} and {plain} are needed",))
     if np.isinf(needed):
-        return Verdict(finding, (f"{seen}, which no number of seeds would settle: the test images leave it open",))
-    return Verdict(finding, (f"{seen}, which about {needed:.0f} seeds would settle if they spread as these do",))
+        told = f"{seen}, and more seeds would not settle it, because the test set is too small"
+    else:
+        told = f"{seen}, and about {needed:.0f} seeds would settle it if their spread stays the same"
+    return Verdict(finding, (told,))
 
 
 def _rows(tables: Tables, row: Row) -> str:
@@ -174,7 +177,7 @@ def _changes(verb: str, row: Row) -> str:
     return f"{verb} {points(abs(row['mean']), sign=False)} points of macro-F1 (95 % {between(low, high, '.1f', 100)})"
 
 
-def _without_a_score(tables: Tables, models: pd.DataFrame) -> Iterator[str]:
+def _without_a_score(tables: Tables) -> Iterator[str]:
     scored = set(_scored(tables))
     gone = [name for name in dict.fromkeys(tables.failed["model"]) if name not in scored]
     if gone:

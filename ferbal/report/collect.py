@@ -29,7 +29,8 @@ PICTURE = 64  # pixels of a side: what the page shows them at, or less
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search.
+    """A study as it lies on disk. finals: the run of each seed, done or not; trials: those of each arm's search;
+    further: what else than the three knobs the search has set for the final runs, by name.
 
     Which runs and ensembles are complete is read once: what completes while a report is made waits for the next one.
     """
@@ -40,6 +41,7 @@ class Source:
     plans: Sequence[tuple[Arm, Plan]]
     finals: Mapping[Arm, Mapping[int, RunFolder]]
     trials: Mapping[Arm, Sequence[dict[str, Any]]]
+    further: Mapping[Arm, Mapping[str, Any]]
 
     def renamed(self) -> Source:
         """The same, with the study's name before each arm's label: apart from the arms of other studies."""
@@ -49,6 +51,7 @@ class Source:
             plans=[(new[arm], plan) for arm, plan in self.plans],
             finals={new[arm]: runs for arm, runs in self.finals.items()},
             trials={new[arm]: trials for arm, trials in self.trials.items()},
+            further={new[arm]: values for arm, values in self.further.items()},
         )
 
     @cached_property
@@ -57,10 +60,19 @@ class Source:
 
     @cached_property
     def ensembles(self) -> list[tuple[str, RunFolder]]:
-        """The complete ones whose members are all of this study: not those from before settings or data changed."""
+        return [(name, made) for name, made in self._tried if made.complete]
+
+    @cached_property
+    def refused(self) -> list[tuple[str, RunFolder]]:
+        """The ensembles that could not be made."""
+        return [(name, made) for name, made in self._tried if made.failure and not made.complete]
+
+    @property
+    def _tried(self) -> list[tuple[str, RunFolder]]:
+        """Ensembles whose members are all of this study: not those from before settings or data changed."""
         own = {run.path.name for _, _, run in self.done}  # a run's name tells its settings and its data
         found = [(name, self.folder.ensemble(name)) for name in self.spec.ensembles]
-        return [(name, run) for name, run in found if run.complete and set(run.about["members"]) <= own]
+        return [(name, made) for name, made in found if set(made.about.get("members", [None])) <= own]
 
 
 def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = None) -> Tables:
@@ -97,27 +109,29 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     }
     mistaken = scored.mistakes()
     looked = _overlays(sources, mistaken)
+    further = dict.fromkeys(name for source in sources for name in source.spec.search.further)
     return Tables(
         about=_about(sources, first, labels) | {"overlays": looked.note},
-        runs=frame("runs", (_run_row(*one) for source in sources for one in source.done)),
+        runs=frame("runs", (_run_row(source, *one) for source in sources for one in source.done), further),
         becomes=frame("becomes", (row for source in sources for row in _becomes(source))),
         history=_history([one for source in sources for one in source.done]),
         trials=frame(
             "trials",
             (
-                {"model": arm.name, **trial}
+                {"model": arm.name, **trial, **trial["further"]}
                 for source in sources
                 for arm, trials in source.trials.items()
                 for trial in trials
             ),
+            further,
         ),
         weights=frame("weights", (row for source in sources for row in _weights(source, names))),
         mistakes=frame("mistakes", _mistakes(mistaken, first.dataset, cast, looked.layers)),
         images=frame("images", _images(first.dataset)),
         samples=frame("samples", _samples(first.dataset)),
         counts=frame("counts", (row for source in sources for row in _counts(source))),
-        notes=frame("notes", (row for source in sources for row in _notes(source.plans))),
-        failed=frame("failed", (row for source in sources for row in _failed(source))),
+        notes=frame("notes", (row for source in sources for row in _notes(source))),
+        failed=frame("failed", (row for source in sources for row in _failed(source, many))),
         ledger=frame("ledger", (row for source in sources for row in _ledger(source, many))),
         provenance=_provenance(sources),
         **scored.tables(against),
@@ -138,7 +152,8 @@ def _truth(dataset: Dataset, blend: Int[np.ndarray, " b"]) -> Truth:
 def _add(scored: Scored, who: Who, run: RunFolder, blend: Int[np.ndarray, " b"]) -> None:
     about = run.about
     val, test = (run.logits(name) for name in ("val", "test"))
-    scored.add(who, val[blend], test, known=about.get("classes", ()), becomes=about.get("becomes", ()))
+    worth = run.scores["blend"]["macro_f1"] if who.kind == "ensemble" else None  # out of fold
+    scored.add(who, val[blend], test, about.get("classes", ()), about.get("becomes", ()), worth)
 
 
 def _about(sources: Sequence[Source], first: Source, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -166,9 +181,9 @@ def _provenance(sources: Sequence[Source]) -> dict[str, Any]:
     }
 
 
-def _run_row(arm: Arm, seed: int, run: RunFolder) -> dict[str, Any]:
-    about = run.about
-    return about | about["knobs"] | {"run": run.path.name, "strategy": arm.label, "seed": seed}
+def _run_row(source: Source, arm: Arm, seed: int, run: RunFolder) -> dict[str, Any]:
+    about, set_by_search = run.about, source.further[arm]
+    return about | about["knobs"] | set_by_search | {"run": run.path.name, "strategy": arm.label, "seed": seed}
 
 
 def _becomes(source: Source) -> Iterator[dict[str, Any]]:
@@ -252,25 +267,53 @@ def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _counts(source: Source) -> Iterator[dict[str, Any]]:
-    """By class of the data set: those that a strategy takes as one are drawn as their rows are many."""
+    """By class of the data set, the mean over runs: those taken as one are drawn as their rows are many."""
     names, labels = source.dataset.classes, source.dataset.train.labels
     for label, plan in {arm.label: plan for arm, plan in source.plans}.items():
-        counts = np.bincount(labels[plan.samples.source], minlength=len(names))
-        prior = plan.prior()
-        for k, own in enumerate(plan.becomes):
-            if own >= 0:
-                share = float(prior[own] * (counts[k] / max(plan.counts[own], 1)))
-                yield {"strategy": label, "class": names[k], "rows": int(counts[k]), "share": share}
+        rows = np.bincount(labels[plan.samples.source], minlength=len(names))
+        drawn = np.mean([_drawn(about, rows) for about in _planned(source, label)], axis=0)
+        for name, count, share in zip(names, *drawn, strict=True):
+            yield {"strategy": label, "class": name, "rows": round(count), "share": float(share)}
 
 
-def _notes(plans: Sequence[tuple[Arm, Plan]]) -> Iterator[dict[str, Any]]:
-    for arm, plan in {arm.label: (arm, plan) for arm, plan in plans}.values():
-        for note in plan.notes or ("nothing is changed",):
-            yield {"strategy": arm.label, "recipe": arm.recipe, "note": note}
+def _drawn(about: Mapping[str, Any], rows: Int[np.ndarray, " k0"]) -> Float[np.ndarray, "2 k0"]:
+    """Rows and share of each class of the data set. rows: by which those taken as one share what the whole has."""
+    becomes = np.array(about["becomes"])
+    known = becomes >= 0
+    own = becomes[known]
+    whole = np.bincount(own, rows[known], len(about["counts"]))
+    drawn = np.zeros((2, len(becomes)))
+    drawn[:, known] = np.array([about["counts"], about["prior"]])[:, own] * rows[known] / np.maximum(whole, 1)[own]
+    return drawn
 
 
-def _failed(source: Source) -> Iterator[dict[str, Any]]:
-    """Final runs that failed, and arms whose search has stopped, or left none because every trial of it failed."""
+def _notes(source: Source) -> Iterator[dict[str, Any]]:
+    for label in dict.fromkeys(arm.label for arm, _ in source.plans):
+        told = {about["recipe"]: about["notes"] for about in _planned(source, label)}
+        for recipe, notes in told.items():
+            for note in notes or ("nothing is changed",):
+                yield {"strategy": label, "recipe": recipe, "note": note}
+
+
+def _planned(source: Source, label: str) -> list[Mapping[str, Any]]:
+    """What the plans of a strategy's runs were, with what the search has set; before there are any, its plan."""
+    if done := [run.about for arm, _, run in source.done if arm.label == label]:
+        return done
+    arm, plan = next((arm, plan) for arm, plan in source.plans if arm.label == label)
+    return [
+        {
+            "recipe": arm.recipe,
+            "becomes": plan.becomes,
+            "counts": plan.counts,
+            "prior": plan.prior(),
+            "notes": plan.notes,
+        }
+    ]
+
+
+def _failed(source: Source, many: bool) -> Iterator[dict[str, Any]]:
+    """Final runs that failed; arms whose search has stopped, or left none because every trial of it failed; and
+    ensembles that could not be made."""
     for arm in source.finals:
         for seed, run in source.finals[arm].items():
             if run.failure:
@@ -281,6 +324,8 @@ def _failed(source: Source) -> Iterator[dict[str, Any]]:
         broken = [trial["message"] for trial in source.trials[arm] if trial["state"] == "failed"]
         if broken and not source.finals[arm]:
             yield {"model": arm.name, "seed": 0, "message": f"all {len(broken)} trials failed: {broken[-1]}"}
+    for name, made in source.refused:
+        yield {"model": f"{source.spec.name}: {name}" if many else name, "seed": -1, "message": made.failure}
 
 
 def _ledger(source: Source, many: bool) -> Iterator[dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ferbal.report.tables import Tables
+from ferbal.report.tables import Tables, further
 from ferbal.report.words import listed
 
 UNTWINNED = "test without twins"
@@ -235,24 +235,16 @@ def search(tables: Tables) -> pd.DataFrame:
 def settings(tables: Tables) -> pd.DataFrame:
     """What the final runs of each arm trained with, and what they took; means over seeds where they differ.
 
-    strategy, backbone, lr, batch_size, patience, epochs, best_epoch, seconds, images_per_s, parameters, energy_j (NaN
-    where the machine of one of them did not tell)
+    strategy, backbone, lr, batch_size, patience, what else the search has set, epochs, best_epoch, seconds,
+    images_per_s, parameters, energy_j (NaN where the machine of one of them did not tell)
     """
-    columns = [
-        "lr",
-        "batch_size",
-        "patience",
-        "epochs",
-        "best_epoch",
-        "seconds",
-        "images_per_s",
-        "parameters",
-        "energy_j",
-    ]
-    arms = tables.runs.astype(dict.fromkeys(columns, float)).groupby(["strategy", "backbone"], sort=False)
-    found = arms[columns].mean()
+    knobs, took = ["lr", "batch_size", "patience"], ["epochs", "best_epoch", "seconds", "images_per_s", "parameters"]
+    numeric = [*knobs, *took, "energy_j"]
+    arms = tables.runs.astype(dict.fromkeys(numeric, float)).groupby(["strategy", "backbone"], sort=False)
+    varied = further("runs", tables.runs)
+    found = arms[numeric].mean().join(arms[varied].first())  # text too, and the same for every seed
     found["energy_j"] = arms["energy_j"].agg(lambda drawn: drawn.mean(skipna=False))
-    return found.reset_index()
+    return found[[*knobs, *varied, *took, "energy_j"]].reset_index()
 
 
 def models(tables: Tables) -> pd.DataFrame:

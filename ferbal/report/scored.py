@@ -43,7 +43,10 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class _Said:
-    """Logits of blend, probabilities of test, and the classes that they come to. worth: macro-F1 on blend."""
+    """Logits of blend, probabilities of test, and the classes that they come to.
+
+    worth: macro-F1 on blend, by which the best run and the best ensemble are told.
+    """
 
     blend: Float[np.ndarray, "b k"]
     test: Float[np.ndarray, "n k"]
@@ -67,16 +70,19 @@ class Scored:
         test: Float[np.ndarray, "n k"],
         known: Sequence[str] = (),
         becomes: Sequence[int] = (),
+        worth: float | None = None,
     ) -> None:
         """Logits of one run over all classes, -inf for those it does not know.
 
         known: the classes it knows, by default all. becomes [K]: the place of each class among them, -1 for none.
+        worth: macro-F1 on blend, where that of these logits would flatter: an ensemble was fitted to these rows.
         """
         truth, names = self.truth, self.truth.classes
         known, place = known or names, np.array(becomes or range(len(names)))
         own = (place[:, None] == np.arange(len(known))).astype(np.int64)
         found: dict[str, Int[np.ndarray, "k k"]] = {}
-        parts = [("blend", blend, truth.blend), ("test", test, truth.test)]
+        parts = [("blend", blend, truth.blend)] if len(truth.blend) else []
+        parts.append(("test", test, truth.test))
         if truth.untwinned is not None:
             parts.append(("test without twins", test[truth.untwinned], truth.test[truth.untwinned]))
         about = {key: value for key, value in asdict(who).items() if key != "run"}
@@ -86,13 +92,15 @@ class Scored:
             for over, square in (("all", matrix), ("kept", own.T @ matrix @ own)):
                 for row in _of_matrix(square, names if over == "all" else known):
                     self._scores.append(head | {"over": over, **row})
-            ece = metrics.expected_calibration_error(metrics.softmax(logits), labels)
+            ece = metrics.expected_calibration_error(_answers(metrics.softmax(logits), place), labels)
             self._scores.append(head | {"over": "all", "class": "", "metric": "ece", "value": ece})
             key = (who.model, who.kind, part)
             self._matrices[key] = self._matrices.get(key, 0) + matrix
         # single precision halves what hundreds of runs keep in memory
         said = blend.astype(np.float32), metrics.softmax(test).astype(np.float32)
-        self._said[who] = _Said(*said, metrics.answered(test, place), metrics.macro_f1(found["blend"]))
+        if worth is None:
+            worth = metrics.macro_f1(found["blend"]) if "blend" in found else float("nan")
+        self._said[who] = _Said(*said, metrics.answered(test, place), worth)
 
     def tables(self, against: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         """The tables that follow. against: the baseline of each model that is compared with one."""
@@ -167,7 +175,7 @@ class Scored:
     def _growth(self) -> Rows:
         """Macro-F1 of the average of more and more runs: of random ones, and of those that greedy takes on blend."""
         arms = [who for who in self._said if who.kind == "arm"]
-        if len(arms) < 2:
+        if len(arms) < 2 or not len(self.truth.blend):
             return
         blend = ensemble.members_of([self._said[who].blend for who in arms], unknown="fill")
         path = ensemble.greedy_path(blend, self.truth.blend)
@@ -188,18 +196,23 @@ class Scored:
         found = ensemble.diversity(self._members(arms), self.truth.test)
         models = list(dict.fromkeys(who.model for who in arms))
         member = np.array([[who.model == model for who in arms] for model in models], dtype=float)
-        pairs = member @ (1 - np.eye(len(arms))) @ member.T
-        known = ~np.isnan(found.correlation)
-        np.fill_diagonal(known, False)
-        with np.errstate(invalid="ignore"):
-            disagreement = member @ (found.disagreement * (1 - np.eye(len(arms)))) @ member.T / pairs
-            correlation = member @ np.where(known, found.correlation, 0) @ member.T / (member @ known @ member.T)
+        measures = {
+            "disagreement": found.disagreement,
+            "correlation": found.correlation,
+            "q": found.q,
+            "double_fault": found.double_fault,
+        }
+        means = {name: _over_pairs(each, member) for name, each in measures.items()}
         for i, j in np.ndindex(len(models), len(models)):
-            values = {"disagreement": disagreement[i, j], "correlation": correlation[i, j]}
-            yield {"first": models[i], "second": models[j], **values}
+            yield {"first": models[i], "second": models[j]} | {name: mean[i, j] for name, mean in means.items()}
 
     def _best(self, kind: str) -> list[Who]:
-        """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge."""
+        """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge.
+
+        None where blend has no rows, for then nothing tells.
+        """
+        if not len(self.truth.blend):
+            return []
         return sorted((who for who in self._said if who.kind == kind), key=lambda who: -self._said[who].worth)
 
     def _duels(self) -> Rows:
@@ -233,6 +246,26 @@ class Scored:
         with np.errstate(divide="ignore"):  # a class that a run does not know has probability 0
             logits = [np.log(self._said[who].test) for who in arms]
         return ensemble.members_of(logits, unknown="fill")
+
+
+def _over_pairs(each: Float[np.ndarray, "m m"], member: Float[np.ndarray, "a m"]) -> Float[np.ndarray, "a a"]:
+    """The mean of a measure of pairs over those of two different runs, by model; NaN where it is of none of them.
+
+    member: 1 where a run, across, is one of a model's.
+    """
+    known = ~np.isnan(each)
+    np.fill_diagonal(known, False)
+    with np.errstate(invalid="ignore"):
+        return member @ np.where(known, each, 0) @ member.T / (member @ known @ member.T)
+
+
+def _answers(shares: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:
+    """Probabilities in which the first of merged classes has those of all, so that it is what `answered` says."""
+    known = np.flatnonzero(becomes >= 0)
+    first = known[np.unique(becomes[known], return_index=True)[1]]
+    whole = np.zeros_like(shares)
+    whole[:, first] = shares @ (becomes[:, None] == becomes[first])
+    return whole
 
 
 def _named(who: Who) -> str:

@@ -59,7 +59,7 @@ def write(tables: Tables, folder: Path, form: Form = "png") -> list[Path]:
 
 
 def _written(path: Path, content: bytes) -> Path:
-    files.write(path, lambda file: file.write(content))
+    files.write_bytes(path, content)
     return path
 
 

@@ -24,7 +24,7 @@ COLUMNS = {
     "ranking": "model class recall precision average",
     "calibration": "model class said true rows",
     "growth": "order size mean low high",
-    "agreement": "first second disagreement correlation",
+    "agreement": "first second disagreement correlation q double_fault",
     "duels": "first second rows only_first only_second p",
     "reach": "class rows best ensemble any",
     "weights": "ensemble run model seed weight",
@@ -44,7 +44,8 @@ class Tables:
                 mistakes: whose they are, or why there are none)
     runs        run, strategy, recipe, backbone, seed, lr, batch_size, patience, epochs, best_epoch, seconds,
                 images_per_s, parameters, energy_j (joules of training, NaN where the machine does not tell),
-                energy_of (whose: "CPU", "GPU and CPU"): one row a final run
+                energy_of (whose: "CPU", "GPU and CPU"), and whatever else the search has set, by name
+                (`focal.gamma`): one row a final run
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
                 "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value
     confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm
@@ -55,14 +56,15 @@ class Tables:
                 leaves out; two of the same are one to the arm
     history     run, model, seed, epoch, stage, lr, loss, macro_f1, accuracy, images_per_s
     trials      model, number, state ("complete" | "pruned" | "failed" | "running"), value, lr, batch_size,
-                patience, epochs, seconds
-    counts      strategy, class, rows (of one pass), share (of what the last stage draws)
-    notes       strategy, recipe, note: what each strategy did to the plan
+                patience, epochs, seconds, and whatever else the search varies, by name
+    counts      strategy, class, rows (of one pass), share (of what the last stage draws): means over final runs
+    notes       strategy, recipe, note: what each strategy did to the plan of its final runs
     ranking     model, class, recall, precision, average (precision over all recalls): means over seeds
     calibration model, class, said (mean probability in a bin), true (share of the class there), rows (of all seeds)
     growth      order ("random" | "greedy"), size, mean, low, high: test macro-F1 of the average of so many runs, the
                 random ones over several orders; greedy takes those that help on blend
-    agreement   first, second (models), disagreement, correlation (of errors): means over pairs of runs, on test
+    agreement   first, second (models), disagreement, correlation (of errors), q (Yule's), double_fault (share of rows
+                that both have wrong): means over pairs of runs, on test
     duels       first, second (a run or an ensemble each), rows (of test, one a picture), only_first, only_second
                 (rows that only the one has right), p (exact McNemar): of the models that are best on blend
     reach       class, rows, best (share of them that the run has right which is best on blend), ensemble (the same of
@@ -73,7 +75,7 @@ class Tables:
                 most confidently, by pair of classes
     images      class, split ("train" | "val" | "test"), rows
     samples     class, id, picture (a data URI): of training
-    failed      model, seed, message
+    failed      model, seed (-1 for ensembles), message
     ledger      what, fitted_on, selected_on: which split each fitted thing has touched
     provenance  ferbal, python, torch, ..., host, cpu, threads, device, command, last_training
 
@@ -116,6 +118,11 @@ def summary(tables: Tables) -> pd.DataFrame:
     return wide.reset_index().sort_values("macro_f1", ascending=False) if len(wide) else wide.reset_index()
 
 
-def frame(table: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as the table of this name, with its columns also where there is no row."""
-    return pd.DataFrame(list(rows), columns=COLUMNS[table].split())
+def frame(table: str, rows: Iterable[Mapping[str, Any]], further: Iterable[str] = ()) -> pd.DataFrame:
+    """Rows as the table of this name, with its columns, and these further ones, also where there is no row."""
+    return pd.DataFrame(list(rows), columns=[*COLUMNS[table].split(), *further])
+
+
+def further(table: str, rows: pd.DataFrame) -> list[str]:
+    """The columns that a table has beyond its own: settings that the search varies besides the three knobs."""
+    return [str(name) for name in rows.columns if name not in COLUMNS[table].split()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +14,11 @@ MISSING = "\N{EN DASH}"
 def number(value: float, form: str = ".3f") -> str:
     """The number as text, or an en dash where there is none."""
     return format(value, form) if pd.notna(value) else MISSING
+
+
+def setting(value: Any, form: str = ".3g") -> str:
+    """A setting as text: a number in this form, a name as it is."""
+    return str(value) if isinstance(value, (str, bool)) else number(value, form)
 
 
 def rough(value: float) -> str:
@@ -41,9 +47,9 @@ def slug(title: str) -> str:
     return re.sub(r"\W+", "-", title.lower()).strip("-")
 
 
-def counted(count: int, one: str, many: str = "") -> str:
+def counted(count: int, one: str) -> str:
     """`1 seed`, `6 seeds`."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {one if count == 1 else one + 's'}"
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:

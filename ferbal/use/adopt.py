@@ -65,7 +65,8 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
         images = with_channels(np.asarray(getattr(dataset, name).images), channels)
         logits[name] = over_all(train.predict(network.to(machine.device), images, view, machine), becomes)
     halves = data.halves(dataset.val)
-    _check_order(logits["val"][halves.blend], dataset.val.labels[halves.blend], dataset, how.classes, file)
+    if len(halves.blend):
+        _check_order(logits["val"][halves.blend], dataset.val.labels[halves.blend], dataset, how.classes, file)
     about = {
         "adopted": file.name,
         "recipe": "plain",
@@ -93,6 +94,7 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
             metrics.confusion(dataset.val.labels[rows], logits["val"][rows].argmax(1), len(dataset.classes))
         )
         for half, rows in (("select", halves.select), ("blend", halves.blend))
+        if len(rows)
     }
     draft = RunFolder(folder.path.with_name(f".{folder.path.name}.partial"))
     try:

@@ -10,18 +10,20 @@ from ferbal.store import RunFolder
 from ferbal.use import scores
 from ferbal.use.model import Model
 
+FRONT = "---\nlibrary_name: timm\npipeline_tag: image-classification\ntags: [image-classification, timm, ferbal]\n---"
+
 
 def text(model: Model, config: dict[str, Any], dataset: Dataset | None) -> str:
     """README.md of a hub folder. dataset: the one it was trained on, if it is at hand, for the scores on test."""
     about = model.about
     blocks = [
-        _front(config),
+        FRONT,
         f"# {about.get('label', model.name)} · {config['architecture']}",
         f"Classes, in the order of the logits: {', '.join(config['label_names'])}.",
         "## Use",
         _use(config),
         "## Data",
-        _data(model, dataset),
+        _data(about),
         "## Protocol",
         _protocol(about),
         "## Scores",
@@ -30,12 +32,6 @@ def text(model: Model, config: dict[str, Any], dataset: Dataset | None) -> str:
         _limits(model, config),
     ]
     return "\n\n".join(blocks) + "\n"
-
-
-def _front(config: dict[str, Any]) -> str:
-    return (
-        "---\nlibrary_name: timm\npipeline_tag: image-classification\ntags: [image-classification, timm, ferbal]\n---"
-    )
 
 
 def _use(config: dict[str, Any]) -> str:
@@ -57,8 +53,7 @@ def _use(config: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _data(model: Model, dataset: Dataset | None) -> str:
-    about = model.about
+def _data(about: dict[str, Any]) -> str:
     made = about.get("data")
     if not made:
         return "Not known."
@@ -74,6 +69,12 @@ def _data(model: Model, dataset: Dataset | None) -> str:
 def _protocol(about: dict[str, Any]) -> str:
     if about.get("adopted"):
         return f"Weights from elsewhere (`{about['adopted']}`): what they were trained and selected on is not known."
+    if "soup" in about:
+        runs = ", ".join(f"`{name}`" for name in about["soup"]["taken"])
+        return (
+            f"A {about['soup']['kind']}: the mean of the weights of {runs}, with BatchNorm re-estimated on training "
+            f"rows. Recipe `{about['recipe']}`, ferbal {about['ferbal']}. Test was read for the scores below alone."
+        )
     if "knobs" not in about:
         return "Not known."
     lines = [
@@ -108,15 +109,13 @@ def _scores(model: Model, dataset: Dataset | None) -> str:
         "| --- |" + " ---: |" * len(found),
     ]
     lines += [
-        f"| {label} | " + " | ".join(_told(one.overall[name]) for one in found.values()) + " |"
+        f"| {label} | " + " | ".join(str(one.overall[name]) for one in found.values()) + " |"
         for name, label in names.items()
     ]
     first = next(iter(found.values()))
     lines += ["", "| class | rows | precision | recall | F1 |", "| --- | ---: | ---: | ---: | ---: |"]
     for k, (label, figures) in enumerate(first.per_class.items()):
-        lines.append(
-            f"| {label} | {first.matrix[k].sum():,} | " + " | ".join(_told(one) for one in figures.values()) + " |"
-        )
+        lines.append(f"| {label} | {first.matrix[k].sum():,} | " + " | ".join(map(str, figures.values())) + " |")
     return "\n".join(lines)
 
 
@@ -134,7 +133,3 @@ def _limits(model: Model, config: dict[str, Any]) -> str:
     if left_out:
         lines.insert(0, f"- It does not know {', '.join(left_out)}, and never says so.")
     return "\n".join([*lines, "", f"Made by ferbal {__version__}."])
-
-
-def _told(figure: scores.Figure) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f}..{figure.high:.3f})" if figure.value == figure.value else "-"

@@ -51,7 +51,7 @@ def write(model: Model, folder: Path, card: Callable[[dict[str, Any]], str]) -> 
         from safetensors.torch import save
 
         content = save({name: value.contiguous() for name, value in network.state_dict().items()})
-        files.write(draft / "model.safetensors", lambda file: file.write(content))
+        files.write_bytes(draft / "model.safetensors", content)
         files.write_json(draft / "config.json", config)
         files.write_text(draft / "README.md", card(config))
         gap = _gap(model, net, draft, known)

@@ -78,11 +78,6 @@ class Mixture:
         return self.apply(ensemble.members_of([net.logits(images) for net in self.members], self.unknown))
 
 
-def convex(weights: Float[np.ndarray, " m"]) -> Callable[[Float[np.ndarray, "m n k"]], Float[np.ndarray, "n k"]]:
-    """The mixture of probabilities with these weights, from and to log-probabilities."""
-    return lambda members: np.log(np.einsum("m,mnk->nk", weights, np.exp(members)))
-
-
 @dataclass(frozen=True, eq=False)
 class Model:
     """A run, an ensemble, weights from elsewhere or an exported folder.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +51,7 @@ def write(model: Model, path: Path, images: UInt8[np.ndarray, "n c h w"], given:
         )
     form = InOne(model).eval()
     example = torch.zeros(2, *model.shape, dtype=torch.uint8 if given == "uint8" else torch.float32)
-    with warnings.catch_warnings(), _quiet():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # stdout belongs to results, not to progress
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(
             form,
@@ -73,7 +75,7 @@ def write(model: Model, path: Path, images: UInt8[np.ndarray, "n c h w"], given:
             f"onnxruntime says other things than torch on {checked.images - checked.agreeing} of {checked.images} "
             f"images (probabilities differ by up to {checked.gap:.2g}), so nothing was written"
         )
-    files.write(path, lambda file: file.write(content))
+    files.write_bytes(path, content)
     return checked
 
 
@@ -183,14 +185,3 @@ def _libraries() -> tuple[Any, Any]:
     except ImportError as error:
         raise UsageError(f'exporting to ONNX needs {error.name}. Run `pip install "ferbal[export]"`') from None
     return onnx, onnxruntime
-
-
-def _quiet() -> Any:
-    """The exporter reports its progress on stdout, which belongs to results."""
-    import contextlib
-    import io
-
-    return contextlib.redirect_stdout(io.StringIO())
-
-
-__all__ = ["Checked", "InOne", "View", "write"]

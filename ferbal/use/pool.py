@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import combining, data, ensemble, files, metrics
+from ferbal import combining, data, ensemble, metrics
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
 from ferbal.store import RunFolder, slug
+from ferbal.use.folders import data_set_under
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,17 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     of it. Test labels are not read.
     """
     ensemble.named(method)
-    name = name or slug(method)
-    if slug(name) != name:
-        raise UsageError(f"--name {name!r}: lower-case letters, digits and dashes; {slug(name)!r} would do")
-    if len(runs) < 2:
-        raise UsageError("an ensemble has two members or more; name the folders of several runs")
-    if twice := {str(run) for run in runs if sum(run.resolve() == other.resolve() for other in runs) > 1}:
-        raise UsageError(f"{min(twice)} is named twice")
-    folders = [_finished(run) for run in runs]
-    dataset = _one_data_set(folders, root)
-    folder = RunFolder(root / "ensembles" / name)
-    members = dict(zip((_named(run, root) for run in runs), folders, strict=True))
+    folder = place(runs, root, method, name)
+    folders = [finished(run) for run in runs]
+    dataset = one_data_set(folders, root)
+    members = dict(zip((named(run, root) for run in runs), folders, strict=True))
     splits = {"val": dataset.val, "test": dataset.test}
     logits = {part: [_logits(run, part, len(rows), dataset) for run in folders] for part, rows in splits.items()}
-    if folder.complete and (folder.about["members"], folder.about["method"]) != (list(members), method):
+    if folder.complete and (folder.about.get("members"), folder.about.get("method")) != (list(members), method):
         raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
     if not combining.current(folder, method, members, dataset):
-        # what says whose rows were seen is there before what says that the ensemble is complete
-        files.write_json(folder.path / "ledger.json", _ledger(name, method, folders))
-        combining.combine(folder, method, members, logits, dataset, data=dataset.name)
+        ledger = _ledger(folder.path.name, method, folders)
+        combining.combine(folder, method, members, logits, dataset, ledger, data=dataset.name)
     blend = data.halves(dataset.val).blend
     weights = folder.about["weights"]
     return Pooled(
@@ -73,7 +66,20 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     )
 
 
-def _finished(run: Path) -> RunFolder:
+def place(runs: Sequence[Path], root: Path, method: str, name: str = "") -> RunFolder:
+    """Where what is made of these runs goes, by default under the method's name. Raises UsageError."""
+    name = name or slug(method)
+    if slug(name) != name:
+        raise UsageError(f"--name {name!r}: lower-case letters, digits and dashes; {slug(name)!r} would do")
+    if len(runs) < 2:
+        raise UsageError("an ensemble has two members or more; name the folders of several runs")
+    if twice := {str(run) for run in runs if sum(run.resolve() == other.resolve() for other in runs) > 1}:
+        raise UsageError(f"{min(twice)} is named twice; name each run once")
+    return RunFolder(root / "ensembles" / name)
+
+
+def finished(run: Path) -> RunFolder:
+    """The folder of a finished run or adopted weights. Raises DataError where it is none."""
     folder = RunFolder(run)
     about = folder.about
     if not about.get("digest") or "members" in about or not folder.complete or not (run / "logits.npz").exists():
@@ -84,7 +90,7 @@ def _finished(run: Path) -> RunFolder:
     return folder
 
 
-def _one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
+def one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
     """The data set that all runs were made on, divided as for all of them."""
     # adopted weights have seen no half of this validation split: they fit any division of it
     own = [folder for folder in folders if not folder.about.get("adopted")]
@@ -101,15 +107,13 @@ def _one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
                 "what one was fitted on may have selected the other, and rows cannot be matched. Combine runs of one "
                 "and the same"
             )
-    digest = first.about["digest"]
-    known = [name for name in _stored(root) if data.describe(name, root)["digest"] == digest]
-    if not known:
+    dataset = data_set_under(root, first.about["digest"], first.about["twins"])
+    if dataset is None:
         raise DataError(
             f"the data set of {first.path.name} ({_data(first.about)}) is not under {root / 'data'}; "
             "its labels of validation are needed. Import it again, or name its place with --root"
         )
-    twins: data.Twins = first.about["twins"]
-    return data.open(known[0], root, twins=twins)
+    return dataset
 
 
 def _near(about: dict[str, Any]) -> bool:
@@ -123,10 +127,6 @@ def _division(about: dict[str, Any]) -> str:
 
 def _data(about: dict[str, Any]) -> str:
     return f"{about.get('data', {}).get('name', 'digest')} {about['digest'][:8]}"
-
-
-def _stored(root: Path) -> list[str]:
-    return sorted(path.parent.name for path in (root / "data").glob("*/dataset.json"))
 
 
 def _logits(run: RunFolder, part: str, rows: int, dataset: Dataset) -> np.ndarray:
@@ -144,17 +144,19 @@ def _macro_f1(said: np.ndarray, labels: np.ndarray, dataset: Dataset) -> float:
     return metrics.macro_f1(metrics.confusion(labels, said.argmax(1), len(dataset.classes)))
 
 
-def _named(run: Path, root: Path) -> str:
-    """Its way from the root, so that the whole can be moved; the full one if it lies elsewhere."""
-    place = run.resolve()
-    return place.relative_to(root.resolve()).as_posix() if place.is_relative_to(root.resolve()) else str(place)
+def named(run: Path, root: Path) -> str:
+    """A run's way from the root, so that the whole can be moved; the full one if it lies elsewhere."""
+    where = run.resolve()
+    return where.relative_to(root.resolve()).as_posix() if where.is_relative_to(root.resolve()) else str(where)
 
 
 def _ledger(name: str, method: str, folders: Sequence[RunFolder]) -> list[dict[str, str]]:
     """Who has seen which split, as a study's ledger says it."""
     fits = "blend half of validation" if ensemble.fits(method) else "nothing"
     adopted = any(folder.about.get("adopted") for folder in folders)
+    picked = any(folder.about.get("soup", {}).get("kind") == "greedy soup" for folder in folders)
     selected = "select half of validation" + (", adopted ones unknown" if adopted else "")
+    selected += ", greedy soups on the blend half too" if picked else ""
     return [
         {
             "what": "weights of every member",

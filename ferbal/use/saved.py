@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ferbal import data, device, ensemble, files, train
+from ferbal import data, device, ensemble, train
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.dataset import Dataset
 from ferbal.device import Machine
+from ferbal.ensemble.members import mixture
 from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
 from ferbal.models.build import build, channels_of
@@ -21,7 +21,8 @@ from ferbal.plan import Arm, Head, Training
 from ferbal.run import corrections, made_for, plan_for
 from ferbal.shapes import Float
 from ferbal.store import RunFolder
-from ferbal.use.model import Mixture, Model, Net, convex
+from ferbal.use.folders import data_set_of, members_of
+from ferbal.use.model import Mixture, Model, Net
 
 KINDS = (
     "a run (studies/NAME/runs/RUN), an ensemble (studies/NAME/ensembles/METHOD, ensembles/NAME), adopted weights "
@@ -53,27 +54,6 @@ def load(path: str | Path) -> Model:
     raise DataError(f"{path}: {what}; name {KINDS}")
 
 
-def members_of(folder: RunFolder) -> list[RunFolder]:
-    """The runs that an ensemble is made of: a study's named by their folders, others by their way from the root."""
-    found = []
-    for name in folder.about["members"]:
-        places = [folder.path.parents[1] / "runs" / name, folder.path.parents[1] / name]
-        place = next((place for place in places if (place / "run.json").exists()), None)
-        if place is None:
-            raise DataError(f"{folder.path}: its member {name} is gone; make the ensemble again")
-        found.append(RunFolder(place))
-    return found
-
-
-def data_set_of(folder: Path, digest: str, twins: data.Twins = "drop") -> Dataset | None:
-    """The data set with this digest under the root that a folder lies in, if it is there."""
-    for root in folder.resolve().parents:
-        for described in sorted((root / "data").glob("*/dataset.json")):
-            if files.read_json(described).get("digest") == digest:
-                return data.open(described.parent.name, root, twins=twins)
-    return None
-
-
 def filled(network: nn.Module, weights: dict[str, Tensor], path: Path, backbone: str) -> nn.Module:
     """The network with these weights, all of them. Raises DataError where they belong to another one."""
     own = network.state_dict()
@@ -98,7 +78,7 @@ def filled(network: nn.Module, weights: dict[str, Tensor], path: Path, backbone:
 
 def _run(folder: RunFolder) -> Model:
     about = folder.about
-    network, view, machine = _network(folder, about)
+    network, view, machine = network_of(folder)
     if "correction" not in about:
         about = about | _worked_out(folder, about, network, view, machine)
     if about["correction"] is None:
@@ -121,7 +101,9 @@ def _run(folder: RunFolder) -> Model:
     return Model(folder.path.name, tuple(made["classes"]), (channels, height, width), net, folder.path, about)
 
 
-def _network(folder: RunFolder, about: dict[str, Any]) -> tuple[nn.Module, View, Machine]:
+def network_of(folder: RunFolder) -> tuple[nn.Module, View, Machine]:
+    """The network of a run with its weights, how it sees pictures, and where it computes."""
+    about = folder.about
     training = TypeAdapter(Training).validate_python(about["training"] | {"pretrained": False})
     path = folder.weights()
     weights = weights_file.read_safetensors(path)
@@ -182,11 +164,11 @@ def _ensemble(folder: RunFolder) -> Model:
         fitted = ensemble.named(about["method"])(log[:, at], blend[1])
         apply, weights = fitted.apply, fitted.weights
     nets = [model.nets[0] for model in models]
-    if weights is not None and _agree(convex(weights)(log), told):
+    if weights is not None and _agree(mixture(weights).apply(log), told):
         if all((net.becomes >= 0).all() for net in nets):  # what counts for nothing need not be asked
             used = np.flatnonzero(weights)
             nets, weights = [nets[member] for member in used], weights[used]
-        body = Mixture(tuple(nets), convex(weights), weights, unknown)
+        body = Mixture(tuple(nets), mixture(weights).apply, weights, unknown)
     elif apply is not None and _agree(apply(log), told):
         body = Mixture(tuple(nets), apply, None, unknown)
     else:

@@ -25,6 +25,9 @@ class Figure:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return "-" if np.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f}..{self.high:.3f})"
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -82,7 +85,7 @@ def matched(
         if name in common:
             wide[:, place] = logits[:, classes.index(name)]
     if not np.isfinite(wide).any(1).all():
-        raise DataError("the model knows none of the classes of the data set; it had left them out")
+        raise DataError("the model left out every class that this data set has")
     return wide
 
 

@@ -28,6 +28,7 @@ from ferbal.ensemble import (
     stack_plain,
     weighted,
 )
+from ferbal.errors import UsageError
 
 Fit = Callable[[np.ndarray, np.ndarray], Combined]
 every_method = pytest.mark.parametrize("method", METHODS)
@@ -117,6 +118,33 @@ def test_no_other_convex_mixture_has_a_lower_log_loss_on_blend(seed: int) -> Non
     assert loss(found) <= min(loss(weights) for weights in grid) + 1e-6
 
 
+# --- vote
+
+
+def test_votes_by_hand() -> None:
+    # Row by row: two of three against one that is surer; three ways, which the mean decides; all for one class.
+    first = [[0.51, 0.49, 0.0], [0.6, 0.4, 0.0], [0.8, 0.1, 0.1]]
+    second = [[0.51, 0.49, 0.0], [0.3, 0.7, 0.0], [0.7, 0.2, 0.1]]
+    third = [[0.0, 1.0, 0.0], [0.3, 0.2, 0.5], [0.9, 0.1, 0.0]]
+    members = ensemble.members_of([np.log(np.maximum(one, 1e-12)) for one in (first, second, third)])
+    said = np.exp(ensemble.vote(members, np.zeros(3, dtype=np.int64)).apply(members))
+    assert said.argmax(1).tolist() == [0, 1, 0]
+    assert said[0] == pytest.approx(np.array([2 + 0.5 * 0.34, 1 + 0.5 * 0.66, 0]) / 3.5, abs=1e-5)
+    assert said[1] == pytest.approx(np.array([1 + 0.5 * 0.4, 1 + 0.5 * 1.3 / 3, 1 + 0.5 / 6]) / 3.5, abs=1e-5)
+    assert said[2].argsort().tolist() == [2, 1, 0], "without a vote the mean tells the order"
+    assert np.isfinite(np.log(said)).all()
+
+
+@few
+@given(seed=st.integers(0, 999))
+def test_no_certainty_outdoes_a_vote(seed: int) -> None:
+    members, labels = made_up(seed, members=5)
+    votes = np.stack([np.bincount(row, minlength=4) for row in members.argmax(2).T])
+    said = ensemble.vote(members, labels).apply(members)
+    rows = np.arange(len(labels))
+    assert (votes[rows, said.argmax(1)] == votes.max(1)).all()
+
+
 # --- all of them
 
 
@@ -178,6 +206,33 @@ def test_a_single_member_is_its_own_ensemble(method: str) -> None:
     fitted = METHODS[method](members, labels)
     assert fitted.weights == pytest.approx([1])
     assert fitted.apply(members) == pytest.approx(members[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["greedy accuracy", "greedy balanced accuracy", "bagged log_loss", "greedy macro-F1"]
+)
+def test_members_are_picked_for_the_metric_that_is_named(name: str) -> None:
+    members, labels = made_up(3)
+    first, _, metric = name.partition(" ")
+    expected = getattr(ensemble, first)(members, labels, metric.lower().replace(" ", "_").replace("-", "_"))
+    assert ensemble.named(name)(members, labels).weights == pytest.approx(expected.weights)
+    corrected = ensemble.named(f"{name} + temperature")(members, labels).apply(members)
+    assert corrected.argmax(1).tolist() == expected.apply(members).argmax(1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "greedy acuracy",
+            r"no metric 'acuracy' \(did you mean 'accuracy'\?\); known are macro f1, balanced accuracy",
+        ),
+        ("stack accuracy", "no method 'stack accuracy'"),
+    ],
+)
+def test_a_metric_that_is_not_known_or_not_asked_for_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        ensemble.named(name)
 
 
 def test_every_method_that_a_study_may_name_is_here() -> None:

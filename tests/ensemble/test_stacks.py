@@ -138,3 +138,9 @@ def test_stack_gives_a_class_that_is_absent_in_blend_next_to_nothing() -> None:
     assert said[:, 1] == pytest.approx(1e-6, rel=1e-3)
     assert (said[:, [0, 2, 3]].mean(0) > 0.05).all()
     assert said.sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_blend_of_one_class_leaves_boosting_nothing_to_do() -> None:
+    members, _ = made_up(0, rows=6)
+    labels = np.zeros(6, dtype=np.int64)
+    assert np.array_equal(stack_boosted(members, labels).apply(members), average(members, labels).apply(members))

@@ -13,15 +13,17 @@ import pytest
 from conftest import STUDY, table
 from made_up_runs import fill
 
-from ferbal import data, study
+from ferbal import data, files, study
 from ferbal.errors import UsageError
-from ferbal.report import frames
+from ferbal.events import Combined, Noticed
+from ferbal.plan import Arm
+from ferbal.report import frames, searches
 from ferbal.report.answer import answer
 from ferbal.report.collect import Source, collect
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
-from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.report.tables import COLUMNS, Tables, frame, further
 from ferbal.store import RunFolder
 
 SETTINGS = (
@@ -117,6 +119,40 @@ def test_ensembles_of_runs_that_are_not_of_the_study_any_more_are_not_shown(tmp_
     assert set(study.report(changed).found.scores["kind"]) == {"arm", "ensemble"}
 
 
+def test_the_page_tells_what_the_search_has_set(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    varied = "patience: [2, 5], balanced_draw.power: [0, 1], dropout: [0, 0.5]"
+    search = f"{{trials: 12, lr: 1e-3, batch_size: 16, {varied}}}"
+    arms = "{plain: plain, drawn: balanced_draw(power=0.5)}"
+    changes = (*SETTINGS, f"search={search}", f"strategies={arms}", "ensembles=[]")
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, changes)
+    fill(made, trials=12)
+    found = study.report(made).found
+    point = made.search(made.plans[1][0]).chosen()
+    assert point is not None
+    power = point.further["balanced_draw.power"]
+    rows = frames.distribution(found).set_index(["strategy", "class"])
+    odds = np.array([36, 48, 12]) ** power
+    assert rows.loc["drawn", "share"].tolist() == pytest.approx((odds / odds.sum()).tolist())
+    assert rows.loc["plain", "rows"].tolist() == [36, 48, 12]
+    assert dict(zip(found.notes["strategy"], found.notes["recipe"], strict=True)) == {
+        "plain": "plain",
+        "drawn": f"balanced_draw(power={power!r})",
+    }
+    chosen = frames.settings(found).set_index("strategy")
+    assert chosen["balanced_draw.power"].tolist() == pytest.approx([np.nan, power], nan_ok=True)
+    assert chosen["dropout"].notna().all()
+    assert found.trials["balanced_draw.power"].notna().tolist() == [False] * 12 + [True] * 12
+    varied = further("trials", found.trials)
+    lines = searches.parallel(frames.search(found), varied)
+    axes = {model: own["axis"].unique().tolist() for model, own in lines.groupby("model")}
+    assert axes["plain · facevgg_small"] == ["patience", "dropout", "macro-F1"]
+    assert axes["drawn · facevgg_small"] == ["patience", "balanced_draw.power", "dropout", "macro-F1"]
+    important = searches.importances(frames.search(found), varied).set_index("model").loc["drawn · facevgg_small"]
+    assert set(important["knob"]) == {"patience", "balanced_draw.power", "dropout"}
+
+
 def test_classes_that_a_model_takes_as_one_are_not_called_left_out(tmp_path: Path) -> None:
     data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
     fewer = '{plain: plain, sides: \'merge("left", "right")\', two: drop("rare")}'
@@ -142,6 +178,48 @@ def test_classes_that_a_model_takes_as_one_are_not_called_left_out(tmp_path: Pat
     assert "Of classes that a model takes as one its answer counts for the first alone; the others have F1 0." in told
 
 
+def test_a_data_set_too_small_for_a_blend_half_has_a_page_without_ensembles(tmp_path: Path) -> None:
+    data.save(table({"train": 48, "val": 3, "test": 24}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "ensembles=[average, stack]"))
+    (caution,) = study.cautions(made)
+    assert caution.startswith("the blend half of validation has no image of left, right, rare, so nothing can")
+    fill(made)
+    assert [type(event) for event in study.combine(made)] == [Noticed, Noticed]
+    reported = study.report(made)
+    assert reported.failed == 2
+    assert reported.found.failed["model"].tolist() == ["average", "stack"]
+    assert reported.found.failed["message"].str.startswith("the blend half of tiny's validation has no rows").all()
+    assert set(reported.found.scores["split"]) == {"test"}
+    assert [len(table) for table in (reported.found.growth, reported.found.duels, reported.found.reach)] == [0, 0, 0]
+    assert "Runs and ensembles that ended without a score" in reported.path.read_text()
+
+
+def test_an_ensemble_that_is_refused_is_told_and_ends_no_study(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "ensembles=[average]"))
+    assert study.cautions(made) == []
+    fill(made)
+    assert [type(event) for event in study.combine(made)] == [Combined]
+    (run, *_) = made.finals(made.plans[0][0]).values()
+    val, halves = made.dataset.val, data.halves(made.dataset.val)
+    knows = np.tile(np.eye(3)[0], (len(val), 1))
+    knows[halves.blend] = 9 * np.eye(3)[val.labels[halves.blend]]
+    own = {split: run.logits(split) for split in ("val", "test")}
+    ids = {"val": val.ids, "test": made.dataset.test.ids}
+    run.save_logits(own | {"val": knows}, ids)
+    (noticed,) = study.combine(made)
+    assert isinstance(noticed, Noticed)
+    assert noticed.message.startswith(f"ensemble average: {run.path.name}: right on 100.0% of ")
+    found = study.report(made).found
+    assert set(found.scores["kind"]) == {"arm"}, "the ensemble of before is not shown in its place"
+    assert found.failed[["model", "seed"]].to_numpy().tolist() == [["average", -1]]
+    run.save_logits(own, ids)
+    assert [type(event) for event in study.combine(made)] == [Combined]
+    assert study.report(made).found.failed.empty
+
+
 @dataclass(frozen=True)
 class Meanwhile(RunFolder):
     """A run during whose reading another folder becomes complete."""
@@ -161,7 +239,9 @@ def test_a_run_that_completes_while_a_report_is_made_waits_for_the_next_one(tmp_
     (plain, first), (weighted, late) = ((arm, *made.finals(arm).values()) for arm, _ in made.plans)
     (late.path / "scores.json").unlink()
     finals = {plain: {0: Meanwhile(first.path, late)}, weighted: {0: late}}
-    source = Source(made.spec, made.dataset, made.folder, made.plans, finals, {plain: [], weighted: []})
+    trials: dict[Arm, list[dict[str, object]]] = {plain: [], weighted: []}
+    further: dict[Arm, dict[str, object]] = {plain: {}, weighted: {}}
+    source = Source(made.spec, made.dataset, made.folder, made.plans, finals, trials, further)
     found = collect([source])
     assert late.complete
     assert (set(found.scores["strategy"]), set(found.runs["strategy"])) == ({"plain"}, {"plain"})
@@ -206,9 +286,17 @@ def scored() -> Callable[..., Scored]:
 
 
 def test_agreement_is_the_mean_over_pairs_of_runs(scored: Callable[..., Scored]) -> None:
-    rows = scored().tables({})["agreement"].set_index(["first", "second"])["disagreement"]
-    assert rows["good · net", "good · net"] == 0
-    assert rows["good · net", "bad · net"] == 0.25
+    rows = scored().tables({})["agreement"].set_index(["first", "second"])
+    assert rows["disagreement"]["good · net", "good · net"] == 0
+    assert rows["disagreement"]["good · net", "bad · net"] == 0.25
+    assert rows["double_fault"].to_dict() == {
+        ("good · net", "good · net"): 0,
+        ("good · net", "bad · net"): 0,
+        ("bad · net", "good · net"): 0,
+        ("bad · net", "bad · net"): 0.25,
+    }
+    assert rows["q"]["bad · net", "bad · net"] == 1, "both err on the same row"
+    assert np.isnan(rows["q"]["good · net", "bad · net"]), "the one never errs"
 
 
 def test_mistakes_say_how_many_runs_err(scored: Callable[..., Scored]) -> None:
@@ -226,6 +314,17 @@ def test_the_mean_over_seeds_is_that_of_each_curve(scored: Callable[..., Scored]
     average = rows.groupby(["model", "class"])["average"].first()
     assert average["good · net", "b"] == 1
     assert average["bad · net", "b"] == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+
+
+def test_merged_classes_are_calibrated_by_the_answer_that_is_scored() -> None:
+    labels = np.array([0, 0, 1, 2])
+    made = Scored(Truth(("a", "b", "c"), labels, labels))
+    said = np.log(np.tile([0.225, 0.55, 0.225], (4, 1)))
+    said[:3] = np.log([0.32, 0.36, 0.32])  # a and c, which are one, have .64: the answer is a
+    made.add(Who("m", "arm", "m", "net", 0, "m0"), said, said, ("ac", "b"), (0, 1, 0))
+    ((error,),) = made.tables({})["scores"].query("metric == 'ece' and split == 'test'")[["value"]].to_numpy().T
+    # of three answers of .64 two are right, and the one of .55 is wrong
+    assert error == pytest.approx((3 * abs(2 / 3 - 0.64) + 0.55) / 4)
 
 
 @pytest.fixture
@@ -256,6 +355,21 @@ def test_fixed_models_are_chosen_on_blend_and_tested_on_different_pictures(fixed
     assert (second["first"], second["second"]) == ("good · net, seed 0", "bad · net, seed 0")
     assert (second["only_first"], second["only_second"]) == (2, 0), "the copy counts once"
     assert second["p"] == 0.5, "of two rows: 2 * 0.5 ** 2"
+
+
+def test_the_ensemble_that_is_best_out_of_fold_is_chosen(tmp_path: Path) -> None:
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    (tmp_path / "tiny.yaml").write_text(STUDY)
+    made = study.prepare(tmp_path / "tiny.yaml", tmp_path, (*SETTINGS, "ensembles=[average, stack]"))
+    fill(made)
+    list(study.combine(made))
+    val = made.dataset.val
+    for method, expected in (("average", 0.6), ("stack", 0.4)):
+        folder = made.folder.ensemble(method)
+        said = {"val": np.eye(3)[val.labels] * (9 if method == "stack" else 0), "test": folder.logits("test")}
+        folder.save_logits(said, {"val": val.ids, "test": made.dataset.test.ids})
+        files.write_json(folder.path / "scores.json", folder.scores | {"blend": {"macro_f1": expected}})
+    assert study.report(made).found.duels["first"].iloc[0] == "average", "the stack knows blend by heart, and no more"
 
 
 def test_an_oracle_is_right_where_any_run_is(fixed: Tables) -> None:

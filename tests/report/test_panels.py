@@ -440,4 +440,4 @@ def test_the_protocol_says_so_when_test_was_touched(study: Study) -> None:
     panel = next(panel for panel in PANELS if panel.title == "Protocol")
     first, *_ = panel.make(tables)
     assert isinstance(first, Remark)
-    assert first.text.startswith("Beware: temperature touched test")
+    assert first.text.startswith("Warning: temperature used test data")

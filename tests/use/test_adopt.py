@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import table
 from made_runs import Trained
 from safetensors.torch import load_file, save_file
 
@@ -59,6 +60,13 @@ def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def take(file: Path, base: Path, to: Path, **changed: Any) -> dict[str, Any]:
     how = {"backbone": "facevgg_small", "classes": CLASSES, "size": 16} | changed
     return adopt.adopt(file, adopt.Foreign(**how), data.open("tiny", base), RunFolder(to / "models" / "theirs"))
+
+
+def test_without_rows_in_blend_the_order_of_the_classes_is_taken_as_given(tmp_path: Path) -> None:
+    data.save(table({"train": 24, "val": 3, "test": 24}), tmp_path / "data" / "tiny")
+    network = build("facevgg_small", Training(image_size=16), classes=3, channels=1, seed=0)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, tmp_path / "a.safetensors")
+    assert set(take(tmp_path / "a.safetensors", tmp_path, tmp_path)["scores"]) == {"select"}
 
 
 def test_adopted_weights_are_a_run_like_any_other(base: Path, good: Path, tmp_path: Path, trained: Trained) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_what_the_model_has_seen_of_the_rows_is_said_where_it_has(say: Say, tmp_
 
     assert "Half of these rows selected the model" in evaluated(RUN, "tiny", "val")
     assert "The model was trained on these rows" in evaluated(RUN, "tiny", "train")
+    (note,) = json.loads(say("evaluate", RUN, "--data", "tiny", "--split", "val", "--json").out)["notes"]
+    assert note.startswith("Half of these rows selected the model")
     (tmp_path / "data").unlink()
     data.save(table({"train": 24, "val": 24, "test": 24}, seed=5), tmp_path / "data" / "other")
     data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
@@ -88,6 +91,32 @@ def test_what_the_model_has_seen_of_the_rows_is_said_where_it_has(say: Say, tmp_
     for model, source in ((RUN, "other"), (OTHER, "tiny")):
         for split in ("train", "val"):
             assert "these rows" not in evaluated(model, source, split)
+
+
+def test_rows_without_labels_are_not_taken_for_the_test_split(say: Say, tmp_path: Path) -> None:
+    drawn = table({"train": 24, "val": 24, "test": 24, "unlabelled": 5})
+    labels = np.where(drawn.split == "unlabelled", -1, drawn.label)
+    (tmp_path / "data").unlink()
+    data.save(replace(drawn, label=labels), tmp_path / "data" / "contest")
+    told = "contest has 5 more rows without labels, which cannot be scored: these are labelled rows"
+    assert told in say("evaluate", RUN, "--data", "contest", "--resamples", 5).out
+    (note,) = json.loads(say("evaluate", RUN, "--data", "contest", "--resamples", 5, "--json").out)["notes"]
+    assert note.startswith(told)
+    assert json.loads(say("evaluate", RUN, "--data", "contest", "--split", "val", "--json").out)["notes"] == []
+
+
+def test_twins_are_those_that_the_study_of_the_model_knew(say: Say, tmp_path: Path) -> None:
+    drawn = table({"train": 24, "val": 24, "test": 24})
+    assert isinstance(drawn.images, np.ndarray)
+    drawn.images[-1] = drawn.images[0, :, :, ::-1]
+    (tmp_path / "data").unlink()
+    data.save(drawn, tmp_path / "data" / "mirrored")
+    files.write_json(tmp_path / OTHER / "run.json", RunFolder(tmp_path / OTHER).about | {"twins": "near"})
+    exact, near = (
+        json.loads(say("evaluate", run, "--data", "mirrored", "--resamples", 5, "--json").out) for run in (RUN, OTHER)
+    )
+    assert "without twins" not in exact
+    assert near["without twins"]["rows"] == 23
 
 
 def test_pictures_are_predicted_in_three_forms(say: Say) -> None:

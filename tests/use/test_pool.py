@@ -12,7 +12,10 @@ from conftest import table
 from made_runs import Trained
 
 from ferbal import data, ensemble, files
+from ferbal.device import Machine, pick
 from ferbal.errors import DataError, UsageError
+from ferbal.plan import Arm, Knobs, Training
+from ferbal.run import Job, execute
 from ferbal.store import RunFolder
 from ferbal.use import pool
 from ferbal.use.saved import load
@@ -203,8 +206,18 @@ def test_wrong_names_are_refused(pair: tuple[Path, list[Path]]) -> None:
         pool.combine([made.path, runs[0]], root)
 
 
-def test_one_split_of_a_data_set_does_not_pass_for_another(base: Path, trained: Trained, tmp_path: Path) -> None:
-    """Two imports of the same pictures that divide them otherwise have two digests."""
-    first = data.open("tiny", base)
-    data.save(table({"train": 80, "val": 64, "test": 48}), tmp_path / "data" / "tiny")
-    assert data.open("tiny", tmp_path).digest != first.digest
+def test_one_split_of_a_data_set_does_not_pass_for_another(pair: tuple[Path, list[Path]], tmp_path: Path) -> None:
+    """Two imports of the same pictures that divide them otherwise have two digests, and runs of each do not mix."""
+    root, (first, _) = pair
+    pictures = table({"train": 96, "val": 48, "test": 48})
+    divided = np.where(np.arange(len(pictures)) < 80, "train", pictures.split)
+    divided[80:96] = "val"
+    data.save(replace(pictures, split=divided), tmp_path / "other" / "data" / "tiny")
+    dataset = data.open("tiny", tmp_path / "other")
+    training = Training(epochs=1, image_size=16, precision="fp32")
+    job = Job(Arm("plain", "plain", "facevgg_small"), Knobs(1e-2, 16, 2), 1, training, "drop", dataset.digest)
+    run = RunFolder(tmp_path / "other" / "run")
+    list(execute(job, dataset, run, machine=Machine(pick()), keep=True))
+    with pytest.raises(DataError, match=r"run knows another data set \(tiny [0-9a-f]{8}\) than plain \(tiny "):
+        pool.combine([first, run.path], root)
+    assert left(root) == []

@@ -19,7 +19,13 @@ from ferbal.report.canvas import (
     rows_high,
 )
 
-MEASURES = {"disagreement": "percent of images on which they differ", "correlation": "correlation of errors"}
+MEASURES = {
+    "disagreement": "percent of images on which they differ",
+    "double_fault": "percent of images that both have wrong",
+    "correlation": "correlation of errors",
+    "q": "Q statistic of errors",
+}
+SHARES = {"disagreement": "differ on", "double_fault": "both wrong on"}
 
 
 def draw_growth(rows: pd.DataFrame, best: float) -> go.Figure:
@@ -92,7 +98,7 @@ def draw_weights(rows: pd.DataFrame, look: dict[str, Look]) -> go.Figure:
 
 
 def draw_agreement(rows: pd.DataFrame) -> go.Figure:
-    """Maps of how much models differ, pair by pair. rows: first, second, disagreement, correlation.
+    """Maps of how much models differ, pair by pair. rows: first, second, and the columns of `MEASURES`.
 
     The choice "measure" shows one of `MEASURES` at a time.
     """
@@ -100,19 +106,20 @@ def draw_agreement(rows: pd.DataFrame) -> go.Figure:
     figure = blank(130 + max(rows_high(models), 46 * len(models)))
     for column, measure in MEASURES.items():
         wide = rows.pivot_table(column, "first", "second", sort=False, dropna=False).reindex(models)[models]
-        share = column == "disagreement"
+        share = column in SHARES
+        told = f"{SHARES[column]} %{{z:.1%}}" if share else "%{z:.3f}"
         figure.add_heatmap(
             z=matrix(wide),
             zmin=0,
             zmax=max(float(wide.max().max()), 1e-9) if share else 1,
             texttemplate="%{z:.0%}" if share else "%{z:.2f}",
-            hovertemplate="%{customdata}<br>" + ("differ on %{z:.1%}" if share else "%{z:.3f}") + "<extra></extra>",
+            hovertemplate=f"%{{customdata}}<br>{told}<extra></extra>",
             xgap=1,
             ygap=1,
             showscale=False,
             meta={"measure": measure},
         )
-    # both maps have the same names, which the page hands to each
+    # all maps have the same names, which the page hands to each
     figure.update_layout(
         meta={"cells": [[f"{label(one)}<br>and {label(other)}" for other in models] for one in models]}
     )

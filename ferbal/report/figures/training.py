@@ -21,6 +21,7 @@ from ferbal.report.canvas import (
     seed_of,
     wrapped,
 )
+from ferbal.report.searches import VALUE
 
 STATES = {"complete": ("circle", BLUE), "pruned": ("x-thin", ORANGE), "running": ("circle-open", GREY)}
 TIMES = {"complete": BLUE, "pruned": ORANGE, "failed": RED}
@@ -163,7 +164,7 @@ def draw_parallel(lines: pd.DataFrame) -> go.Figure:
     choice "arm" shows one arm.
     """
     figure = blank(360)
-    axes = list(dict.fromkeys(lines["axis"]))
+    axes = sorted(dict.fromkeys(lines["axis"]), key=lambda axis: axis == VALUE)  # that one last
     place = {axis: number for number, axis in enumerate(axes)}
     for model, own in lines.groupby("model", sort=False):
         for best, colour, name in ((False, GREY, "other trials"), (True, BLUE, "best fifth")):

@@ -22,10 +22,10 @@ def controls(*figures: go.Figure) -> tuple[Control, ...]:
     return tuple(Control(name, tuple(found)) for name, found in options.items() if len(found) > 1)
 
 
-def grid(title: str, frame: pd.DataFrame, heads: dict[str, str] | None = None) -> Grid:
+def grid(title: str, frame: pd.DataFrame) -> Grid:
     """The frame as it is, with an en dash for what is missing."""
     rows = tuple(tuple(MISSING if pd.isna(cell) else str(cell) for cell in row) for row in frame.to_numpy().tolist())
-    return Grid(title, tuple((heads or {}).get(name, str(name).replace("_", " ")) for name in frame.columns), rows)
+    return Grid(title, tuple(str(name).replace("_", " ") for name in frame.columns), rows)
 
 
 def records(frame: pd.DataFrame) -> list[dict[Any, Any]]:

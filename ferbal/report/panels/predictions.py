@@ -22,10 +22,10 @@ def confusions(tables: Tables) -> Iterable[Part]:
     mistakes = cells[cells["true"] != cells["predicted"]].sort_values("share", ascending=False)
     unsaid = set(frames.unsaid(tables).itertuples(index=False, name=None))  # those it must take for another
     mistakes = mistakes[[pair not in unsaid for pair in zip(mistakes["model"], mistakes["true"], strict=True)]]
-    most = mistakes.head(1).to_dict("records")
+    largest = records(mistakes.head(1))
     yield Chart(
         "The largest confusion of any model: "
-        + "".join(f"{m['true']} taken for {m['predicted']}, {m['share']:.0%}, by {m['model']}." for m in most),
+        + "".join(f"{m['true']} taken for {m['predicted']}, {m['share']:.0%}, by {m['model']}." for m in largest),
         (figure,),
         controls=controls(figure),
         at_least=room(len(names)),
@@ -48,10 +48,11 @@ def curves(tables: Tables) -> Iterable[Part]:
     summed = off.groupby("class", sort=False)[["gap", "rows"]].sum().reset_index()
     summed["points"] = 100 * summed["gap"] / summed["rows"]
     worst = most(summed.assign(off=summed["points"].abs()), "off")
+    high = "high" if worst["points"] > 0 else "low"
     yield Chart(
         f"Average precision, the mean over models, is lowest for {average[0]['class']} ({average[0]['average']:.2f}) "
-        f"and highest for {average[-1]['class']} ({average[-1]['average']:.2f}); {worst['class']} is given "
-        f"{worst['off']:.1f} points too {'much' if worst['points'] > 0 else 'little'} on the whole.",
+        f"and highest for {average[-1]['class']} ({average[-1]['average']:.2f}); the predicted "
+        f"probability of {worst['class']} is {worst['off']:.1f} points too {high} on average.",
         drawn,
         title="Precision by recall (average precision beside the name), and reliability",
         controls=controls(*drawn),

@@ -15,13 +15,14 @@ def ledger(tables: Tables) -> Iterable[Part]:
         on_test = touched.apply(lambda column: column.str.contains(r"\btest\b")).any(axis=1)
         if on_test.any():
             things = ", ".join(str(what) for what in tables.ledger.loc[on_test, "what"])
-            yield Remark(f"Beware: {things} touched test before it was scored, so these scores are too high.")
+            yield Remark(f"Warning: {things} used test data before it was scored, so these scores are too high.")
         yield grid("Which split each fitted thing has touched", tables.ledger)
 
 
 def failed(tables: Tables) -> Iterable[Part]:
     if len(tables.failed):
-        yield grid("Runs that ended without a score", tables.failed)
+        rows = tables.failed.assign(seed=tables.failed["seed"].astype(object).where(tables.failed["seed"] >= 0))
+        yield grid("Runs and ensembles that ended without a score", rows)
 
 
 def provenance(tables: Tables) -> Iterable[Part]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -12,8 +12,8 @@ from ferbal.report.figures import training as figures
 from ferbal.report.figures.scores import JOULES
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records
 from ferbal.report.parts import Chart, Gallery, Grid, Part, Picture, Remark
-from ferbal.report.tables import Tables
-from ferbal.report.words import counted, number, rough
+from ferbal.report.tables import Tables, further
+from ferbal.report.words import counted, rough, setting
 
 HEADS = {
     "lr": "learning rate",
@@ -58,8 +58,8 @@ def images(tables: Tables) -> Iterable[Part]:
             controls=controls(figure),
         )
     notes = tuple(
-        (str(name), str(own["recipe"].iloc[0]), "\n".join(str(note) for note in own["note"].dropna() if note))
-        for name, own in tables.notes.groupby("strategy", sort=False)
+        (str(name), str(recipe), "\n".join(str(note) for note in own["note"].dropna() if note))
+        for (name, recipe), own in tables.notes.groupby(["strategy", "recipe"], sort=False)
     )
     if notes:
         yield Grid("What each strategy did to the training plan", ("strategy", "recipe", "what it did"), notes)
@@ -86,7 +86,7 @@ def curves(tables: Tables) -> Iterable[Part]:
 def search(tables: Tables) -> Iterable[Part]:
     trials, chosen = frames.search(tables), frames.settings(tables)
     if len(trials):
-        yield from _tried(trials)
+        yield from _tried(trials, further("trials", tables.trials))
     elif len(chosen):
         yield Remark("No search was run: every arm trained with the settings below.")
     if len(chosen):
@@ -96,7 +96,8 @@ def search(tables: Tables) -> Iterable[Part]:
         columns = {"arm": [f"{row['strategy']} · {row['backbone']}" for row in records(chosen)]}
         columns |= {
             HEADS.get(name, name): [
-                rough(value) if name == "energy_j" else number(value, form.get(name, ".4g")) for value in chosen[name]
+                rough(value) if name == "energy_j" else setting(value, form.get(name, ".4g"))
+                for value in chosen[name]
             ]
             for name in names
         }
@@ -104,7 +105,7 @@ def search(tables: Tables) -> Iterable[Part]:
         yield Grid(title, *columns_of(columns), numeric=True, sortable=True)
 
 
-def _tried(trials: pd.DataFrame) -> Iterable[Part]:
+def _tried(trials: pd.DataFrame, varied: Sequence[str]) -> Iterable[Part]:
     drawn = (figures.draw_trials(trials, "number"), figures.draw_trials(trials, "lr"))
     counts = trials["state"].value_counts()
     done = trials[trials["state"] == "complete"]
@@ -119,7 +120,7 @@ def _tried(trials: pd.DataFrame) -> Iterable[Part]:
         title="History, and value by learning rate",
         controls=controls(*drawn),
     )
-    lines, important = searches.parallel(trials), searches.importances(trials)
+    lines, important = searches.parallel(trials, varied), searches.importances(trials, varied)
     if len(lines):
         drawn = (figures.draw_parallel(lines), *([figures.draw_importances(important)] if len(important) else []))
         said = "Each line is a complete trial across its knobs."

@@ -1,0 +1,47 @@
+"""What a model's folder says of where it comes from: the runs it is made of, and the data set they know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ferbal import data, files
+from ferbal.dataset import Dataset
+from ferbal.errors import DataError
+from ferbal.store import RunFolder
+
+
+def members_of(folder: RunFolder) -> list[RunFolder]:
+    """The runs that an ensemble is made of: a study's named by their folders, others by their way from the root."""
+    found = []
+    for name in folder.about["members"]:
+        places = [folder.path.parents[1] / "runs" / name, folder.path.parents[1] / name]
+        place = next((place for place in places if (place / "run.json").exists()), None)
+        if place is None:
+            raise DataError(f"{folder.path}: its member {name} is gone; make the ensemble again")
+        found.append(RunFolder(place))
+    return found
+
+
+def twins_of(path: Path) -> data.Twins:
+    """Which rows count as twins for the model in a folder; of an ensemble, for its runs, which agree in it.
+
+    What no run.json tells is as usual: those of equal pixels.
+    """
+    folder = RunFolder(path.resolve())
+    about = members_of(folder)[0].about if "members" in folder.about else folder.about
+    twins: data.Twins = about.get("twins", "drop")
+    return twins
+
+
+def data_set_of(folder: Path, digest: str, twins: data.Twins = "drop") -> Dataset | None:
+    """The data set with this digest under the root that a folder lies in, if it is there."""
+    found = (data_set_under(root, digest, twins) for root in folder.resolve().parents)
+    return next((dataset for dataset in found if dataset is not None), None)
+
+
+def data_set_under(root: Path, digest: str, twins: data.Twins) -> Dataset | None:
+    """The data set with this digest under a root, if it is there."""
+    for described in sorted((root / "data").glob("*/dataset.json")):
+        if files.read_json(described).get("digest") == digest:
+            return data.open(described.parent.name, root, twins=twins)
+    return None

@@ -1,0 +1,191 @@
+"""Runs of one arm -> a soup on disk: the mean of their weights, as a run that every command takes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+from torch import nn
+
+from ferbal import __version__, data, files, metrics, soup, train
+from ferbal.augment import View
+from ferbal.correction import Correction
+from ferbal.dataset import Dataset
+from ferbal.device import Machine
+from ferbal.errors import DataError, UsageError
+from ferbal.models import heads, weights_file
+from ferbal.plan import Arm, Plan, Training
+from ferbal.run import corrections, over_all, plan_for
+from ferbal.shapes import Float
+from ferbal.store import RunFolder
+from ferbal.use import pool
+from ferbal.use.saved import network_of
+
+# what run.json says of every run of an arm; seed and knobs are each run's own
+SHARED = (
+    "label recipe backbone training twins digest classes becomes head counts prior notes precision device mean std"
+)
+SHARED += " data parameters"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A soup on disk. taken: the runs that are in it, among `names`.
+
+    scores: macro-F1 of the soup by half of validation. The runs of a greedy soup were picked on blend, so its score
+    there is too high; runs: macro-F1 of each run on blend.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    taken: tuple[str, ...]
+    scores: dict[str, float]
+    runs: tuple[float, ...]
+    data: str
+
+
+def make(runs: Sequence[Path], root: Path, kind: str = "soup", name: str = "") -> Made:
+    """Average the weights of runs, re-estimate BatchNorm on training rows, and write `ensembles/<name>`.
+
+    kind: "soup" is the mean of all, "greedy soup" of those that do not hurt macro-F1 on the blend half of validation.
+    Raises UsageError or DataError, with nothing written, where weights cannot be averaged. Test labels are not read.
+    """
+    folder = pool.place(runs, root, kind, name)
+    folders = [pool.finished(run) for run in runs]
+    names = tuple(pool.named(run, root) for run in runs)
+    ingredients = [_ingredient(run, shown) for run, shown in zip(folders, names, strict=True)]
+    soup.check(ingredients)
+    dataset = pool.one_data_set(folders, root)
+    recipe = {"kind": kind, "of": list(names), "said": [run.said for run in folders]}
+    if not folder.path.exists():
+        _cook(folder, folders[0], ingredients, recipe, dataset)
+    elif not recipe.items() <= folder.about.get("soup", {}).items():
+        raise UsageError(f"{folder.path} exists already, of other runs or by another method; give another --name")
+    return Made(
+        folder.path,
+        names,
+        tuple(folder.about["soup"]["taken"]),
+        {half: scores["macro_f1"] for half, scores in folder.scores.items()},
+        tuple(
+            _scores(run.logits("val"), run.about, dataset).get("blend", {}).get("macro_f1", float("nan"))
+            for run in folders
+        ),
+        dataset.name,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Pot:
+    """A network that takes on one set of weights after another."""
+
+    network: nn.Module
+    view: View
+    machine: Machine
+    plan: Plan
+    training: Training
+    dataset: Dataset
+
+    @staticmethod
+    def of(run: RunFolder, dataset: Dataset) -> _Pot:
+        about = run.about
+        training = TypeAdapter(Training).validate_python(about["training"])
+        arm = Arm(about["label"], about["recipe"], about["backbone"])
+        plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
+        return _Pot(*network_of(run), plan, training, dataset)
+
+    def filled(self, weights: soup.Weights) -> soup.Weights:
+        """Take these weights, with BatchNorm as the training rows have it."""
+        images = soup.training_images(self.dataset.train, self.plan, self.view, self.machine)
+        return soup.renormalised(self.network, weights, images, self.machine)
+
+    def says(self, *splits: str) -> tuple[dict[str, Float[np.ndarray, "n k0"]], Correction | None, list[str]]:
+        """Corrected logits over all classes of validation and of these splits; and how they are corrected."""
+        val, plan = self.dataset.val, self.plan
+        said = {
+            name: train.answers(
+                self.network, getattr(self.dataset, name).images, self.view, self.machine, self.training.tta
+            )
+            for name in ("val", *splits)
+        }
+        blend = data.halves(val).blend
+        adjust, fitted = corrections(plan, said["val"], val, blend, heads.trained(self.network))
+        logits = {name: over_all(adjust(one), plan.becomes) for name, one in said.items()}
+        return logits, Correction.of(adjust, said["val"]), fitted
+
+
+def _ingredient(run: RunFolder, name: str) -> soup.Ingredient:
+    about = run.about
+    if what := "weights from elsewhere" if "adopted" in about else "a soup itself" if "soup" in about else "":
+        raise UsageError(f"{name}: {what}; a soup is made of runs of a study. Average what they say: `average`")
+    if not run.has_weights:
+        raise DataError(f"{name}: its weights were not kept; take final runs under studies/NAME/runs/")
+    return soup.Ingredient(name, about, weights_file.read_safetensors(run.weights()))
+
+
+def _cook(
+    folder: RunFolder,
+    first: RunFolder,
+    ingredients: Sequence[soup.Ingredient],
+    recipe: Mapping[str, Any],
+    dataset: Dataset,
+) -> None:
+    """Write the soup, whole or not at all."""
+    pot, about, weights = _Pot.of(first, dataset), first.about, [one.weights for one in ingredients]
+
+    def worth(some: soup.Weights) -> float:
+        pot.filled(some)
+        logits, _, _ = pot.says()
+        return _scores(logits["val"], about, dataset)["blend"]["macro_f1"]
+
+    if recipe["kind"] == "soup":
+        mixed, taken = soup.uniform(weights), tuple(range(len(weights)))
+    elif len(data.halves(dataset.val).blend):
+        mixed, taken = soup.greedy(weights, worth)
+    else:
+        raise DataError(f"the blend half of {dataset.name}'s validation has no rows to pick runs on; use `soup`")
+    kept = pot.filled(mixed)
+    logits, correction, fitted = pot.says("test")
+    about = {key: about[key] for key in SHARED.split()} | {
+        "soup": {**recipe, "taken": [ingredients[place].name for place in taken]},
+        "fitted": fitted,
+        "correction": None if correction is None else correction.as_json(),
+        "ferbal": __version__,
+    }
+    draft = RunFolder(folder.path.with_name(f".{folder.path.name}.partial"))
+    try:
+        draft.save_weights({name: value.contiguous() for name, value in kept.items()})
+        draft.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
+        files.write_json(draft.path / "ledger.json", _ledger(recipe["kind"], fitted))
+        draft.finish(about, _scores(logits["val"], about, dataset))
+        draft.path.rename(folder.path)
+    except BaseException:
+        shutil.rmtree(draft.path, ignore_errors=True)
+        raise
+
+
+def _scores(
+    said: Float[np.ndarray, "n k0"], about: Mapping[str, Any], dataset: Dataset
+) -> dict[str, dict[str, float]]:
+    """Of each half of validation that has rows, over all classes."""
+    labels, halves = dataset.val.labels, data.halves(dataset.val)
+    predicted = metrics.answered(said, np.array(about["becomes"]))
+    return {
+        half: metrics.summary(metrics.confusion(labels[rows], predicted[rows], len(dataset.classes)))
+        for half, rows in (("select", halves.select), ("blend", halves.blend))
+        if len(rows)
+    }
+
+
+def _ledger(kind: str, fitted: Sequence[str]) -> list[dict[str, str]]:
+    blend, nothing = "blend half of validation", "nothing"
+    told = [
+        {"what": "weights of every run", "fitted_on": "train", "selected_on": "select half of validation"},
+        {"what": "which runs are in it", "fitted_on": nothing, "selected_on": nothing if kind == "soup" else blend},
+        {"what": "means and variances of BatchNorm", "fitted_on": "train", "selected_on": nothing},
+    ]
+    return told + [{"what": f"correction ({note})", "fitted_on": blend, "selected_on": nothing} for note in fitted]
