@@ -78,7 +78,9 @@ def _is_number(value: Any) -> bool:
 
 
 Several = BeforeValidator(_listed)
-Vary = Annotated[Values, BeforeValidator(_varied), WithJsonSchema({"type": ["number", "string", "array", "object"]})]
+VARIED: dict[str, Any] = {"type": ["number", "string", "array", "object"]}
+Vary = Annotated[Values, BeforeValidator(_varied), WithJsonSchema(VARIED)]
+PRUNERS: dict[str, Any] = {"enum": [True, False, *typing.get_args(Pruner)]}
 TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1)]
@@ -97,6 +99,8 @@ class DataSpec(_Section):
 
 
 class SearchSpec(_Section):
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": VARIED})  # what `_beside` takes as `further`
+
     trials: Annotated[int, Field(ge=0)] = 20
     """Trials of every arm, over all calls together; 0 if each knob has a single value."""
     lr: Rate | Annotated[tuple[Rate, Rate], Several] = (1e-4, 3e-2)
@@ -107,7 +111,7 @@ class SearchSpec(_Section):
     """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
     sampler: Sampler = "tpe"
     """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
-    prune: Annotated[Pruner, BeforeValidator(_pruner)] = "median"
+    prune: Annotated[Pruner, BeforeValidator(_pruner), WithJsonSchema(PRUNERS)] = "median"
     """Which trials are given up early, never before an arm's last stage: those behind the median (also: true), those
     that successive halving leaves (hyperband), or none (also: false)."""
     tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
