@@ -112,15 +112,15 @@ class SearchSpec(_Section):
     sampler: Sampler = "tpe"
     """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
     prune: Annotated[Pruner, BeforeValidator(_pruner), WithJsonSchema(PRUNERS)] = "median"
-    """Which trials are given up early, never before an arm's last stage: those behind the median (also: true), those
-    that successive halving leaves (hyperband), or none (also: false)."""
+    """Which trials are stopped early, never before an arm's last stage: those below the median (also: true), those
+    that successive halving drops (hyperband), or none (also: false)."""
     tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
     """Validation macro-F1 scores closer than this count as equal, and the trial of fewer epochs is taken."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Where the proposals begin."""
+    """Seed of the search."""
     further: dict[str, Vary] = {}
-    """Other settings that vary, also written beside the knobs: weight_decay, label_smoothing and the like, or a
-    strategy's own parameter such as focal.gamma."""
+    """Other settings to search, which may also stand beside the knobs: weight_decay, label_smoothing and the like, or
+    a strategy's own parameter such as focal.gamma."""
 
     @model_validator(mode="before")
     @classmethod
@@ -174,7 +174,7 @@ class ReportSpec(_Section):
     baseline: str = ""
     """The strategy that the others are compared with; the first one if not given."""
     grad_cam: bool = False
-    """Whether the pictures of the mistakes can be seen with what speaks for the wrong class (Grad-CAM)."""
+    """Whether to add Grad-CAM overlays to the pictures of mistakes."""
 
 
 class StudySpec(_Section):
@@ -188,7 +188,7 @@ class StudySpec(_Section):
     strategies: Annotated[dict[str, str], Field(min_length=1)]
     """Label: recipe, for each strategy to compare."""
     allow_double_correction: bool = False
-    """Whether a recipe may even out the classes twice, by a draw and by weights, say. Usually that is a mistake."""
+    """Whether a recipe may even out the classes twice, by a draw and by weights for example. Usually a mistake."""
     training: Training = Training()
     search: SearchSpec = SearchSpec()
     final: FinalSpec = FinalSpec()
@@ -197,8 +197,8 @@ class StudySpec(_Section):
     report: ReportSpec = ReportSpec()
     engine: EngineSpec = EngineSpec()
     storage: str = "sqlite"
-    """Where the search is kept: sqlite, a file in the study's folder, or the URL of a database, such as
-    postgresql+psycopg://user@host/name. Passwords come from PGPASSWORD, ~/.pgpass or a service file alone."""
+    """Where the search is kept: sqlite (a file in the study's folder) or the URL of a database, such as
+    postgresql+psycopg://user@host/name. Passwords come only from PGPASSWORD, ~/.pgpass or a service file."""
 
     @model_validator(mode="after")
     def _known_baseline(self) -> StudySpec:
