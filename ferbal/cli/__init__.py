@@ -1,7 +1,7 @@
 """The command line: parse, call, print, exit codes. Everything heavy is imported by the command that needs it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed or some
-pictures could not be read, 5 stopped by --max-time, 130 or 143 interrupted (a study keeps what was done, after 5 too).
+pictures could not be read, 5 stopped by --max-time, 130 or 143 interrupted (a study keeps what was done).
 """
 
 from __future__ import annotations
