@@ -259,6 +259,6 @@ def test_faces_are_cut_out_of_photos_and_the_others_counted(tmp_path: Path) -> N
 def test_without_opencv_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     source = write("splits png", tmp_path / "tree", made_up(1))
-    with pytest.raises(UsageError, match=r"ferbal\[faces\]"):
+    with pytest.raises(UsageError, match=r"pip install .\.\[faces\]"):
         data.import_(source, tmp_path / "data" / "x", data.Options(faces=True))
     assert list((tmp_path / "data").iterdir()) == []
