@@ -185,7 +185,8 @@ def _app(url: str, artifacts: Path) -> WSGIApplication:
     try:
         import optuna_dashboard
     except ImportError:
-        raise UsageError("the dashboard is not installed; get it with `pip install 'ferbal[dashboard]'`") from None
+        wanted = "`pip install '.[dashboard]'` in a copy of the repository"
+        raise UsageError(f"the dashboard is not installed; get it with {wanted}") from None
     import plotly.offline
     from optuna.artifacts import FileSystemArtifactStore
 

@@ -50,7 +50,11 @@ def check(url: str) -> None:
             "no database has such a URL; give sqlite, or a URL such as postgresql+psycopg://user@host/name"
         ) from None
     except ImportError:
-        extra = " `pip install 'ferbal[postgres]'`" if parsed.drivername.endswith("psycopg") else " its driver"
+        extra = (
+            " `pip install '.[postgres]'` in a copy of the repository"
+            if parsed.drivername.endswith("psycopg")
+            else " its driver"
+        )
         raise UsageError(f"{parsed.drivername}: what speaks to it is not installed; get it with{extra}") from None
     if parsed.password is not None or any("password" in name for name in parsed.query):
         raise UsageError(

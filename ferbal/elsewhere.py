@@ -41,4 +41,5 @@ def _reached(url: str, what: str, act: Callable[[Any, str], Any]) -> Any:
     try:
         return act(system, path)
     except Exception as error:  # each kind of storage has errors of its own
-        raise DataError(f"{url}: it cannot be {what} ({type(error).__name__}: {first_line(error)})") from None
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{url}: it cannot be {what} ({why}); check the address and the access rights") from None

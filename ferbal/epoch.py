@@ -279,7 +279,7 @@ def _train_what_learns(module: nn.Module) -> None:
 
 
 def averaged_every(plan: Plan, knobs: Knobs) -> int:
-    """At least once an epoch, or epochs would be judged by weights that have not moved."""
+    """Steps between two updates of the averaged weights: `AVERAGED_EVERY`, or fewer so that there is one an epoch."""
     return min(AVERAGED_EVERY, max(len(plan.samples) // knobs.batch_size, 1))
 
 

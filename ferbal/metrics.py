@@ -86,7 +86,7 @@ def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
 
 
 def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Their logarithms, also where a probability is too small for its number format. -inf stays."""
+    """Log-probabilities of each row, also where a probability is too small for its number format. -inf stays."""
     shifted = logits - logits.max(1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 

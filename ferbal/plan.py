@@ -263,7 +263,8 @@ class Plan:
         if first := next((done.by for done in self.corrections if done.from_prior), ""):
             raise UsageError(
                 f"{strategy} changes the prior that {first} has corrected already; "
-                f"write {strategy}(...) | {first}(...)"
+                f"write {strategy}(...) | {first}(...); if both even out the classes, this also needs "
+                "allow_double_correction: true"
             )
 
     def corrected(self, by: str, *, from_prior: bool = True, lasting: bool = False) -> Plan:
@@ -365,19 +366,19 @@ class Training:
     """Side of the square image the net sees, in pixels; other sizes are resized to it."""
     first_size: Annotated[int, Ge(8)] | None = None
     """Side in the first epoch, in pixels: it grows to image_size, 4 px at a time, within two thirds of the epochs.
-    Small images pass sooner; epochs are judged at image_size, and none of a growing size ends the training."""
+    Small images train faster; every epoch is scored at image_size, and none below it ends the training."""
     crop: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the side that the net sees: the middle in evaluation, moved about by augmentation in training."""
+    """Share of the side that the net sees: the middle in evaluation, shifted by augmentation in training."""
     augment: Augment = "standard"
     """How strongly training images are varied: none, flip, light, standard, strong, noisy (standard with Gaussian
     noise instead of erasing), or figures such as {flip: 0.5, rotate: 12, shift: 0.15}."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the passes; auto takes the fastest one on this machine, measured once a backbone."""
+    """Number format of training; auto takes the fastest on this machine, measured once for each backbone."""
     compile: bool | Literal["auto"] = "auto"
-    """Let torch compile the net: sums and dropout differ, minutes at the start. auto: on a GPU, where that pays."""
+    """Let torch compile the net: minutes at the start; sums and dropout differ. auto: on a GPU, if it saves time."""
     pretrained: bool | str = False
-    """Start from weights instead of at random: true for timm's published ones, which timm downloads, or a file of
-    them, or a folder with such a file (one named after each backbone, or a single one)."""
+    """Start from weights instead of at random: true for timm's published ones, which timm downloads; or a file of
+    weights; or a folder with one file, or with one named after each backbone."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """AdamW; SGD with Nesterov momentum 0.9; or Muon (Jordan et al. 2024), whose steps of weight matrices are made
     orthogonal and as large as AdamW's, and which leaves everything else to AdamW."""
@@ -392,14 +393,14 @@ class Training:
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout before the classifier."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Factor by which the learning rate falls with each layer from the classifier towards the image; for pretrained
-    nets, 0.75 say."""
+    """Factor by which the learning rate falls with each layer from the classifier towards the image: 0.75, for
+    example, for pretrained nets."""
     tta: Tta = "none"
-    """How the logits that a final run saves are made; no epoch is chosen by it."""
+    """Test-time augmentation of the saved logits of final runs; not used to choose epochs."""
     devices: Annotated[int, Ge(1)] = 1
-    """GPUs, or without them processes of the CPU, that share each batch of a run; batch_size is a multiple of it."""
+    """GPUs (or CPU processes, without GPUs) that share each batch of a run; batch_size must be a multiple of it."""
     sync_batchnorm: bool = False
-    """Whether BatchNorm sees a batch whole that several GPUs share, and not the part of each."""
+    """Whether BatchNorm uses the whole batch that several GPUs share, instead of the part of each."""
 
     def __post_init__(self) -> None:
         if self.first_size is not None and self.first_size > self.image_size:

@@ -12,7 +12,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 
 @dataclass(frozen=True)
 class Policy:
-    """Ranges that are drawn from evenly, for each image on its own. 0 switches a part off."""
+    """Each range is sampled uniformly and independently for every image; 0 switches it off."""
 
     flip: Share = 0.0
     """Chance of mirroring."""

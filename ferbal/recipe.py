@@ -118,7 +118,7 @@ def _strategy(node: ast.expr, text: str) -> Strategy:
         raise UsageError(f"recipe {text!r}: expected a strategy such as focal(gamma=2), found {ast.unparse(node)!r}")
     factory = find(name)
     if any(isinstance(arg, ast.Starred) for arg in call.args) or any(k.arg is None for k in call.keywords):
-        raise UsageError(f"recipe {text!r}: * and ** are not part of the language")
+        raise UsageError(f"recipe {text!r}: write every argument out; * and ** are not allowed")
     positional = [_value(arg, text) for arg in call.args]
     named = {str(k.arg): _value(k.value, text) for k in call.keywords}
     try:
@@ -199,9 +199,11 @@ def _imported(path: str) -> Callable[..., Strategy]:
     except Exception as error:  # somebody else's module may fail in any way
         raise UsageError(
             f"strategy {path!r}: {type(error).__name__}: {error}; "
-            "a dotted path names a function in an importable module"
+            "a dotted path names a function in an importable module: install its package, or set PYTHONPATH to the "
+            "folder that holds it"
         ) from None
     # A study file may come from a stranger: os.system("...") must not be a strategy.
     if promised != Strategy:
-        raise UsageError(f"strategy {path!r}: the function must be annotated to return ferbal.plan.Strategy")
+        wanted = f"write `def {attribute}(...) -> Strategy:` (from ferbal.plan import Strategy)"
+        raise UsageError(f"strategy {path!r}: the function must be annotated to return a Strategy; {wanted}")
     return factory

@@ -78,7 +78,9 @@ def _is_number(value: Any) -> bool:
 
 
 Several = BeforeValidator(_listed)
-Vary = Annotated[Values, BeforeValidator(_varied), WithJsonSchema({"type": ["number", "string", "array", "object"]})]
+VARIED: dict[str, Any] = {"type": ["number", "string", "array", "object"]}
+Vary = Annotated[Values, BeforeValidator(_varied), WithJsonSchema(VARIED)]
+PRUNERS: dict[str, Any] = {"enum": [True, False, *typing.get_args(Pruner)]}
 TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1)]
@@ -97,6 +99,8 @@ class DataSpec(_Section):
 
 
 class SearchSpec(_Section):
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": VARIED})  # what `_beside` takes as `further`
+
     trials: Annotated[int, Field(ge=0)] = 20
     """Trials of every arm, over all calls together; 0 if each knob has a single value."""
     lr: Rate | Annotated[tuple[Rate, Rate], Several] = (1e-4, 3e-2)
@@ -107,16 +111,16 @@ class SearchSpec(_Section):
     """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
     sampler: Sampler = "tpe"
     """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
-    prune: Annotated[Pruner, BeforeValidator(_pruner)] = "median"
-    """Which trials are given up early, never before an arm's last stage: those behind the median (also: true), those
-    that successive halving leaves (hyperband), or none (also: false)."""
+    prune: Annotated[Pruner, BeforeValidator(_pruner), WithJsonSchema(PRUNERS)] = "median"
+    """Which trials are stopped early, never before an arm's last stage: those below the median (also: true), those
+    that successive halving drops (hyperband), or none (also: false)."""
     tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
     """Validation macro-F1 scores closer than this count as equal, and the trial of fewer epochs is taken."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Where the proposals begin."""
+    """Seed of the search."""
     further: dict[str, Vary] = {}
-    """Other settings that vary, also written beside the knobs: weight_decay, label_smoothing and the like, or a
-    strategy's own parameter such as focal.gamma."""
+    """Other settings to search, which may also stand beside the knobs: weight_decay, label_smoothing and the like, or
+    a strategy's own parameter such as focal.gamma."""
 
     @model_validator(mode="before")
     @classmethod
@@ -173,7 +177,7 @@ class ReportSpec(_Section):
     baseline: str = ""
     """The strategy that the others are compared with; the first one if not given."""
     grad_cam: bool = False
-    """Whether the pictures of the mistakes can be seen with what speaks for the wrong class (Grad-CAM)."""
+    """Whether to add Grad-CAM overlays to the pictures of mistakes."""
 
 
 class StudySpec(_Section):
@@ -187,7 +191,7 @@ class StudySpec(_Section):
     strategies: Annotated[dict[str, str], Field(min_length=1)]
     """Label: recipe, for each strategy to compare."""
     allow_double_correction: bool = False
-    """Whether a recipe may even out the classes twice, by a draw and by weights, say. Usually that is a mistake."""
+    """Whether a recipe may even out the classes twice, by a draw and by weights for example. Usually a mistake."""
     training: Training = Training()
     search: SearchSpec = SearchSpec()
     final: FinalSpec = FinalSpec()
@@ -196,8 +200,8 @@ class StudySpec(_Section):
     report: ReportSpec = ReportSpec()
     engine: EngineSpec = EngineSpec()
     storage: str = "sqlite"
-    """Where the search is kept: sqlite, a file in the study's folder, or the URL of a database, such as
-    postgresql+psycopg://user@host/name. Passwords come from PGPASSWORD, ~/.pgpass or a service file alone."""
+    """Where the search is kept: sqlite (a file in the study's folder) or the URL of a database, such as
+    postgresql+psycopg://user@host/name. Passwords come only from PGPASSWORD, ~/.pgpass or a service file."""
 
     @model_validator(mode="after")
     def _known_baseline(self) -> StudySpec:

@@ -184,7 +184,8 @@ class RunFolder:
         if note and not path.exists():
             content = elsewhere.get(note["url"])
             if hashlib.sha256(content).hexdigest() != note["sha256"]:
-                raise DataError(f"{note['url']}: these are not the weights that {self.path.name} has sent there")
+                changed = "the file has changed since the run; restore it, or train again"
+                raise DataError(f"{note['url']}: not the weights of {self.path.name}: {changed}")
             files.write_bytes(path, content)
         return path
 

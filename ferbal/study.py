@@ -1,4 +1,7 @@
-"""A study that has been checked: what it is, where it stands, what its runs make together, and its report."""
+"""A study that has been checked: what it is, where it stands, what its runs make together, and its report.
+
+`conduct.run` carries it out.
+"""
 
 from __future__ import annotations
 

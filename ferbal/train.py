@@ -149,7 +149,10 @@ def fit(
 
 
 def side(training: Training, share: float) -> int:
-    """Of the images that training sees once this share of the epochs that pass them is over (Howard 2018)."""
+    """Side in pixels of the training images once `share` (0..1) of the epochs that pass images is over.
+
+    Progressive resizing (Howard 2018).
+    """
     if training.first_size is None:
         return training.image_size
     steps = math.ceil((training.image_size - training.first_size) / GROWS)

@@ -64,11 +64,11 @@ class Slant(View):
 
 
 def several(seen: View, tta: Tta) -> tuple[View, ...]:
-    """The picture as the net sees it otherwise; also mirrored; ten crops (Krizhevsky et al. 2012); or affine views.
+    """The views that `tta` averages.
 
-    Ten crops are the corners and the middle, each also mirrored. A net that is always shown a square out of the
-    picture is shown squares of that size. Affine views are turned, scaled and shifted within the ranges of
-    `augment: light`, over which they are spread evenly, half of them mirrored.
+    none: the picture as the net sees it. flip: also mirrored. tencrop: corners and middle, each also mirrored
+    (Krizhevsky et al. 2012), squares of the size of the run's own crop if it has one. affine: 32 turned, scaled and
+    shifted ones, spread evenly over the ranges of `augment: light`, half of them mirrored.
     """
     if tta == "none":
         return (seen,)

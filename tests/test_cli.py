@@ -116,7 +116,9 @@ def test_a_data_set_is_imported_checked_and_listed(root: Path, say: Callable[...
     assert found["counts"]["train"] == dict.fromkeys(
         ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"), 2
     )
-    assert "all          14   14    14" in say("data", "check", "faces-1").out
+    checked = say("data", "check", "faces-1").out
+    assert "all          14   14    14" in checked
+    assert checked.endswith("\nNext: data: {source: faces-1} in a study file\n")
     assert say("list", "data").out.split() == ["demo", "faces-1", "tiny"]
     assert json.loads(say("data", "import", "Faces 1.csv", "--replace", "--json").out)["shape"] == [42, 1, 48, 48]
     assert say("data", "import", "Faces 1.csv", "--as", "x", "--targets", "firm").code == 2
@@ -136,10 +138,16 @@ def test_check_shows_rows_stages_and_trainings(root: Path, say: Callable[..., Sa
     assert "weighted · facevgg_small     -     48    12  2 epochs + 1 epochs" in out
     assert "drop: without left (36 rows)" in out
     assert "from epoch 3: weighted: right 0.62, rare 2.50" in out
-    assert out.endswith("8 trainings: 4 trials and 4 final runs on 2 seeds\n")
+    assert "\n8 trainings: 4 trials and 4 final runs on 2 seeds\n" in out
+    assert out.endswith("\nNext: ferbal study run studies/tiny.yaml\n")
     found = json.loads(say("study", "check", "studies/tiny.yaml", "--json").out)
     assert found["arms"][1]["rows"] == {"right": 48, "rare": 12}
     assert (found["trials"], found["final_runs"]) == (4, 4)
+
+
+def test_check_names_the_call_that_runs_what_was_checked(say: Callable[..., Said]) -> None:
+    out = say("study", "check", "studies/tiny.yaml", "--set", "strategies={plain: plain}").out
+    assert out.endswith("\nNext: ferbal study run studies/tiny.yaml --set 'strategies={plain: plain}'\n")
 
 
 def test_check_imports_neither_torch_nor_timm_nor_reads_pixels(root: Path) -> None:
@@ -252,7 +260,15 @@ def test_python_dash_m_is_the_command(ferbal: Ferbal) -> None:
     assert (done.returncode, done.stdout) == (0, f"ferbal {__version__}\n")
 
 
-def test_a_signal_that_a_library_turns_into_another_error_is_still_an_interruption() -> None:
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("study run studies/tiny.yaml", "interrupted; what was done is kept, and the same command goes on from here"),
+        ("data import fer2013.csv", "interrupted"),
+        ("predict runs/x photos/", "interrupted"),
+    ],
+)
+def test_a_signal_that_a_library_turns_into_another_error_is_still_an_interruption(typed: str, said: str) -> None:
     code = (
         "import os, signal\nfrom ferbal import cli\n"
         "def app():\n"
@@ -260,7 +276,7 @@ def test_a_signal_that_a_library_turns_into_another_error_is_still_an_interrupti
         "    finally: raise RuntimeError('the archive was not finished')\n"
         "cli.app = app\ncli.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", code, *typed.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 130
-    assert done.stderr.startswith("interrupted; what was done is kept")
-    assert "Traceback" not in done.stderr
+    assert done.stderr == f"{said}\n"

@@ -150,7 +150,7 @@ def test_what_cannot_be_shown_is_said(root: Path, searched: Path, ferbal: Ferbal
 
 def test_without_the_extra_it_is_named(searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    with pytest.raises(UsageError, match=re.escape("`pip install 'ferbal[dashboard]'`")):
+    with pytest.raises(UsageError, match=re.escape("`pip install '.[dashboard]'`")):
         dashboard.serve(f"sqlite:///{_database(searched)}", searched, "127.0.0.1", 0, print)
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from ferbal import recipe
+from ferbal.plan import start
+from ferbal.testing import check_strategy
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
 HOME = Path(__file__).parents[1]
@@ -87,3 +94,16 @@ def test_the_study_in_the_readme_is_the_one_that_ferbal_ships(tmp_path: Path) ->
 def test_every_file_that_the_readme_links_to_is_there() -> None:
     for target in re.findall(r"\]\(((?!https?:)[^)]+)\)", README):
         assert (HOME / target).exists(), target
+
+
+def test_the_strategy_in_the_readme_keeps_every_law(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "my_strategies.py").write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_strategies", raising=False)
+    check_strategy("my_strategies.confidence_penalty(0.1)")
+
+    plan = recipe.parse("my_strategies.confidence_penalty(0.5)")(start(("a", "b"), np.array([0, 1]), epochs=2))
+    logits, targets = torch.log(torch.tensor([[0.25, 0.75]])), torch.tensor([[1.0, 0.0]])
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert plan.stages[0].loss(logits, targets).item() == pytest.approx(-math.log(0.25) - 0.5 * entropy)

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import STUDY
 
-from ferbal import spec
+from ferbal import settings_file, spec
 from ferbal.errors import UsageError
 from ferbal.plan import Knobs
 from ferbal.search import Choices, Point, Range
+
+SHIPPED = sorted((Path(__file__).parents[1] / "studies").rglob("*.yaml"))
+STARTER = Path(spec.__file__).with_name("starter.yaml")
 
 
 def complaint(tmp_path: Path, text: str, *changes: str) -> str:
@@ -128,9 +131,7 @@ def test_the_number_of_trainings_counts_every_arm(tmp_path: Path) -> None:
     assert grid.trainings == (2 * 16, 4)  # two sizes, two patiences, four rates
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[1] / "studies").rglob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_study_that_ferbal_ships_is_valid(path: Path) -> None:
     settings, _ = spec.load(path)
     assert settings.name == path.stem
@@ -146,6 +147,24 @@ def test_the_schema_describes_every_setting() -> None:
         if "description" not in entry and "$ref" not in entry
     ]
     assert undescribed == []
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, STARTER], ids=lambda path: path.stem)
+def test_the_schema_accepts_every_study_file_that_comes_with_ferbal(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    values, _ = settings_file.read(path)
+    jsonschema.validate(values, spec.StudySpec.model_json_schema())
+
+
+def test_the_schema_refuses_a_misspelt_key_and_takes_whatever_a_search_may_vary() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = spec.StudySpec.model_json_schema()
+    study = {"name": "x", "backbones": ["resnet18"], "strategies": {"plain": "plain"}}
+    varied = {"prune": True, "weight_decay": {"low": 1e-5, "high": 0.1, "log": True}, "focal.gamma": [0, 5]}
+    jsonschema.validate(study | {"search": varied}, schema)
+    for wrong in ({"trainig": {}}, {"training": {"epoch": 5}}, {"search": {"prune": "mean"}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(study | wrong, schema)
 
 
 FOCAL = STUDY.replace("weighted: weighted(beta=0.9)", "focal: focal(gamma=2)")

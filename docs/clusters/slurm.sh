@@ -1,5 +1,7 @@
 #!/bin/bash
 # A study on a Slurm allocation: sbatch slurm.sh studies/mine.yaml
+# Activate the environment first; sbatch passes it on. With another --time, set MAX_TIME about 15 minutes below it:
+#   MAX_TIME=7h45m sbatch --time=08:00:00 slurm.sh studies/mine.yaml
 #SBATCH --job-name=ferbal
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1

@@ -1,7 +1,7 @@
 """The command line: parse, call, print, exit codes. Everything heavy is imported by the command that needs it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or study file, 3 wrong data, 4 done but some runs failed or some
-pictures could not be read, 5 stopped by --max-time, 130 or 143 interrupted (what was done is kept, after 5 too).
+pictures could not be read, 5 stopped by --max-time, 130 or 143 interrupted (a study keeps what was done).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 app.add_typer(data_app, name="data")
-models.add_to(app)
 
 
 def main() -> NoReturn:
@@ -45,7 +44,9 @@ def main() -> NoReturn:
         code = interrupts.exit_code()
         if code is not None:  # whatever the signal turned into on its way out of a library
             why = "time is up" if code == interrupts.TIME_IS_UP else "interrupted"
-            print(f"{why}; what was done is kept, and the same command goes on from here", file=sys.stderr)
+            # of the commands, only this one goes on where it was
+            goes_on = "; what was done is kept, and the same command goes on from here"
+            print(f"{why}{goes_on if sys.argv[1:3] == ['study', 'run'] else ''}", file=sys.stderr)
             sys.exit(code)
         if isinstance(error, FerbalError):
             print(f"error: {error}", file=sys.stderr)
@@ -97,7 +98,7 @@ def list_(
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """What there is to choose from."""
+    """List strategies, backbones or data sets."""
     lists = {"strategies": _strategies, "backbones": _backbones, "data": _data_sets}
     if what not in lists:
         raise UsageError(f"cannot list {what!r}{nearest(what, lists)}; known are {', '.join(lists)}")
@@ -139,6 +140,9 @@ def doctor(as_json: AsJson = False) -> None:
         return print_json(found)
     for key, value in found.items():
         print(f"{key:18} {value}")
+
+
+models.add_to(app)  # --help lists commands in this order
 
 
 def _strategies(name: str, as_json: bool, root: Path) -> None:

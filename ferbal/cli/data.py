@@ -31,7 +31,9 @@ def data_import(
         bool,
         typer.Option("--skip-bad", help="Leave out rows and files that cannot be read, instead of refusing all."),
     ] = False,
-    faces: Annotated[bool, typer.Option("--faces", help="Cut the largest face out of every photo.")] = False,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Cut the largest face out of every photo: gray, upright, 48 px or --size.")
+    ] = False,
     no_face: Annotated[str, typer.Option(help="What becomes of photos without a face: drop or keep.")] = "drop",
     votes: Annotated[
         Path | None, typer.Option(help="FER+ votes (fer2013new.csv) to take FER2013's labels from.")
@@ -48,7 +50,10 @@ def data_import(
 
     name = name or slug(Path(source.rpartition(":")[2]).stem)
     if name == "demo" or slug(name) != name:
-        raise UsageError(f"--as {name!r}: a data set's name is lower-case letters, digits and dashes, and not 'demo'")
+        raise UsageError(
+            f"--as {name!r}: a data set's name is lower-case letters, digits and dashes, and not 'demo'; "
+            "'my-photos' would do"
+        )
     for option, value, known in (("no-face", no_face, ("drop", "keep")), ("targets", targets, ("hard", "soft"))):
         if value not in known:
             raise UsageError(f"--{option} {value!r}: known are {' and '.join(known)}")
@@ -85,7 +90,7 @@ def data_check(
     html: Annotated[Path | None, typer.Option(help="Write a page that shows the pictures to this file.")] = None,
     runs: Annotated[
         list[Path],
-        typer.Option("--run", help="Folder of a finished run: tell likely label errors by its predictions."),
+        typer.Option("--run", help="Finished run (repeatable): find likely label errors from its predictions."),
     ] = [],
     root: Root = HERE,
 ) -> None:
@@ -113,6 +118,7 @@ def data_check(
         print(sentence)
     if html is not None:
         print(html)
+    print(f"Next: data: {{source: {name}}} in a study file")
 
 
 @data_app.command("draw")

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a run, an ensemble, adopted weights or an exported model.")
 ]
-Augmented = Annotated[str, typer.Option("--tta", help="Ask about variants too: flip, tencrop or affine.")]
+Augmented = Annotated[
+    str, typer.Option("--tta", help="Average over variants of each image: flip, tencrop or affine.")
+]
 
 SOUPS = ("soup", "greedy soup")
 
@@ -127,7 +129,7 @@ def adopt_(
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Make a run of weights that were not trained here: check them, evaluate them once, keep their logits."""
+    """Import weights trained elsewhere: check, evaluate and save them as a run."""
     from ferbal import data
     from ferbal.store import RunFolder, slug
     from ferbal.use import adopt
@@ -154,8 +156,8 @@ def evaluate(
     source: Annotated[str, typer.Option("--data", help="A data set under data/, or demo.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     tta: Augmented = "",
-    resamples: Annotated[int, typer.Option(help="Of the bootstrap.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
@@ -187,7 +189,7 @@ def predict(
         list[str],
         typer.Argument(metavar="IMAGE|FOLDER|-", help="Pictures; - reads names, or one picture, from stdin."),
     ] = [],
-    faces: Annotated[bool, typer.Option("--faces", help="Say something of every face in a picture.")] = False,
+    faces: Annotated[bool, typer.Option("--faces", help="Predict for every face found in a picture.")] = False,
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
     tta: Augmented = "",
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with every class, instead of text.")] = False,
@@ -240,7 +242,7 @@ def export(
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Hand a model on: as ONNX with everything inside, or as a folder for timm with a card."""
+    """Export a model: ONNX, or a folder for timm with a model card."""
     if to not in ("onnx", "hub"):
         raise UsageError(f"--to {to!r}: known are onnx and hub")
     if given not in ("uint8", "float"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from contextlib import redirect_stdout
@@ -62,6 +63,9 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
     )
     for note in study.cautions(checked):
         print(f"note: {note}")
+    given = [part for change in changes for part in ("--set", change)]
+    there = [] if root == HERE else ["--root", str(root)]
+    print(f"Next: ferbal study run {shlex.join([str(file), *given, *there])}")
 
 
 @study_app.command("run")
@@ -73,7 +77,12 @@ def study_run(
         typer.Option("--only", metavar="ARM", help="Train only this strategy, backbone or arm; repeatable."),
     ] = [],
     max_time: Annotated[
-        str, typer.Option("--max-time", metavar="TIME", help="Stop in time, to be continued: 2h, 90m, 1h30m.")
+        str,
+        typer.Option(
+            "--max-time",
+            metavar="TIME",
+            help="Stop after this time; the same command continues later: 2h, 90m, 1h30m.",
+        ),
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     as_json: AsJson = False,
@@ -104,7 +113,7 @@ def study_run(
 def study_status(
     file: StudyFile,
     changes: Set = [],
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every two seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds.")] = False,
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
@@ -193,14 +202,14 @@ def study_report(
         typer.Option(metavar="DIR", help="Write every table as CSV, the main ones as LaTeX and Markdown too."),
     ] = None,
     figures: Annotated[Path | None, typer.Option(metavar="DIR", help="Write every figure of the page.")] = None,
-    form: Annotated[Form, typer.Option("--format", help="Of the figures.")] = "png",
+    form: Annotated[Form, typer.Option("--format", help="Format of --figures.")] = "png",
     grad_cam: Annotated[
-        bool, typer.Option("--grad-cam", help="Lay over the pictures of the mistakes where a model looks.")
+        bool, typer.Option("--grad-cam", help="Add Grad-CAM overlays to the pictures of mistakes.")
     ] = False,
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
-    """Make the page anew from what is on disk, or one page over several studies of a data set. Nothing is trained."""
+    """Rebuild the report from saved results, or one report over several studies."""
     from ferbal import files, study
     from ferbal.report import stills, takeaway
 

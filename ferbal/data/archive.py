@@ -35,7 +35,10 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
                 opened.extractall(folder, members)
         # RuntimeError: a password; NotImplementedError: a kind of compression that zipfile does not know
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise DataError(f"{archive}: not a readable zip file: {error}; fetch it again") from None
+            raise DataError(
+                f"{archive}: not a readable zip file: {error}; download it again, or unpack it "
+                "yourself and import the folder"
+            ) from None
         yield folder
     except DataError as error:  # where it lay for a while helps nobody
         raise DataError(str(error).replace(str(folder), str(archive))) from None
@@ -48,14 +51,16 @@ def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:
         parts = _parts(member)
         if ".." in parts or member.filename.startswith(("/", "\\")) or ":" in parts[0]:
             raise DataError(
-                f"{archive}: {member.filename!r} would be unpacked outside its folder; nothing was unpacked"
+                f"{archive}: {member.filename!r} would be unpacked outside its folder; nothing was unpacked. "
+                "If you trust it, unpack it yourself and import the folder"
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise DataError(f"{archive}: {member.filename!r} is a link; a data set holds files. Nothing was unpacked")
     whole, packed = (sum(getattr(m, size) for m in members) for size in ("file_size", "compress_size"))
     if whole > SUSPICIOUS_SIZE and whole > SUSPICIOUS_RATIO * packed:
         raise DataError(
-            f"{archive}: {packed:,} bytes claim to hold {whole:,}, as a zip bomb does; nothing was unpacked"
+            f"{archive}: {packed:,} bytes claim to hold {whole:,}, as a zip bomb does; nothing was unpacked. "
+            "If you trust it, unpack it yourself and import the folder"
         )
     if whole > 0.9 * free:
         raise DataError(f"{archive}: holds {whole:,} bytes, but the disk has {free:,} left; nothing was unpacked")

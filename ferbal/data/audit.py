@@ -107,12 +107,12 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
     twins, copies, near = found["twins"], found["duplicates"], found["near_duplicates"]
     yield from (f"suspicious labels: {text}" for text in found["label_order"])
     yield (
-        f"leaks: {twins['val_rows_in_train']:,} validation and {twins['test_rows_in_train']:,} test rows stand in "
-        f"training too; `twins: drop` leaves out {twins['train_rows_in_val_or_test']:,} training rows"
+        f"leaks: {twins['val_rows_in_train']:,} validation and {twins['test_rows_in_train']:,} test images also "
+        f"occur in training; `twins: drop` leaves out {twins['train_rows_in_val_or_test']:,} training rows"
     )
     yield (
-        f"near leaks: {near['rows_with_a_near_twin_in_training']['val']:,} validation and "
-        f"{near['rows_with_a_near_twin_in_training']['test']:,} test rows more are nearly the same as a training row"
+        f"near leaks: another {near['rows_with_a_near_twin_in_training']['val']:,} validation and "
+        f"{near['rows_with_a_near_twin_in_training']['test']:,} test images nearly equal a training image"
     )
     yield (
         f"repeated rows: {copies['repeated_rows']:,} repeat an earlier one, in {copies['groups']:,} groups of equal "
@@ -128,7 +128,8 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
     if found["left_out_at_import"]["count"]:
         yield f"left out at import: {found['left_out_at_import']['count']:,} rows or files that could not be used"
     if doubts := found.get("doubtful_labels"):
-        yield f"doubtful labels: {doubts['count']:,} of {doubts['judged_rows']:,} rows that the model was tried on"
+        seen = f"{doubts['judged_rows']:,} rows that the model was not trained on"
+        yield f"doubtful labels: {doubts['count']:,} of {seen}"
 
 
 def _copies(rows: Rows) -> dict[str, Any]:

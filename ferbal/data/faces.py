@@ -1,4 +1,4 @@
-"""Faces from photos: where they are, and upright crops of them. Needs `pip install "ferbal[faces]"`.
+"""Faces from photos: where they are, and upright crops of them. Needs the extra `faces`.
 
 The detectors are the Haar cascades that OpenCV carries (Viola and Jones 2001; Lienhart and Maydt 2002): frontal
 faces, upright or leaning by up to about 20 degrees. Profiles and faces behind hands are missed.
@@ -25,6 +25,7 @@ Gray: TypeAlias = UInt8[np.ndarray, "h w"]
 Point: TypeAlias = tuple[float, float]
 
 # Of the four frontal cascades, alt2 finds the most faces at the same number of false ones.
+EXTRA: Final = "`pip install '.[faces]'` in a copy of the repository"
 FACE: Final = "haarcascade_frontalface_alt2"
 EYES: Final = ("haarcascade_eye", "haarcascade_eye_tree_eyeglasses")
 LONG_SIDE: Final = (160, 640)  # of the picture that is searched, in pixels: others are brought to the nearest
@@ -221,7 +222,7 @@ def _cascade(name: str, thread: int) -> Any:
     cv2 = _cv2()
     cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"{name}.xml"))
     if cascade.empty():
-        raise UsageError(f'opencv {cv2.__version__} lacks {name}.xml. Run `pip install "ferbal[faces]"`')
+        raise UsageError(f"opencv {cv2.__version__} lacks {name}.xml. Run {EXTRA}")
     return cascade
 
 
@@ -234,5 +235,5 @@ def _cv2() -> Any:
     try:
         import cv2
     except ImportError:
-        raise UsageError('finding faces needs OpenCV. Run `pip install "ferbal[faces]"`') from None
+        raise UsageError(f"finding faces needs OpenCV. Run {EXTRA}") from None
     return cv2

@@ -19,7 +19,7 @@ def download(handle: str) -> Path:
     try:
         import kagglehub
     except ImportError:
-        raise UsageError('kaggle: needs the extra: pip install "ferbal[kaggle]"') from None
+        raise UsageError("kaggle: needs kagglehub. Run `pip install kagglehub`") from None
     try:
         fetch = kagglehub.dataset_download if "/" in handle else kagglehub.competition_download
         return Path(fetch(handle))

@@ -28,7 +28,8 @@ def label_order(
     if set(classes) == set(FER2013) and sorted(counts) == sorted(FER2013_COUNTS):
         truth = dict(zip(FER2013_COUNTS, FER2013, strict=True))
         told += [
-            f"{name!r} has as many rows as FER2013 has of {truth[count]!r}: the names were given in another order"
+            f"{name!r} has as many rows as FER2013 has of {truth[count]!r}: the names were given in another order; "
+            "import again with --classes in the right order"
             for name, count in zip(classes, counts, strict=True)
             if truth[count] != name
         ]

@@ -102,7 +102,7 @@ def _columns(header: tuple[str, ...]) -> tuple[int, int, int]:
 
 def _unusable(file: Path, text: str) -> str:
     if file.suffix.lower() not in FORMATS:
-        return f"{text!r} does not end like an image ({', '.join(FORMATS)})"
+        return f"{text!r} has no image file extension ({', '.join(FORMATS)})"
     if Path(text).is_absolute() or ".." in Path(text).parts:
         return f"{text!r} leads out of the folder of the CSV; put the CSV above its images and give paths from there"
     return "" if file.is_file() else f"{text!r}: no such file"

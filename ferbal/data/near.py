@@ -32,7 +32,7 @@ BITS = 64  # of a hash
 QUARTER = 16  # bits of a quarter of it
 DISTANCE = 14  # most bits in which the hashes of near duplicates differ
 FLIPS = [0, *(sum(1 << bit for bit in bits) for size in (1, 2) for bits in combinations(range(QUARTER), size))]
-CROWD = 32
+CROWD = 32  # pictures of one hash that are compared with each other; later ones only with the first
 ROWS_AT_ONCE = 1024
 PAIRS_AT_ONCE = 1 << 17
 

@@ -242,7 +242,7 @@ def _common_size(
         raise DataError(
             f"the images have different sizes: {sum(size == usual for size in sizes):,} of {len(sizes):,} have "
             f"{usual[0]}x{usual[1]} pixels, but {good[other]} has {sizes[other][0]}x{sizes[other][1]}; "
-            "give the side they are cropped and resized to with --size"
+            "choose one side with --size, e.g. --size 96"
         )
     return usual
 

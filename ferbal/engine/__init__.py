@@ -27,8 +27,8 @@ class EngineSpec:
     kind: Literal["local", "ray"] = "local"
     """local: on this machine; ray: as many runs at once as fit on a Ray cluster."""
     address: str = ""
-    """Of the Ray cluster: host:port, or auto for the one this machine belongs to. Without one, Ray is started on this
-    machine, with all its cores and GPUs, and ends with the study."""
+    """Address of the Ray cluster: host:port, or auto for the one this machine belongs to. Without one, Ray is started
+    on this machine, with all its cores and GPUs, and ends with the study."""
     gpus_per_run: Annotated[float, Ge(0)] | None = None
     """GPUs that a run takes, or each of its devices: 0.25 packs four runs on one. If not given, 1 where the
     cluster has any, else 0."""
@@ -39,12 +39,12 @@ class EngineSpec:
     share. If not given, as many as there are GPUs; without one, as many as there are cores and memory for, unless the
     study is short. ray: those it is given, of which some wait there for room; if not given, 256."""
     retries: Annotated[int, Ge(0)] = 3
-    """How often a run is begun again, each time where it last was, after its machine or process died."""
+    """How often a run is restarted from its last checkpoint after its process or machine died."""
     weights: str = ""
     """Where runs on a cluster keep their weights: a folder that all machines see, or s3://, gs:// and the like. If
     not given, they come back to the study's folder. Whoever needs them later fetches them from there."""
     checkpoint_minutes: Annotated[float, Gt(0)] = 10.0
-    """Minutes of training that a death may cost: so often a run on a cluster sends back where it stands."""
+    """How often a run on a cluster sends its state back, in minutes: at most this much work is lost."""
 
 
 @dataclass(frozen=True)

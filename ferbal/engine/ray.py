@@ -46,7 +46,8 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise UsageError("engine.kind: ray is not installed; get it with `pip install 'ferbal[ray]'`") from None
+            wanted = "`pip install '.[ray]'` in a copy of the repository"
+            raise UsageError(f"engine.kind: ray is not installed; get it with {wanted}") from None
         if settings.weights:
             elsewhere.check(settings.weights)
         self._ray = ray

@@ -1,4 +1,7 @@
-"""What is combined, and what comes of it."""
+"""The arrays that ensembles are made of, and a fitted ensemble.
+
+Also what a member counts as saying of a class that it does not know.
+"""
 
 from __future__ import annotations
 

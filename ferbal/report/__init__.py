@@ -1,1 +1,1 @@
-"""The report: store -> tables (`tables`) -> figures (`panels`) -> one HTML page (`page`)."""
+"""The report: store → `tables` (`collect`, `scored`) → `frames` → `figures` and `panels` → one HTML page (`page`)."""

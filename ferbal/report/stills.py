@@ -35,7 +35,7 @@ def write(tables: Tables, folder: Path, form: Form = "png") -> list[Path]:
         import kaleido
         from choreographer.errors import BrowserFailedError, ChromeNotFoundError
     except ImportError:
-        raise UsageError("--figures needs kaleido; `pip install 'ferbal[figures]'`") from None
+        raise UsageError("--figures needs kaleido; `pip install '.[figures]'` in a copy of the repository") from None
     import asyncio
 
     async def drawn() -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A model as one ONNX file: pictures in, probabilities out. Needs `pip install "ferbal[export]"`."""
+"""A model as one ONNX file: pictures in, probabilities out. Needs the extra `export`."""
 
 from __future__ import annotations
 
@@ -183,5 +183,6 @@ def _libraries() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter imports it
     except ImportError as error:
-        raise UsageError(f'exporting to ONNX needs {error.name}. Run `pip install "ferbal[export]"`') from None
+        extra = "`pip install '.[export]'` in a copy of the repository"
+        raise UsageError(f"exporting to ONNX needs {error.name}. Run {extra}") from None
     return onnx, onnxruntime

@@ -88,7 +88,7 @@ def test_what_was_planted_is_found(tmp_path: Path) -> None:
     ]
     assert {rows.id[row] for (row,) in found.exhibits[-1].groups} == {ids[20], ids[21]}
     told = "\n".join(sentences(f))
-    assert "leaks: 1 validation and 1 test rows stand in training too; `twins: drop` leaves out 2" in told
+    assert "leaks: 1 validation and 1 test images also occur in training; `twins: drop` leaves out 2" in told
     page = audit_page.render(found, rows)
     assert page.count("<figure>") == sum(len(group) for exhibit in found.exhibits for group in exhibit.groups)
     assert "http://" not in page
@@ -139,7 +139,7 @@ def test_the_command_prints_writes_and_speaks_json(
 ) -> None:
     text = ferbal("data", "check", "tiny", "--html", tmp_path / "check.html")
     assert text.returncode == 0, text.stderr
-    assert "leaks: 0 validation and 0 test rows" in text.stdout
+    assert "leaks: 0 validation and 0 test images" in text.stdout
     assert (tmp_path / "check.html").read_text().startswith("<!doctype html>")
     found = json.loads(ferbal("data", "check", "tiny", "--json").stdout)
     assert found["counts"]["train"]["rare"] == 12

@@ -181,7 +181,7 @@ def test_the_largest_face_as_one_call(clear: np.ndarray) -> None:
 
 def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UsageError, match=r'pip install "ferbal\[faces\]"'):
+    with pytest.raises(UsageError, match=r"pip install '\.\[faces\]'"):
         faces.find(np.zeros((50, 50), dtype=np.uint8))
 
 

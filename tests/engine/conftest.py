@@ -69,7 +69,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
     """A real server. Skipped where PostgreSQL or the driver is not installed."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'ferbal[postgres]'")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install '.[postgres]'")
     pytest.importorskip("sqlalchemy")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     found = str(programs[-1]) if programs else shutil.which("initdb")

@@ -167,7 +167,7 @@ def test_what_is_no_database_is_refused_with_its_line(root: Path) -> None:
 
 def test_without_the_driver_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(UsageError, match=r"get it with `pip install 'ferbal\[postgres\]'`"):
+    with pytest.raises(UsageError, match=r"get it with `pip install '\.\[postgres\]'`"):
         prepared(root, "storage=postgresql+psycopg://h/d")
 
 

@@ -80,7 +80,7 @@ def token() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes of one core each."""
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'ferbal[ray]'")
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
     from ray.cluster_utils import Cluster
 
     store = 100_000_000
@@ -254,18 +254,18 @@ def test_a_run_one_of_whose_devices_dies_is_begun_again(
 class TestMessages:
     def test_without_the_extra_it_is_named(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "ray", None)
-        with pytest.raises(UsageError, match=r"ray is not installed; get it with `pip install 'ferbal\[ray\]'`"):
+        with pytest.raises(UsageError, match=r"ray is not installed; get it with `pip install '\.\[ray\]'`"):
             list(conduct.run(prepared(root, "engine.kind=ray", *LONG)))
 
     @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379"])
     def test_a_cluster_that_does_not_answer(self, root: Path, address: str) -> None:
-        ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'ferbal[ray]'")
+        ray = pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
         assert not ray.is_initialized()
         with pytest.raises(UsageError, match=f"engine.address: no Ray cluster answers at {address}; start one with"):
             list(conduct.run(prepared(root, "engine.kind=ray", f"engine.address={address}", *LONG)))
 
     def test_a_run_that_fits_nowhere(self, root: Path) -> None:
-        pytest.importorskip("ray", reason="ray is not installed: pip install 'ferbal[ray]'")
+        pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
         with pytest.raises(UsageError, match="no machine of the Ray cluster has 1000 cores and 0 GPUs, which a run"):
             list(conduct.run(prepared(root, "engine={kind: ray, cpus_per_run: 1000, gpus_per_run: 0}", *LONG)))
         many = ("training.devices=1000", "search.batch_size=1000")
@@ -277,7 +277,7 @@ class TestMessages:
 
     def test_a_full_object_store_is_one_message_and_loses_nothing(self, root: Path) -> None:
         """Filled for real, on a disk that Ray takes to be full too."""
-        ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'ferbal[ray]'")
+        ray = pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
         full = {
             "local_fs_capacity_threshold": 0.0001,
             "automatic_object_spilling_enabled": False,

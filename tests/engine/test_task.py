@@ -53,7 +53,10 @@ def test_weights_that_have_changed_or_gone_are_named(root: Path) -> None:
     url = f"{root}/shared/plain.safetensors"
     far = carried_out(root, url)
     elsewhere.put(url, b"others")
-    with pytest.raises(DataError, match=r"these are not the weights that plain-facevgg-small-s1-.* has sent there"):
+    with pytest.raises(
+        DataError,
+        match=r"not the weights of plain-facevgg-small-s1-.*: the file has changed since the run; restore it",
+    ):
         ferbal.load(far.path)
     Path(url).unlink()
     with pytest.raises(DataError, match=r"plain.safetensors: it cannot be read \(FileNotFoundError"):
