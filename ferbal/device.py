@@ -141,14 +141,6 @@ def compiled(model: nn.Module, shape: tuple[int, int, int, int], machine: Machin
     return round(shape[0] / min(step() for _ in range(4)), 1), round(seconds, 1)
 
 
-def worth_compiling(plain: float, quick: float, seconds: float, images: int) -> bool:
-    """Whether compiling saves more than the seconds it takes within one training of so many images.
-
-    plain, quick: images a second as it is, and compiled.
-    """
-    return images / plain - images / quick > seconds
-
-
 def _step(model: nn.Module, shape: tuple[int, int, int, int], machine: Machine) -> Callable[[], float]:
     """A training step on noise, which returns its seconds."""
     device, passed = machine.device, machine.prepared(model.to(machine.device).train())

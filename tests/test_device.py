@@ -64,10 +64,9 @@ def test_where_torch_cannot_compile_the_net_is_trained_as_it_is_and_that_is_told
         raise RuntimeError("Cannot find a working triton installation\nSee its page")
 
     monkeypatch.setattr(device, "compiled", uncompiled)
-    dataset, training = data.open("tiny", root), Training(image_size=16)
+    dataset, training = data.open("tiny", root), Training(image_size=16, epochs=1000)
     machine, found = choose("facevgg_small", training, dataset, {})
     assert (machine.precision, machine.compiled) == ("bf16", False)
-    assert found[card]["compiled"] is False
     (told,) = news({}, found)
     assert "(RuntimeError: Cannot find a working triton installation)" in told
     monkeypatch.setattr(device, "compiled", lambda *_: pytest.fail("tried again"))
@@ -102,14 +101,25 @@ def test_compiling_without_memory_for_it_is_left_out(card: str, root: Path, monk
         raise RuntimeError("backend failed: CUDA out of memory")
 
     monkeypatch.setattr(device, "compiled", full)
-    _, found = choose("facevgg_small", Training(image_size=16), data.open("tiny", root), {})
+    _, found = choose("facevgg_small", Training(image_size=16, epochs=1000), data.open("tiny", root), {})
     assert found[card]["not_compiled"] == "not even two images fit in memory"
 
 
-def test_compiling_must_pay_for_itself_within_one_training() -> None:
-    assert device.worth_compiling(1000, 2000, seconds=49, images=100_000)
-    assert not device.worth_compiling(1000, 2000, seconds=51, images=100_000)
-    assert not device.worth_compiling(1000, 900, seconds=0, images=100_000)
+@pytest.mark.parametrize(
+    ("quick", "seconds", "epochs", "pays"),
+    [(400.0, 30.0, 1000, True), (400.0, 1e5, 1000, False), (190.0, 0.0, 1000, False), (400.0, 0.0, 1, False)],
+    ids=["it saves more than it takes", "it takes more", "it is slower", "nothing is measured for a short training"],
+)
+def test_compiling_must_pay_for_itself_within_one_training(
+    card: str, root: Path, monkeypatch: pytest.MonkeyPatch, quick: float, seconds: float, epochs: int, pays: bool
+) -> None:
+    monkeypatch.setattr(device, "compiled", lambda *_: (quick, seconds))
+    dataset = data.open("tiny", root)
+    machine, found = choose("facevgg_small", Training(image_size=16, epochs=epochs), dataset, {})
+    assert machine.compiled == pays
+    assert ("compiling_s" in found[card]) == (epochs > 1)
+    # and the answer is that of the training at hand, not of the one that measured it
+    assert choose("facevgg_small", Training(image_size=16, epochs=1), dataset, found)[0].compiled is False
 
 
 def test_a_gpu_that_torch_has_no_kernels_for_is_named_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ Speeds = dict[str, Any]
 Shape = tuple[int, int, int, int]
 """Of a batch of images, [B, C, H, W]."""
 Found = TypeVar("Found")
+SHORT = 60.0  # seconds of training that compiling, which is measured in as many, can save nothing of
 
 
 def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -> tuple[hardware.Machine, Speeds]:
@@ -42,11 +43,16 @@ def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -
         if len(formats) > 1 and (measured := speeds()):
             found |= {"images_per_s": measured, "precision": hardware.choose(measured)}
     machine = hardware.Machine(device, found["precision"] if training.precision == "auto" else training.precision)
-    compiles = training.compile == "auto" and training.devices == 1  # what is measured is a device by itself
-    if compiles and device.type == "cuda" and "compiled" not in found:
-        plain = found.get("images_per_s") or speeds()
-        found |= _compiled(fresh(), shape, machine, plain, len(train) * training.epochs)
-    compiled = training.compile is True or (compiles and found.get("compiled", False))
+    compiled = training.compile is True
+    if (
+        training.compile == "auto" and device.type == "cuda" and training.devices == 1
+    ):  # a device by itself is measured
+        if "images_per_s" not in found and (measured := speeds()):
+            found["images_per_s"] = measured
+        images = len(train) * training.epochs
+        if _seconds(found, machine, images) > SHORT and not found.keys() & {"compiling_s", "not_compiled"}:
+            found |= _compiled(fresh(), shape, machine)
+        compiled = _pays(found, machine, images)
     return replace(machine, compiled=compiled), known | ({key: found} if found else {})
 
 
@@ -61,22 +67,29 @@ def news(before: Speeds, now: Speeds) -> Iterator[str]:
             )
 
 
-def _compiled(
-    net: nn.Module, shape: Shape, machine: hardware.Machine, plain: dict[Any, float] | None, images: int
-) -> dict[str, Any]:
-    """Whether to compile a net for a training of so many images, and from what that follows.
+def _seconds(found: dict[str, Any], machine: hardware.Machine, images: int) -> float:
+    """How long so many images take as the net is; 0 where that is not known."""
+    plain = found.get("images_per_s", {})
+    return images / plain.get(machine.precision, plain["fp32"]) if plain else 0.0
 
-    plain: images a second as it is, by number format.
-    """
+
+def _compiled(net: nn.Module, shape: Shape, machine: hardware.Machine) -> dict[str, Any]:
+    """How fast a net is compiled, or why it cannot be."""
     try:
         measured = _fitting(lambda batch: hardware.compiled(net, batch, machine), shape)
     except Exception as error:  # no Triton, no C compiler, a net it cannot follow: torch raises as many kinds
-        return {"compiled": False, "not_compiled": f"{type(error).__name__}: {first_line(error)}"}
-    if measured is None or plain is None:
-        return {"compiled": False, "not_compiled": "not even two images fit in memory"}
-    quick, seconds = measured
-    pays = hardware.worth_compiling(plain.get(machine.precision, plain["fp32"]), quick, seconds, images)
-    return {"compiled_images_per_s": quick, "compiling_s": seconds, "compiled": pays}
+        return {"not_compiled": f"{type(error).__name__}: {first_line(error)}"}
+    if measured is None:
+        return {"not_compiled": "not even two images fit in memory"}
+    return dict(zip(("compiled_images_per_s", "compiling_s"), measured, strict=True))
+
+
+def _pays(found: dict[str, Any], machine: hardware.Machine, images: int) -> bool:
+    """Whether compiling saves more time within one training of so many images than it takes."""
+    if "compiling_s" not in found:
+        return False
+    saved = _seconds(found, machine, images) - images / found["compiled_images_per_s"]
+    return bool(saved > found["compiling_s"])
 
 
 def _fitting(measure: Callable[[Shape], Found], shape: Shape) -> Found | None:
