@@ -19,7 +19,7 @@ from ferbal import device as hardware
 from ferbal.batches import Features, Images, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
-from ferbal.models import heads, learning
+from ferbal.models import heads, optimizers
 from ferbal.plan import Knobs, Plan, Stage, Training, cross_entropy
 from ferbal.shapes import Int
 
@@ -139,7 +139,7 @@ def one_epoch(
         for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
             progress = (epoch_of_stage + number / len(starts)) / stage.epochs
             lr = knobs.lr * stage.schedule(progress)
-            learning.set_rate(state.optimizer, lr)
+            optimizers.set_rate(state.optimizer, lr)
             if recall is None:
                 losses[number], _ = _gradients(state, passed, inputs, targets, None, machine)
             else:

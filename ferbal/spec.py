@@ -22,13 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from ferbal import database, ensemble, recipe, settings_file
+from ferbal import database, ensemble, recipe, study_file
 from ferbal.data import Twins
 from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
 from ferbal.plan import Arm, Training
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
-from ferbal.settings_file import Places
+from ferbal.study_file import Places
 
 
 def _known_method(text: str) -> str:
@@ -263,10 +263,10 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
     """Read a study file, with `key.path=value` changes. Raises one UsageError that names every mistake."""
     if not path.is_file():
         raise UsageError(f"{path}: no such study file. `ferbal init {path}` writes one to start from")
-    values, lines = settings_file.read(path)
+    values, lines = study_file.read(path)
     overridden: dict[tuple[str, ...], str] = {}
     for change in changes:
-        settings_file.change(values, change, overridden)
+        study_file.change(values, change, overridden)
     places = Places(path, lines, overridden)
     try:
         settings = StudySpec.model_validate(values)

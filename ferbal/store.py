@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from ferbal import elsewhere, files
+from ferbal import files, remote
 from ferbal.errors import DataError, UsageError
 from ferbal.metrics import softmax
 from ferbal.shapes import Float, Int, UInt8
@@ -170,7 +170,7 @@ class RunFolder:
         path = self.path / "weights.safetensors"
         if path.exists():
             content = path.read_bytes()
-            elsewhere.put(url, content)
+            remote.put(url, content)
             files.write_json(self.path / "weights.json", {"url": url, "sha256": hashlib.sha256(content).hexdigest()})
             path.unlink()
 
@@ -182,7 +182,7 @@ class RunFolder:
         """The file of weights, which is fetched if it is kept elsewhere. Raises DataError if that fails."""
         path, note = self.path / "weights.safetensors", _read(self.path / "weights.json", {})
         if note and not path.exists():
-            content = elsewhere.get(note["url"])
+            content = remote.get(note["url"])
             if hashlib.sha256(content).hexdigest() != note["sha256"]:
                 changed = "the file has changed since the run; restore it, or train again"
                 raise DataError(f"{note['url']}: not the weights of {self.path.name}: {changed}")

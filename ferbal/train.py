@@ -25,11 +25,11 @@ from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.epoch import State, averaged, averaged_every, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
-from ferbal.models import heads, learning
+from ferbal.models import heads, optimizers
 from ferbal.plan import Knobs, Plan, Stage, Training, Tta
 from ferbal.policies import policy
 from ferbal.shapes import Float, Int, UInt8
-from ferbal.views import several
+from ferbal.tta import several
 
 GROWS, GROWN = 4, 2 / 3  # px at a time that images grow by, and the share of the epochs after which they are grown
 
@@ -86,7 +86,7 @@ def fit(
     state = State(
         model,
         averaged(model, training, every),
-        learning.optimizer(model, plan.stages[0], knobs, training),
+        optimizers.optimizer(model, plan.stages[0], knobs, training),
         scaler(machine),
         every,
     )
@@ -103,7 +103,7 @@ def fit(
                 heads.begin_anew(model, [plan.seed, number])
             state.ema, state.step = averaged(model, training, every), 0
         if stage.scope != scope or stage.fresh_head:
-            state.optimizer, scope = learning.optimizer(model, stage, knobs, training), stage.scope
+            state.optimizer, scope = optimizers.optimizer(model, stage, knobs, training), stage.scope
             state.prepare(machine)
         if resume and begins < resume["epoch"] <= begins + stage.epochs:
             state.load(resume)

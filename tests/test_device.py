@@ -12,7 +12,7 @@ from torch import nn
 
 from ferbal import data, device
 from ferbal.device import Machine
-from ferbal.engine.machine import choose, news
+from ferbal.engine.measure import choose, news
 from ferbal.models.build import build
 from ferbal.plan import Training
 

@@ -15,7 +15,7 @@ from ferbal import data, run
 from ferbal.device import Machine
 from ferbal.errors import RunError, UsageError
 from ferbal.models import heads
-from ferbal.models import learning as which
+from ferbal.models import optimizers as which
 from ferbal.models.build import build
 from ferbal.plan import Arm, Head, Knobs, Stage, Training, start
 from ferbal.recipe import parse

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import STUDY
 
-from ferbal import settings_file, spec
+from ferbal import spec, study_file
 from ferbal.errors import UsageError
 from ferbal.plan import Knobs
 from ferbal.search import Choices, Point, Range
@@ -152,7 +152,7 @@ def test_the_schema_describes_every_setting() -> None:
 @pytest.mark.parametrize("path", [*SHIPPED, STARTER], ids=lambda path: path.stem)
 def test_the_schema_accepts_every_study_file_that_comes_with_ferbal(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    values, _ = settings_file.read(path)
+    values, _ = study_file.read(path)
     jsonschema.validate(values, spec.StudySpec.model_json_schema())
 
 

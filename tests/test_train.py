@@ -17,7 +17,7 @@ from ferbal.augment import View
 from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import RunError
-from ferbal.models import learning, nets
+from ferbal.models import nets, optimizers
 from ferbal.models.build import build
 from ferbal.plan import Knobs, Plan, Stage, Training, cross_entropy, start
 
@@ -149,7 +149,7 @@ def test_a_loss_that_balances_does_not_balance_again_what_the_net_has_said(text:
 def test_blocks_that_learn_are_trained_with_dropout_and_frozen_ones_keep_their_statistics() -> None:
     model = build("resnet18", TRAINING, classes=3, channels=1, seed=0)
     stage = Stage(1, scope=1)
-    learning.optimizer(model, stage, KNOBS, TRAINING)
+    optimizers.optimizer(model, stage, KNOBS, TRAINING)
     epoch._set_modes(model, stage)
     assert model.training  # by which timm's nets drop out
     assert [block.training for block in (model.bn1, model.layer3, model.layer3[0].bn1)] == [False] * 3

@@ -171,11 +171,9 @@ def evaluate(
     probabilities = metrics.softmax(_logits(model, dataset, split, _tta(tta)))
     found = scores.official_and_without_twins(probabilities, dataset, split, resamples=resamples, seed=seed)
     if as_json:
-        settings = {"model": str(model), "data": dataset.name, "split": split, "tta": tta or None, "seed": seed}
-        settings["notes"] = notes
-        return print_json(
-            settings | {"classes": dataset.classes} | {over: scores.as_json(one) for over, one in found.items()}
-        )
+        asked = {"model": str(model), "data": dataset.name, "split": split, "tta": tta or None, "seed": seed}
+        told = {"notes": notes, "classes": dataset.classes}
+        return print_json(asked | told | {over: scores.as_json(one) for over, one in found.items()})
     how = f"{split}, {tta}" if tta else split
     print(f"{model} on {dataset.name}, {how}; in brackets 95 % of {resamples:,} resamples\n")
     for note in notes:

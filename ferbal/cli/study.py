@@ -211,15 +211,15 @@ def study_report(
 ) -> None:
     """Rebuild the report from saved results, or one report over several studies."""
     from ferbal import files, study
-    from ferbal.report import stills, takeaway
+    from ferbal.report import figure_files, table_files
 
     if grad_cam:
         changes = [*changes, "report.grad_cam=true"]
     reported = study.report(*(study.prepare(path, root, changes) for path in paths))
     if tables is not None:
-        takeaway.write(reported.found, tables)
+        table_files.write(reported.found, tables)
     if figures is not None:
-        stills.write(reported.found, figures, form)
+        figure_files.write(reported.found, figures, form)
     if csv is not None:
         given = [*map(str, paths), *(f"--set '{change}'" for change in changes)]
         made_by = " ".join(["ferbal study report" if len(paths) > 1 else "ferbal study run", *given])

@@ -10,7 +10,7 @@ import numpy as np
 
 from ferbal.data import near
 from ferbal.data.blanks import BLANK, NEARLY_BLANK, contrast
-from ferbal.data.doubts import label_doubts
+from ferbal.data.label_errors import label_doubts
 from ferbal.data.label_order import label_order
 from ferbal.data.storage import Rows
 from ferbal.data.table import SPLITS

@@ -114,7 +114,7 @@ class Local:
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
         from ferbal import device
-        from ferbal.engine.machine import choose, news
+        from ferbal.engine.measure import choose, news
 
         known = self.folder.load("speeds")
         with contained(folder), refusing():

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import __version__, elsewhere
+from ferbal import __version__, remote
 from ferbal.crew import ALONE
 from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running, side_by_side
@@ -49,7 +49,7 @@ class Ray:
             wanted = "`pip install '.[ray]'` in a copy of the repository"
             raise UsageError(f"engine.kind: ray is not installed; get it with {wanted}") from None
         if settings.weights:
-            elsewhere.check(settings.weights)
+            remote.check(settings.weights)
         self._ray = ray
         self._settings, self._dataset, self._training, self._folder = settings, dataset, training, folder
         self._arrived: dict[Any, deque[Any]] = {}
@@ -130,7 +130,7 @@ class Ray:
                         del self._arrived[ready[0]]
                     case dict() as speeds:
                         if (known := self._folder.load("speeds")) != speeds:
-                            from ferbal.engine.machine import news
+                            from ferbal.engine.measure import news
 
                             self._folder.save("speeds", speeds)
                             yield from news(known, speeds)

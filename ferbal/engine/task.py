@@ -66,7 +66,7 @@ def measured(
     backbone: str, training: Training, dataset: Dataset, known: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """How a backbone trains on a machine of the cluster, for all of its runs alike; and what is known now."""
-    from ferbal.engine.machine import choose
+    from ferbal.engine.measure import choose
 
     with refusing():
         machine, found = choose(backbone, training, dataset, known)

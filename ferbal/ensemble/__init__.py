@@ -16,10 +16,10 @@ from functools import partial
 from typing import get_args
 
 from ferbal.ensemble.calibration import temperature, tempered, with_offsets
-from ferbal.ensemble.canary import Suspicion, refuse_leaks, suspicious
 from ferbal.ensemble.diversity import Diversity, Growth, diversity, growth
 from ferbal.ensemble.estimate import Estimate, estimate
 from ferbal.ensemble.greedy import Metric, bagged, greedy, greedy_path
+from ferbal.ensemble.leaks import Suspicion, refuse_leaks, suspicious
 from ferbal.ensemble.members import FLOOR, Combined, Method, Unknown, log_probabilities, members_of
 from ferbal.ensemble.mixtures import average, average_logits, vote, weighted
 from ferbal.ensemble.stacks import stack, stack_boosted, stack_plain

@@ -295,7 +295,7 @@ def _notes(source: Source) -> Iterator[dict[str, Any]]:
                 yield {"strategy": label, "recipe": recipe, "note": note}
 
 
-def _planned(source: Source, label: str) -> list[Mapping[str, Any]]:
+def _planned(source: Source, label: str) -> Sequence[Mapping[str, Any]]:
     """What the plans of a strategy's runs were, with what the search has set; before there are any, its plan."""
     if done := [run.about for arm, _, run in source.done if arm.label == label]:
         return done

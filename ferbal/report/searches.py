@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 
 from ferbal.report.words import setting
@@ -74,7 +74,8 @@ def _places(values: pd.Series) -> pd.Series:
     """Where the values of a setting lie along its axis: names in the order of the alphabet."""
     if not _numeric(values):
         return values.map({name: place for place, name in enumerate(sorted(values.unique(), key=str))}).astype(float)
-    return np.log(values.astype(float)) if _logarithmic(values) else values.astype(float)
+    numbers = values.astype(float)
+    return numbers.map(math.log) if _logarithmic(values) else numbers
 
 
 def _numeric(values: pd.Series) -> bool:

@@ -20,8 +20,8 @@ from ferbal import ensemble, files
 from ferbal.augment import View
 from ferbal.errors import UsageError
 from ferbal.shapes import Float, UInt8
+from ferbal.tta import span
 from ferbal.use.model import LUMA, Mixture, Model, Net
-from ferbal.views import span
 
 SAME = 1e-4  # between probabilities of onnxruntime and torch
 AT_ONCE = 256

@@ -11,7 +11,7 @@ import torch
 
 from ferbal import conduct, device, engine, study
 from ferbal.device import Machine
-from ferbal.engine import Ahead, EngineSpec, Running, machine
+from ferbal.engine import Ahead, EngineSpec, Running
 from ferbal.engine.local import Local
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained

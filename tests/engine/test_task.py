@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ferbal
-from ferbal import data, elsewhere, energy, files
+from ferbal import data, energy, files, remote
 from ferbal.crew import ALONE
 from ferbal.energy import Counter, Meter
 from ferbal.engine import task
@@ -52,7 +52,7 @@ def test_weights_that_are_kept_elsewhere_are_fetched_when_they_are_needed(root: 
 def test_weights_that_have_changed_or_gone_are_named(root: Path) -> None:
     url = f"{root}/shared/plain.safetensors"
     far = carried_out(root, url)
-    elsewhere.put(url, b"others")
+    remote.put(url, b"others")
     with pytest.raises(
         DataError,
         match=r"not the weights of plain-facevgg-small-s1-.*: the file has changed since the run; restore it",
@@ -77,7 +77,7 @@ class TestSending:
         self, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, failures: int
     ) -> tuple[list[str], list[float]]:
         """What is told, and the pauses."""
-        left, pauses, put = [failures], [], elsewhere.put
+        left, pauses, put = [failures], [], remote.put
 
         def fails(url: str, content: bytes) -> None:
             if left[0]:
@@ -85,7 +85,7 @@ class TestSending:
                 raise DataError(f"{url}: it cannot be written")
             put(url, content)
 
-        monkeypatch.setattr(elsewhere, "put", fails)
+        monkeypatch.setattr(remote, "put", fails)
         monkeypatch.setattr(task.time, "sleep", pauses.append)
         files.write_bytes(folder.path / "weights.safetensors", b"weights")
         return list(task._sent(folder, f"{folder.path.parent}/far/weights.safetensors")), pauses
@@ -107,4 +107,4 @@ class TestSending:
 
 def test_storage_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UsageError, match=r"s4://bucket: .* needs its own package"):
-        elsewhere.check("s4://bucket")
+        remote.check("s4://bucket")

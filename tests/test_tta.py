@@ -23,9 +23,9 @@ from ferbal.plan import Arm, Knobs, Training, start
 from ferbal.policies import POLICIES
 from ferbal.recipe import parse
 from ferbal.store import RunFolder
+from ferbal.tta import Glimpse, Slant, several
 from ferbal.use import hub, onnx, saved
 from ferbal.use.model import Model, Net
-from ferbal.views import Glimpse, Slant, several
 
 IMAGES = torch.arange(2 * 24 * 24).reshape(2, 1, 24, 24).remainder(251).to(torch.uint8)
 WHOLE, SQUARE = View(24, 0.0, 1.0), Glimpse(20, 0.0, 1.0, crop=20 / 24)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ferbal.data.doubts import label_doubts
+from ferbal.data.label_errors import label_doubts
 from ferbal.errors import DataError
 
 

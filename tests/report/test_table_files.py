@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ferbal.report import frames, takeaway
+from ferbal.report import frames, table_files
 from ferbal.report.parts import Grid
 from ferbal.report.tables import COLUMNS, Tables
 
@@ -19,7 +19,7 @@ Study = Callable[..., Tables]
 
 def test_every_table_is_written_and_can_be_read_again(study: Study, tmp_path: Path) -> None:
     tables = study(strategies=("plain", "focal"), backbones=("net",), failed=True)
-    written = {path.name for path in takeaway.write(tables, tmp_path / "out")}
+    written = {path.name for path in table_files.write(tables, tmp_path / "out")}
     assert written == {path.name for path in (tmp_path / "out").iterdir()}
     assert {f"{name}.csv" for name in COLUMNS} <= written
     assert {
@@ -36,7 +36,7 @@ GRID = Grid("50 % & more", ("model", "a_b\n95 %"), (("mix|up *x*", "0.5*\n0.4 to
 
 
 def test_names_are_text_in_latex() -> None:
-    lines = takeaway.latex(GRID, "board").splitlines()
+    lines = table_files.latex(GRID, "board").splitlines()
     assert r"\caption{50 \% \& more}" in lines
     assert r"model & a\_b (95 \%) \\" in lines
     assert r"mix|up *x* & 0.5* (0.4 to 0.6) \\" in lines
@@ -45,7 +45,7 @@ def test_names_are_text_in_latex() -> None:
 
 
 def test_names_are_text_in_markdown() -> None:
-    assert takeaway.markdown(GRID) == (
+    assert table_files.markdown(GRID) == (
         "**50 % &amp; more**\n\n"
         "| model | a\\_b (95 %) |\n"
         "| --- | ---: |\n"
@@ -56,7 +56,7 @@ def test_names_are_text_in_markdown() -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
 def test_latex_is_accepted_by_latex(study: Study, tmp_path: Path) -> None:
-    takeaway.write(study(strategies=("plain", "a_b & 50 % {x}"), backbones=("net",)), tmp_path)
+    table_files.write(study(strategies=("plain", "a_b & 50 % {x}"), backbones=("net",)), tmp_path)
     body = "".join(f"\\input{{{path.name}}}" for path in tmp_path.glob("*.tex"))
     document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}{body}\\end{{document}}"
     (tmp_path / "all.tex").write_text(document, encoding="utf-8")
@@ -65,6 +65,6 @@ def test_latex_is_accepted_by_latex(study: Study, tmp_path: Path) -> None:
 
 
 def test_a_study_that_has_only_begun_has_tables_without_rows(bare: Callable[..., Tables], tmp_path: Path) -> None:
-    takeaway.write(bare(), tmp_path)
+    table_files.write(bare(), tmp_path)
     assert pd.read_csv(tmp_path / "runs.csv").empty
     assert not list(tmp_path.glob("*.tex"))

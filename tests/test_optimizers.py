@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ferbal.models.build import build
-from ferbal.models.learning import optimizer, set_rate
+from ferbal.models.optimizers import optimizer, set_rate
 from ferbal.plan import Knobs, Scope, Stage, Training
 
 KNOBS, TRAINING = Knobs(0.1, 16, 5), Training(layer_decay=0.5, weight_decay=0.01)
