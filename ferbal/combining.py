@@ -81,7 +81,7 @@ def _made_of(method: str, members: Mapping[str, RunFolder], dataset: Dataset) ->
     return {
         "method": method,
         "members": list(members),
-        "said": [run.said for run in members.values()],
+        "said": [run.logits_hash for run in members.values()],
         "digest": dataset.digest,
         "revision": REVISION,
     }

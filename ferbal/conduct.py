@@ -20,7 +20,7 @@ from ferbal.plan import Arm, Plan
 from ferbal.run import Job
 from ferbal.search import Point
 from ferbal.store import RunFolder
-from ferbal.study import Report, Study, cautions, changed, combine, left, report, versions
+from ferbal.study import Report, Study, cautions, changed, combine, report, trials_left, versions
 
 TRIAL_SEED = 0  # which no final run has
 Events = Generator[Event | None, None, None]
@@ -72,7 +72,7 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
     study.folder.save("spec", spec.as_json(study.spec))
     if study.spec.storage != "sqlite":
         study.folder.sign()
-    to_do = tuple((arm, left(study, arm), len(study.spec.seeds)) for arm, _ in plans)
+    to_do = tuple((arm, trials_left(study, arm), len(study.spec.seeds)) for arm, _ in plans)
     yield Started(to_do, study.longest(chosen))
     yield from notes
     work.searching.update(arm for arm, _ in plans)

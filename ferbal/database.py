@@ -17,9 +17,9 @@ from ferbal.errors import FerbalError, UsageError
 if TYPE_CHECKING:
     import optuna
 
-PATIENT = 600  # seconds to wait for a database that another process has locked, or that does not answer
-ANSWER = 10  # seconds that a server has to answer
-_POLITE = 1.0  # seconds between two tries
+LOCK_TIMEOUT = 600  # seconds to wait for a database that another process has locked, or that does not answer
+CONNECT_TIMEOUT = 10  # seconds that a server has to answer
+RETRY_EVERY = 1.0  # seconds between two tries
 _REFUSED = (
     "authentication failed",
     "no password supplied",
@@ -70,15 +70,15 @@ def storage(url: str) -> optuna.storages.RDBStorage:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if url.startswith("sqlite"):
-        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": PATIENT}})
-    return _patient(lambda: _waiting(optuna.storages.RDBStorage(url, engine_kwargs=engine(url))))()
+        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT}})
+    return _retrying(lambda: _waiting(optuna.storages.RDBStorage(url, engine_kwargs=engine(url))))()
 
 
 def engine(url: str) -> dict[str, Any]:
     """How SQLAlchemy reaches a server: what it had been given up for is tried before it is used."""
     libpq = url.startswith(("postgresql:", "postgresql+psycopg"))
     # names of strategies go beyond ASCII, which a server whose locale is C takes, and gives back as bytes
-    arguments = {"connect_timeout": ANSWER, "client_encoding": "utf8"} if libpq else {}
+    arguments = {"connect_timeout": CONNECT_TIMEOUT, "client_encoding": "utf8"} if libpq else {}
     return {"pool_pre_ping": True, "connect_args": arguments}
 
 
@@ -91,13 +91,13 @@ def failure(error: BaseException) -> FerbalError | None:
         return None
     said = _said(error)
     if "locked" in said:
-        what = f"another process has kept it locked for {PATIENT} s; end that process"
+        what = f"another process has kept it locked for {LOCK_TIMEOUT} s; end that process"
     elif "full" in said:
         what = "there is no space left on the disk; make some"
     elif any(sign in said for sign in _REFUSED):
         what = f"{_short(said)}; passwords are read from {', '.join(_PASSWORDS[:2])} or {_PASSWORDS[2]}; set it right"
     elif _unanswered(error):
-        what = f"it did not answer within {PATIENT} s ({_short(said)}); see that its server runs"
+        what = f"it did not answer within {LOCK_TIMEOUT} s ({_short(said)}); see that its server runs"
     else:
         what = f"{_short(said)}; see that it can be written and is whole"
     return FerbalError(f"the search's database: {what}, then run the same command again: it goes on from here")
@@ -109,11 +109,11 @@ def _waiting(kept: optuna.storages.RDBStorage) -> optuna.storages.RDBStorage:
 
     private = ("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id")
     for name in (*sorted(optuna.storages.BaseStorage.__abstractmethods__), *private):
-        setattr(kept, name, _patient(getattr(kept, name)))
+        setattr(kept, name, _retrying(getattr(kept, name)))
     return kept
 
 
-def _patient(act: Callable[..., Any]) -> Callable[..., Any]:
+def _retrying(act: Callable[..., Any]) -> Callable[..., Any]:
     """The same act, done again until the server answers or patience is at its end."""
 
     @wraps(act)
@@ -121,7 +121,7 @@ def _patient(act: Callable[..., Any]) -> Callable[..., Any]:
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
 
-        until, lost = time.monotonic() + PATIENT, False
+        until, lost = time.monotonic() + LOCK_TIMEOUT, False
         while True:
             try:
                 return act(*arguments, **named)
@@ -136,10 +136,10 @@ def _patient(act: Callable[..., Any]) -> Callable[..., Any]:
                     _log.warning(
                         "the search's database does not answer (%s); waiting up to %d s for it",
                         _short(_said(error)),
-                        PATIENT,
+                        LOCK_TIMEOUT,
                     )
                 lost = True
-                time.sleep(_POLITE)
+                time.sleep(RETRY_EVERY)
 
     return acted
 

@@ -31,7 +31,7 @@ AVERAGED_EVERY = 4  # steps at most: weights move little in between, and averagi
 class State:
     """What changes while a run trains, and is saved to resume it."""
 
-    NUMBERS: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
+    SAVED: ClassVar = ("epoch", "step", "best", "stale", "parts", "kept")
 
     model: nn.Module
     ema: ModelEmaV3 | None
@@ -89,7 +89,7 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "answers": self.answers,
-            **{name: getattr(self, name) for name in State.NUMBERS},
+            **{name: getattr(self, name) for name in State.SAVED},
         }
 
     def load(self, saved: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ class State:
             self.scaler.load_state_dict(saved["scaler"])
         if (answers := saved.get("answers")) is not None:  # older checkpoints have none
             self.answers = answers.to(next(self.model.parameters()).device)
-        for name in State.NUMBERS:
+        for name in State.SAVED:
             setattr(self, name, saved[name])
         self.pass_in(self.parts)
 
@@ -127,8 +127,8 @@ def one_epoch(
     starts = range(0, max(len(rows) - size, 0) + 1, size)  # an incomplete last batch waits for another epoch's order
     draw = torch.Generator(device).manual_seed(int(torch_seed))
     shifts = None if stage.shifts is None else torch.from_numpy(stage.shifts).float().to(device)
-    recall = stage.recall
-    if recall is not None and state.answers is None:
+    distillation = stage.distillation
+    if distillation is not None and state.answers is None:
         state.answers = torch.zeros(len(rows), len(plan.classes), device=device)
     _set_modes(state.model, stage)
     losses, lr = torch.zeros(len(starts), device=device), 0.0
@@ -140,13 +140,13 @@ def one_epoch(
             progress = (epoch_of_stage + number / len(starts)) / stage.epochs
             lr = knobs.lr * stage.schedule(progress)
             optimizers.set_rate(state.optimizer, lr)
-            if recall is None:
+            if distillation is None:
                 losses[number], _ = _gradients(state, passed, inputs, targets, None, machine)
             else:
                 these = rows[starts[number] : starts[number] + size]
-                recalled = _recalled(state, these, recall.share(progress))
+                recalled = _recalled(state, these, distillation.share(progress))
                 losses[number], said = _gradients(state, passed, inputs, targets, recalled, machine)
-                _remember(state, these, said.softmax(-1), recall.momentum)
+                _remember(state, these, said.softmax(-1), distillation.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal.plan import Adjust, Fit, Loss, Mix, Plan, Resample, Schedule, Stage, Trained, Weigh
+from ferbal.plan import Adjust, Fit, LinearClassifier, Loss, Mix, Plan, Resample, Schedule, Stage, Weigh
 from ferbal.shapes import Float, Int
 
 EXTREME = 50.0  # logits of an utterly certain model
@@ -202,7 +202,7 @@ def _fit(fit: Fit, k: int) -> list[Any]:
     draw = np.random.default_rng(5)
     labels = np.arange(40) % k
     logits = draw.normal(0, 2, (40, k)) + 2 * np.eye(k)[labels]
-    adjust, note = fit(logits, labels, Trained(draw.uniform(0.5, 2, k), draw.normal(0, 1, k)))
+    adjust, note = fit(logits, labels, LinearClassifier(draw.uniform(0.5, 2, k), draw.normal(0, 1, k)))
     holds(isinstance(note, str) and len(note.splitlines()) == 1, f"its note {note!r} is not one line")
     return [_adjust(adjust, k), note]
 

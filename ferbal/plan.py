@@ -104,19 +104,19 @@ class Head:
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class LinearClassifier:
     """What a correction may know of a trained linear classifier: the length of each class's weights, and its bias."""
 
     norms: Float[np.ndarray, " k"]
     bias: Float[np.ndarray, " k"]
 
 
-Fit = Callable[["Float[np.ndarray, 'n k']", "Int[np.ndarray, ' n']", "Trained | None"], "tuple[Adjust, str]"]
+Fit = Callable[["Float[np.ndarray, 'n k']", "Int[np.ndarray, ' n']", "LinearClassifier | None"], "tuple[Adjust, str]"]
 """(logits and labels of the blend rows, the classifier if it is a plain one) -> a correction, and a note about it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Recall:
+class SelfDistillation:
     """How much of a row's loss is to what the net said of it before (self-distillation).
 
     momentum: what a new answer leaves of those before, 0..1. share: progress through the stage, 0..1 -> that part.
@@ -125,7 +125,7 @@ class Recall:
     momentum: float
     share: Callable[[float], float]
 
-    def within(self, place: Callable[[float], float]) -> Recall:
+    def within(self, place: Callable[[float], float]) -> SelfDistillation:
         """The same for a part of the stage, whose progress is at this place of the whole."""
         return replace(self, share=lambda progress: self.share(place(progress)))
 
@@ -136,7 +136,7 @@ class Stage:
 
     odds: relative chance of each class to be drawn, now or by progress, or None to pass over every row once an epoch.
     shifts: added to the logits of each copy of the head before the loss. weigh: a factor for each row's loss.
-    recall: how much of each row's loss is to what the net has said of it.
+    distillation: how much of each row's loss is to what the net has said of it.
     resample: train the head on features of the frozen backbone, changed like this, instead of on images.
     scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics. fresh_head: begin with a
     classifier that has learnt nothing.
@@ -148,7 +148,7 @@ class Stage:
     mix: Mix | None = None
     shifts: Float[np.ndarray, "e k"] | None = None
     weigh: Weigh | None = None
-    recall: Recall | None = None
+    distillation: SelfDistillation | None = None
     resample: Resample | None = None
     scope: Scope = "all"
     fresh_head: bool = False
@@ -157,7 +157,7 @@ class Stage:
     def __post_init__(self) -> None:
         if self.resample is not None and self.mix is not None:
             raise UsageError("images cannot be mixed in a stage that trains on resampled features; leave one out")
-        if self.recall is not None and (self.mix is not None or self.resample is not None):
+        if self.distillation is not None and (self.mix is not None or self.resample is not None):
             what = "image mixing (mixup, say)" if self.resample is None else "resampled features"
             raise UsageError(f"self_distillation cannot be combined with {what}; leave one out")
 
@@ -167,7 +167,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Correction:
+class Rebalancing:
     """A strategy that evens out the classes. from_prior: by numbers that it worked out from the prior it found.
     lasting: by what is done to the logits, in stages to come as well."""
 
@@ -199,7 +199,7 @@ class Plan:
     fits: tuple[Fit, ...] = ()
     seed: int = 0
     notes: tuple[str, ...] = ()
-    corrections: tuple[Correction, ...] = ()
+    rebalancings: tuple[Rebalancing, ...] = ()
     allow_double_correction: bool = False
     per_class: str = ""
     reads_head: str = ""
@@ -258,24 +258,24 @@ class Plan:
         """The same plan with one more note."""
         return replace(self, notes=(*self.notes, text))
 
-    def before_corrections(self, strategy: str) -> None:
+    def refuse_if_rebalanced(self, strategy: str) -> None:
         """Refuse a strategy that would change the prior after another has worked with it."""
-        if first := next((done.by for done in self.corrections if done.from_prior), ""):
+        if first := next((done.by for done in self.rebalancings if done.from_prior), ""):
             raise UsageError(
                 f"{strategy} changes the prior that {first} has corrected already; "
                 f"write {strategy}(...) | {first}(...); if both even out the classes, this also needs "
                 "allow_double_correction: true"
             )
 
-    def corrected(self, by: str, *, from_prior: bool = True, lasting: bool = False) -> Plan:
+    def rebalanced(self, by: str, *, from_prior: bool = True, lasting: bool = False) -> Plan:
         """The same plan, in which `by` evens out the classes. UsageError if something else does so already."""
-        if self.corrections and not self.allow_double_correction:
-            first = self.corrections[0].by
+        if self.rebalancings and not self.allow_double_correction:
+            first = self.rebalancings[0].by
             raise UsageError(
                 f"{by} and {first} both even out the classes: together they would correct twice, and favour the rare "
                 "ones. Leave one of them out, or set allow_double_correction: true in the study file"
             )
-        return replace(self, corrections=(*self.corrections, Correction(by, from_prior, lasting)))
+        return replace(self, rebalancings=(*self.rebalancings, Rebalancing(by, from_prior, lasting)))
 
     def each_stage(self, change: Callable[[Stage], Stage]) -> Plan:
         """The same plan with every stage changed."""
@@ -283,7 +283,7 @@ class Plan:
 
     def resampled(self, samples: Samples, by: str) -> Plan:
         """The same plan over other rows, with a note of every class whose count that changes."""
-        self.before_corrections(by)
+        self.refuse_if_rebalanced(by)
         after = replace(self, samples=samples)
         moved = [
             f"{name} {old} -> {new}"
@@ -335,13 +335,13 @@ def split(stage: Stage, after: float) -> tuple[Stage, Stage]:
         def place(progress: float) -> float:
             return begin + progress * (end - begin)
 
-        odds, whole, recall = stage.odds, stage.schedule, stage.recall
+        odds, whole, distillation = stage.odds, stage.schedule, stage.distillation
         return replace(
             stage,
             epochs=epochs,
             schedule=lambda progress: whole(place(progress)),
             odds=(lambda progress: odds(place(progress))) if callable(odds) else odds,
-            recall=recall and recall.within(place),
+            distillation=distillation and distillation.within(place),
         )
 
     return part(first, 0, cut), replace(part(stage.epochs - first, cut, 1), fresh_head=False)

@@ -21,7 +21,7 @@ from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
-from ferbal.plan import Adjust, Arm, Knobs, Plan, Trained, Training, cross_entropy, start
+from ferbal.plan import Adjust, Arm, Knobs, LinearClassifier, Plan, Training, cross_entropy, start
 from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import smoothed
@@ -135,14 +135,14 @@ def contained(folder: RunFolder, *, alone: bool = True) -> Iterator[None]:
         raise
     except Exception as error:
         if (failure := _failure(error, alone)) is None:
-            folder.rest()
+            folder.clear_attempts()
             raise
         folder.fail(str(failure), "\n".join(getattr(failure, "__notes__", [])))
         if failure is error:
             raise
         raise failure from error
     except BaseException:  # stopped on purpose, and not dead
-        folder.rest()
+        folder.clear_attempts()
         raise
 
 
@@ -231,7 +231,7 @@ def _executed(
     for name in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, name)
         logits[name] = train.answers(model.to(machine.device), part.images, view, machine, tta)
-    adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.trained(model))
+    adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.linear_classifier(model))
     correction = Correction.of(adjust, logits["val"])
     logits = {name: over_all(adjust(said), plan.becomes) for name, said in logits.items()}
     matrix = _confusion(logits["val"][halves.select], dataset.val.labels[halves.select], plan)
@@ -346,7 +346,7 @@ def corrections(
     said: Float[np.ndarray, "n k"],
     val: Split,
     blend: Int[np.ndarray, " b"],
-    head: Trained | None,
+    head: LinearClassifier | None,
 ) -> tuple[Adjust, list[str]]:
     """All that is done to the logits, what is fitted on blend included, and what each of the fits found.
 

@@ -94,7 +94,7 @@ class RunFolder:
         files.write_json(self.path / "attempts.json", {"epoch": epoch, "times": times})
         return times
 
-    def rest(self) -> None:
+    def clear_attempts(self) -> None:
         """Note that the process which trains stops of its own accord, and did not die."""
         (self.path / "attempts.json").unlink(missing_ok=True)
 
@@ -203,7 +203,7 @@ class RunFolder:
             return np.asarray(saved[split], np.float64)
 
     @property
-    def said(self) -> str:
+    def logits_hash(self) -> str:
         """A hash of the logits that are here."""
         return hashlib.sha256((self.path / "logits.npz").read_bytes()).hexdigest()[:16]
 
@@ -250,11 +250,11 @@ class RunFolder:
         """Remove what only a run in progress needs."""
         for path in self._checkpoints():
             path.unlink()
-        self.rest()
+        self.clear_attempts()
 
 
 @dataclass(frozen=True)
-class Beside(RunFolder):
+class FollowerFolder(RunFolder):
     """For a process that trains the net of `run` together with the one that keeps it: it begins where that does."""
 
     run: RunFolder

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from ferbal import __version__, combining, data, files, models, spec
 from ferbal.dataset import Dataset
-from ferbal.engine import Ahead
+from ferbal.engine import Workload
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.events import Combined, Log, Noticed
 from ferbal.models import weights_file
@@ -73,10 +73,10 @@ class Study:
         first = replace(arm, backbone=self.spec.backbones[0])
         return None if arm == first else self.search(first).chosen()
 
-    def ahead(self, arms: Collection[Arm]) -> Ahead:
+    def ahead(self, arms: Collection[Arm]) -> Workload:
         """What these arms ask of an engine, when they begin. The trials of an arm follow one another."""
         trials, seeds = [self.spec.trials(arm) for arm in arms], len(self.spec.seeds)
-        return Ahead(sum(trials) + seeds * len(arms), len(arms) * (1 if any(trials) else seeds))
+        return Workload(sum(trials) + seeds * len(arms), len(arms) * (1 if any(trials) else seeds))
 
     def longest(self, arms: Collection[Arm]) -> int:
         """Epochs of the longest training of these arms, untuned."""
@@ -180,14 +180,14 @@ def _flat(settings: Any, above: str = "") -> dict[str, Any]:
     }
 
 
-def ended(study: Study, arm: Arm) -> int:
+def trials_ended(study: Study, arm: Arm) -> int:
     """How many trials of an arm have come to their end."""
     return sum(trial["state"] not in ("running", "waiting") for trial in study.search(arm).trials())
 
 
-def left(study: Study, arm: Arm) -> int:
+def trials_left(study: Study, arm: Arm) -> int:
     """How many trials of an arm are still to do."""
-    return max(study.spec.trials(arm) - ended(study, arm), 0)
+    return max(study.spec.trials(arm) - trials_ended(study, arm), 0)
 
 
 def combine(study: Study) -> Iterator[Combined | Noticed]:
@@ -266,8 +266,8 @@ def status(study: Study) -> dict[str, Any]:
             {
                 "arm": arm.name,
                 "trials": study.spec.trials(arm),
-                "trials_done": ended(study, arm),
-                "trials_left": left(study, arm),
+                "trials_done": trials_ended(study, arm),
+                "trials_left": trials_left(study, arm),
                 "final_runs": len(study.spec.seeds),
                 "final_runs_done": len(complete),
                 "failed": sum(bool(run.failure) for run in finals.values()),

@@ -122,7 +122,7 @@ def fit(
             clock = time.perf_counter()
             if imaged[number]:
                 done = sum(imaged[:number]) + state.epoch - begins
-                images.shown = replace(view, size=side(training, done / sum(imaged)))
+                images.shown = replace(view, size=image_side(training, done / sum(imaged)))
             loss, lr, seen = one_epoch(state, stage, plan, batches, knobs, machine, state.epoch - begins)
             machine.crew.same(model, state.judged)
             trained = time.perf_counter() - clock
@@ -148,7 +148,7 @@ def fit(
     return state.kept
 
 
-def side(training: Training, share: float) -> int:
+def image_side(training: Training, share: float) -> int:
     """Side in pixels of the training images once `share` (0..1) of the epochs that pass images is over.
 
     Progressive resizing (Howard 2018).

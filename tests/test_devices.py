@@ -22,7 +22,7 @@ from ferbal import data, epoch, study
 from ferbal.crew import ALONE, Crew
 from ferbal.dataset import Dataset
 from ferbal.device import Machine
-from ferbal.engine import Ahead, EngineSpec, Progress, Running, several
+from ferbal.engine import EngineSpec, Progress, Running, Workload, several
 from ferbal.engine.local import Local
 from ferbal.errors import DiedError, RefusedError, RunError, UsageError
 from ferbal.store import RunFolder
@@ -178,7 +178,7 @@ def begun(root: Path, devices: int, place: str) -> tuple[Running, RunFolder, Dat
     arm, _ = shown.plans[0]
     point, folder = shown.search(arm).chosen(), RunFolder(root / place)
     assert point is not None
-    engine = Local(EngineSpec(), shown.dataset, shown.spec.training, shown.folder, Ahead())
+    engine = Local(EngineSpec(), shown.dataset, shown.spec.training, shown.folder, Workload())
     return engine.run(shown.job(arm, point, 1), folder, keep=True), folder, shown.dataset
 
 

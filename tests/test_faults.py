@@ -257,7 +257,7 @@ class TestDeaths:
     def test_a_run_that_is_stopped_on_purpose_is_not_counted(self, tmp_path: Path) -> None:
         folder = RunFolder(tmp_path)
         assert [folder.attempt(0), folder.attempt(0), folder.attempt(1)] == [1, 2, 1]
-        folder.rest()
+        folder.clear_attempts()
         assert folder.attempt(1) == 1
 
 

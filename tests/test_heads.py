@@ -66,7 +66,7 @@ def test_scales_multiply_each_logit() -> None:
 def test_any_backbone_with_a_linear_classifier_takes_any_head(backbone: str, head: Head) -> None:
     made = model(backbone, head)
     assert made(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
-    assert heads.trained(made) is None
+    assert heads.linear_classifier(made) is None
 
 
 def test_a_backbone_without_one_says_so() -> None:
@@ -104,7 +104,7 @@ def test_a_net_without_one_trains_where_nothing_takes_it_apart() -> None:
 
 def test_lengths_and_biases_of_a_linear_head_are_told() -> None:
     made = model()
-    told = heads.trained(made)
+    told = heads.linear_classifier(made)
     assert told is not None
     assert told.norms == pytest.approx(np.linalg.norm(made.fc.weight.detach().numpy(), axis=1))
     assert told.bias == pytest.approx(made.fc.bias.detach().numpy())

@@ -250,7 +250,7 @@ def test_a_locked_database_is_waited_for(database: str) -> None:
 
 
 def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ferbal.database, "PATIENT", 0.2)
+    monkeypatch.setattr(ferbal.database, "LOCK_TIMEOUT", 0.2)
     ferbal.database.storage.cache_clear()
     trials = looking(database, unpruned(2)).run(whole)
     first = next(trials)

@@ -251,9 +251,9 @@ def test_weights_are_averaged_in_every_epoch_however_few_batches_it_has(
 
 def test_images_grow_within_two_thirds_of_the_epochs() -> None:
     training = Training(epochs=60, image_size=42, first_size=24)
-    sides = [train.side(training, epoch / 60) for epoch in range(60)]
+    sides = [train.image_side(training, epoch / 60) for epoch in range(60)]
     assert {size: sides.count(size) for size in dict.fromkeys(sides)} == {24: 8, 28: 8, 32: 8, 36: 8, 40: 8, 42: 20}
-    assert {train.side(replace(training, first_size=None), epoch / 60) for epoch in range(60)} == {42}
+    assert {train.image_side(replace(training, first_size=None), epoch / 60) for epoch in range(60)} == {42}
 
 
 def test_growing_images_do_not_exhaust_patience(run: Callable[..., Any]) -> None:

@@ -133,7 +133,7 @@ def test_tau_norm_divides_the_same_weights_whatever_the_views(square: tuple[Mode
         net.network.get_parameter("fc.weight")[2] *= 8
     ask = net.network, images
     tau = parse("tau_norm(tau=1)")(start(("a", "b", "c"), np.array([0, 0, 0, 1, 2]), epochs=1)).fits[0]
-    divided, _ = tau(np.zeros((1, 3)), np.array([0]), heads.trained(net.network))
+    divided, _ = tau(np.zeros((1, 3)), np.array([0]), heads.linear_classifier(net.network))
     by_view = [divided(train.predict(*ask, view, net.machine)) for view in several(net.view, "tencrop")]
     said = divided(train.answers(*ask, net.view, net.machine, "tencrop"))
     assert np.allclose(metrics.softmax(said), metrics.softmax(np.mean(by_view, axis=0)), atol=1e-5)

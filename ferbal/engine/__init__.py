@@ -65,11 +65,11 @@ RunError. Closing it leaves the run to be continued."""
 
 
 @dataclass(frozen=True)
-class Ahead:
-    """What a study asks for. runs: trials and final runs in all; abreast: how many can go on at a time."""
+class Workload:
+    """What a study asks for. runs: trials and final runs in all; parallel: how many can go on at a time."""
 
     runs: int = 1
-    abreast: int = 1
+    parallel: int = 1
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ class Engine(Protocol):
 
 
 def open(  # noqa: A001 -- `engine.open` reads well
-    settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder, ahead: Ahead
+    settings: EngineSpec, dataset: Dataset, training: Training, folder: StudyFolder, ahead: Workload
 ) -> Engine:
     """The engine that a study asks for. Nothing is started before the first run is."""
     if settings.kind == "ray":

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from ferbal import limits
 from ferbal.dataset import Dataset
-from ferbal.engine import Ahead, EngineSpec, Progress, Running
+from ferbal.engine import EngineSpec, Progress, Running, Workload
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.plan import Training
 from ferbal.run import Job, contained, execute, refusing
-from ferbal.store import Beside, RunFolder, StudyFolder
+from ferbal.store import FollowerFolder, RunFolder, StudyFolder
 
 if TYPE_CHECKING:
     from ferbal.crew import Crew
@@ -46,7 +46,7 @@ def executed(
 
     # by its number, for another thread would take the first
     machine = device.Machine(device.pick(crew.rank), precision, compiled, crew)
-    own = folder if crew.rank == 0 else Beside(place / str(crew.rank), folder)
+    own = folder if crew.rank == 0 else FollowerFolder(place / str(crew.rank), folder)
     yield from told(execute(job, dataset, own, machine=machine, keep=keep))
 
 
@@ -68,7 +68,7 @@ class Local:
     dataset: Dataset
     training: Training
     folder: StudyFolder
-    ahead: Ahead
+    ahead: Workload
 
     @cached_property
     def at_once(self) -> int:
@@ -89,7 +89,7 @@ class Local:
         if not places and self.ahead.runs * self.training.epochs * len(self.dataset.train) >= LONG:
             room = limits.memory_in_all() // (ROOM + self.dataset.train.images.nbytes)
             places = min(torch.get_num_threads(), limits.cores(), room)
-        return max(1, min(places, self.ahead.abreast))
+        return max(1, min(places, self.ahead.parallel))
 
     @cached_property
     def workers(self) -> Workers:
@@ -148,7 +148,7 @@ class Local:
             except RunError:
                 raise
             except BaseException:
-                folder.rest()
+                folder.clear_attempts()
                 raise
         message = (
             f"{why}, as often as it was begun ({self.settings.retries + 1}); see what the system says of it (too "

@@ -36,7 +36,7 @@ from ferbal.store import RunFolder, StudyFolder
 
 _log = logging.getLogger(__name__)
 AT_ONCE = 256  # runs that Ray is given, if nothing is said
-ANSWER = 10  # seconds that the head of a cluster has to answer
+CONNECT_TIMEOUT = 10  # seconds that the head of a cluster has to answer
 
 
 class Ray:
@@ -267,7 +267,7 @@ class Ray:
         )
         if host:  # Ray itself would try for minutes
             try:
-                socket.create_connection((host, int(port)), ANSWER).close()
+                socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
             except (OSError, ValueError):
                 raise unreachable from None
         threads = {"OMP_NUM_THREADS": str(self._settings.cpus_per_run), "GOMP_SPINCOUNT": "1000"}

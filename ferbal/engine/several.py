@@ -59,7 +59,7 @@ def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Itera
             arguments = (theirs, Crew(rank, size), (HERE, store.port), threads, act, given)
             process = mp.get_context("spawn").Process(target=_take_part, args=arguments, daemon=True)
             members[ours] = (rank, process)
-            with theirs, deaf():
+            with theirs, signals_blocked():
                 process.start()
         yield from _heard(dict(members), size)
     finally:
@@ -68,7 +68,7 @@ def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Itera
 
 
 @contextmanager
-def deaf() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """What is sent to all processes of a terminal, or of a job, is not heard by one that is started in here."""
     if os.name != "posix":
         yield
@@ -95,8 +95,8 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
                 if process.exitcode:
                     raise DiedError(
                         f"the process of device {rank} (of {size}, counted from 0) died with "
-                        f"{how(process.exitcode)}; see what the system says of it (too little memory, say), then "
-                        "run again: it goes on after its last epoch"
+                        f"{exit_reason(process.exitcode)}; see what the system says of it (too little memory, say), "
+                        "then run again: it goes on after its last epoch"
                     ) from doubt
                 continue
             told = pickle.loads(sent)
@@ -113,7 +113,7 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
         raise doubt
 
 
-def how(code: int) -> str:
+def exit_reason(code: int) -> str:
     """What ended a process, by its exit code."""
     return f"exit code {code}" if code > 0 else f"signal {-code} ({signal.Signals(-code).name})"
 

@@ -22,7 +22,7 @@ from ferbal.engine import Progress
 from ferbal.errors import FerbalError, RunError
 from ferbal.plan import Training
 from ferbal.run import Job, execute, refusing
-from ferbal.store import Beside, RunFolder
+from ferbal.store import FollowerFolder, RunFolder
 
 Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
@@ -101,7 +101,7 @@ def executed(
     with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
         folder = RunFolder(Path(place) / job.slug)
         folder.unpack(begun)
-        own = folder if crew.rank == 0 else Beside(folder.path / "beside", folder)
+        own = folder if crew.rank == 0 else FollowerFolder(folder.path / "beside", folder)
         epochs = execute(job, dataset, own, machine=machine, keep=keep)
         failure = None
         try:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ferbal.engine.several import deaf, end_with_parent, how
+from ferbal.engine.several import end_with_parent, exit_reason, signals_blocked
 from ferbal.errors import DiedError, RunError
 
 
@@ -44,7 +44,7 @@ class _Worker:
         self._process = mp.get_context("spawn").Process(target=_work, args=arguments, daemon=True)
 
     def start(self) -> None:
-        with self._theirs, deaf():
+        with self._theirs, signals_blocked():
             self._process.start()
 
     def hear(self) -> None:
@@ -52,7 +52,7 @@ class _Worker:
             self.told = pickle.loads(self.pipe.recv_bytes())
         except (EOFError, OSError):
             self._process.join()
-            self.told = DiedError(f"its process died with {how(self._process.exitcode or 0)}")
+            self.told = DiedError(f"its process died with {exit_reason(self._process.exitcode or 0)}")
 
     def say(self, word: Any) -> None:
         """Tell it something. Whoever listens next hears of it if it is gone."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ferbal.errors import UsageError
-from ferbal.plan import Head, Plan, Trained
+from ferbal.plan import Head, LinearClassifier, Plan
 from ferbal.shapes import Float
 
 
@@ -116,14 +116,14 @@ def apart(model: nn.Module) -> bool:
     return isinstance(classifier(model), nn.Linear | Classifier)
 
 
-def trained(model: nn.Module) -> Trained | None:
+def linear_classifier(model: nn.Module) -> LinearClassifier | None:
     """Lengths of the weights and biases of a linear classifier, or None if it is another kind."""
     head = classifier(model)
     if not isinstance(head, nn.Linear):
         return None
     norms = head.weight.detach().float().norm(dim=1).cpu().numpy().astype(np.float64)
     bias = np.zeros(len(norms)) if head.bias is None else head.bias.detach().float().cpu().numpy().astype(np.float64)
-    return Trained(norms, bias)
+    return LinearClassifier(norms, bias)
 
 
 def own_parameters(model: nn.Module) -> set[str]:

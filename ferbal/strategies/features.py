@@ -167,6 +167,6 @@ def _on_features(name: str, resample: Resample, **positive: int) -> Strategy:
         if any(stage.scope != "head" for stage in plan.stages):
             raise UsageError(f"{name} resamples the features of a frozen backbone: write retrain_head({name})")
         changed = plan.each_stage(lambda stage: replace(stage, resample=resample))
-        return changed.corrected(name, from_prior=False).noted(f"{name}: on the features of the frozen backbone")
+        return changed.rebalanced(name, from_prior=False).noted(f"{name}: on the features of the frozen backbone")
 
     return apply

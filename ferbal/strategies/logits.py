@@ -13,7 +13,7 @@ import numpy as np
 from ferbal import metrics
 from ferbal.errors import UsageError
 from ferbal.offsets import best_offsets
-from ferbal.plan import Adjust, Fit, Plan, Strategy, Trained
+from ferbal.plan import Adjust, Fit, LinearClassifier, Plan, Strategy
 from ferbal.shapes import Float, Int
 from ferbal.strategies.losses import by_class
 
@@ -39,7 +39,7 @@ def logit_adjust(tau: float | None = 1.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         prior = plan.prior()
         log_prior = np.log(np.where(prior > 0, prior, 1.0))  # a class never met has no logit worth raising
-        corrected = plan.corrected("logit_adjust", lasting=True)
+        corrected = plan.rebalanced("logit_adjust", lasting=True)
         if tau is None:
             fitted = _best_of_taus("logit_adjust", lambda logits, tau: logits - tau * log_prior)
             return replace(corrected, fits=(*plan.fits, fitted)).noted("logit_adjust: tau will be fitted on blend")
@@ -62,10 +62,10 @@ def tau_norm(tau: float | None = None) -> Strategy:
     if tau is not None and not (np.isfinite(tau) and tau >= 0):
         raise UsageError(f"tau_norm: tau cannot be negative but got {tau}; None fits it")
 
-    def normalised(logits: Logits, head: Trained, tau: float) -> Logits:
+    def normalised(logits: Logits, head: LinearClassifier, tau: float) -> Logits:
         return (logits - head.bias) / head.norms**tau
 
-    def fit(logits: Logits, labels: Int[np.ndarray, " n"], head: Trained | None) -> tuple[Adjust, str]:
+    def fit(logits: Logits, labels: Int[np.ndarray, " n"], head: LinearClassifier | None) -> tuple[Adjust, str]:
         assert head is not None
         if tau is not None:
             return (lambda logits: normalised(logits, head, tau)), f"tau_norm: tau {tau:g}"
@@ -77,7 +77,7 @@ def tau_norm(tau: float | None = None) -> Strategy:
         when = "will be fitted on blend" if tau is None else f"is {tau:g}"
         return (
             replace(plan, fits=(fit,), reads_head="tau_norm")
-            .corrected("tau_norm", lasting=True)
+            .rebalanced("tau_norm", lasting=True)
             .noted(f"tau_norm: tau {when}")
         )
 
@@ -95,7 +95,7 @@ def class_offsets() -> Strategy:
     Example: class_offsets
     """
 
-    def fit(logits: Logits, labels: Int[np.ndarray, " n"], head: Trained | None) -> tuple[Adjust, str]:
+    def fit(logits: Logits, labels: Int[np.ndarray, " n"], head: LinearClassifier | None) -> tuple[Adjust, str]:
         offsets = best_offsets(logits, labels)
         told = ", ".join(f"{offset:+.2f}" for offset in offsets)
         return (lambda logits: logits + offsets), f"class_offsets: {told}"
@@ -109,7 +109,7 @@ def class_offsets() -> Strategy:
 def _best_of_taus(name: str, moved: Callable[[Logits, float], Logits]) -> Fit:
     """A fit that takes the tau with the best macro-F1; of equal ones the smallest."""
 
-    def fit(logits: Logits, labels: Int[np.ndarray, " n"], head: Trained | None) -> tuple[Adjust, str]:
+    def fit(logits: Logits, labels: Int[np.ndarray, " n"], head: LinearClassifier | None) -> tuple[Adjust, str]:
         tau = float(max(TAUS, key=lambda tau: (metrics.macro_f1_of(moved(logits, tau), labels), -tau)))
         return (lambda logits: moved(logits, tau)), f"{name}: tau {tau:g}"
 

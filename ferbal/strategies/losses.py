@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ferbal.errors import UsageError
-from ferbal.plan import Loss, Plan, Recall, Stage, Strategy, Tensor, Weigh, cross_entropy
+from ferbal.plan import Loss, Plan, SelfDistillation, Stage, Strategy, Tensor, Weigh, cross_entropy
 from ferbal.shapes import Float
 
 __all__ = [
@@ -58,7 +58,7 @@ def weighted(beta: float | None = None, power: float = 1.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         told = by_class(plan, weights(plan, plan.stages[-1]))
         weighed = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, weights(plan, stage))))
-        return weighed.corrected("weighted").noted(f"weighted: {told}")
+        return weighed.rebalanced("weighted").noted(f"weighted: {told}")
 
     return apply
 
@@ -148,13 +148,13 @@ def self_distillation(share: float = 0.8, momentum: float = 0.0) -> Strategy:
         raise UsageError(f"self_distillation: share must be in 0..1 but got {share}")
     if not 0 <= momentum < 1:
         raise UsageError(f"self_distillation: momentum must be in 0..1, below 1, but got {momentum}")
-    whole = Recall(momentum, lambda progress: share * progress)
+    whole = SelfDistillation(momentum, lambda progress: share * progress)
 
     def apply(plan: Plan) -> Plan:
-        if any(stage.recall is not None for stage in plan.stages):
+        if any(stage.distillation is not None for stage in plan.stages):
             raise UsageError("self_distillation: the net's answers are part of the targets already; name it once")
         noted = plan.noted(f"self_distillation: up to {share:.0%} of the loss is to what the net said before")
-        return by_place(noted, lambda stage, place: replace(stage, recall=whole.within(place)))
+        return by_place(noted, lambda stage, place: replace(stage, distillation=whole.within(place)))
 
     return apply
 

@@ -132,7 +132,7 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
     def apply(plan: Plan) -> Plan:
         share = shares(plan, plan.stages[-1])
         told = by_class(plan, np.exp(mitigation(share)[share.argmax()]))
-        moved = _moving(plan, lambda stage: move_of(shares(plan, stage))).corrected("seesaw")
+        moved = _moving(plan, lambda stage: move_of(shares(plan, stage))).rebalanced("seesaw")
         return moved.noted(f"seesaw: rows of {plan.classes[share.argmax()]} push {told}; q {q:g}")
 
     return apply
@@ -154,7 +154,7 @@ def _scaled_and_shifted(name: str, gamma: float, tau: float) -> Strategy:
         scales = by_class(plan, scale(share))
         told = shifts if not gamma else f"times {scales}" if not tau else f"times {scales}; plus {shifts}"
         moved = _moving(plan, lambda stage: move_of(shares(plan, stage)))
-        return moved.corrected(name).noted(f"{name}: {told}")
+        return moved.rebalanced(name).noted(f"{name}: {told}")
 
     return apply
 

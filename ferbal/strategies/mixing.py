@@ -86,7 +86,7 @@ def cmo(alpha: float = 1.0, power: float = 1.0, share: float = 0.5) -> Strategy:
 
     note = f"boxes of rows drawn with odds 1 / prior ** {power:g}, on {share:.0%} of the images"
     mixing = _mixing("cmo", mix_in, note)
-    return lambda plan: mixing(plan).corrected("cmo")
+    return lambda plan: mixing(plan).rebalanced("cmo")
 
 
 def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
@@ -147,7 +147,7 @@ def balanced_mixup(alpha: float = 0.2) -> Strategy:
 
     note = f"{alpha / (alpha + 1):.1%} of each image from a class-balanced partner"
     mixing = _mixing("balanced_mixup", mix_in, note)
-    return lambda plan: mixing(plan).corrected("balanced_mixup")
+    return lambda plan: mixing(plan).rebalanced("balanced_mixup")
 
 
 def _mixing(name: str, mix_in: Callable[[Plan, Stage], Mix], note: str) -> Strategy:

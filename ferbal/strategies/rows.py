@@ -78,7 +78,7 @@ def merge(*classes: str, name: str = "") -> Strategy:
 
 def _relabelled(plan: Plan, by: str, new_label: Int[np.ndarray, " k"], names: tuple[str, ...]) -> Plan:
     """The plan over other classes: new_label of each one, -1 where its rows are left out."""
-    plan.before_corrections(by)
+    plan.refuse_if_rebalanced(by)
     if plan.per_class:
         raise UsageError(
             f"{by} changes the classes, for each of which {plan.per_class} keeps something; "
@@ -143,7 +143,7 @@ def oversample(to: float = 1.0) -> Strategy:
         goal = {k: int(n) for k, n in enumerate(np.maximum(counts, np.round(to * counts.max()))) if counts[k]}
         sampler = RandomOverSampler(sampling_strategy=goal, random_state=plan.seed)
         resampled = plan.resampled(plan.samples.take(_resampled(sampler, plan)), by="oversample")
-        return resampled.corrected("oversample", from_prior=False)
+        return resampled.rebalanced("oversample", from_prior=False)
 
     return apply
 
@@ -165,7 +165,7 @@ def undersample(to: float = 1.0) -> Strategy:
         goal = {k: min(int(n), most) for k, n in enumerate(counts) if n}
         sampler = RandomUnderSampler(sampling_strategy=goal, random_state=plan.seed)
         resampled = plan.resampled(plan.samples.take(np.sort(_resampled(sampler, plan))), by="undersample")
-        return resampled.corrected("undersample", from_prior=False)
+        return resampled.rebalanced("undersample", from_prior=False)
 
     return apply
 
@@ -182,11 +182,11 @@ def balanced_draw(power: float = 0.0) -> Strategy:
         raise UsageError(f"balanced_draw: power must be in 0..1 but got {power}")
 
     def apply(plan: Plan) -> Plan:
-        plan.before_corrections("balanced_draw")
+        plan.refuse_if_rebalanced("balanced_draw")
         odds = _odds(plan, power)
         drawn = plan.each_stage(lambda stage: replace(stage, odds=odds))
         if power < 1:
-            drawn = drawn.corrected("balanced_draw", from_prior=False)
+            drawn = drawn.rebalanced("balanced_draw", from_prior=False)
         return drawn.noted(f"balanced_draw: {by_class(plan, odds / odds.sum(), '.1%')}")
 
     return apply
@@ -200,7 +200,7 @@ def progressive_draw() -> Strategy:
     """
 
     def apply(plan: Plan) -> Plan:
-        plan.before_corrections("progressive_draw")
+        plan.refuse_if_rebalanced("progressive_draw")
         first, last = (odds / odds.sum() for odds in (_odds(plan, 1.0), _odds(plan, 0.0)))
 
         def odds(progress: float) -> Float[np.ndarray, " k"]:
@@ -208,7 +208,7 @@ def progressive_draw() -> Strategy:
 
         drawn = by_place(plan, lambda stage, place: replace(stage, odds=lambda progress: odds(place(progress))))
         told = f"progressive_draw: {by_class(plan, first, '.1%')}; in the end {by_class(plan, last, '.1%')}"
-        return drawn.corrected("progressive_draw", from_prior=False).noted(told)
+        return drawn.rebalanced("progressive_draw", from_prior=False).noted(told)
 
     return apply
 

@@ -115,7 +115,7 @@ def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
 
         told = f"experts: {len(taus)} classifiers, tau {', '.join(f'{tau:g}' for tau in taus)}"
         head = replace(plan.head, copies=len(taus))
-        return replace(plan.each_stage(shifted), head=head).corrected("experts", lasting=True).noted(told)
+        return replace(plan.each_stage(shifted), head=head).rebalanced("experts", lasting=True).noted(told)
 
     return apply
 
@@ -128,7 +128,7 @@ def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> S
     _check_inner(name, within)
 
     def apply(plan: Plan) -> Plan:
-        if first := next((done.by for done in plan.corrections if done.lasting), ""):
+        if first := next((done.by for done in plan.rebalancings if done.lasting), ""):
             raise UsageError(
                 f"{name} trains the classifier after {first} corrected its answers; leave one of them out, or write "
                 f"{name}(plain) | {first}"
@@ -136,7 +136,7 @@ def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> S
         begins = plan.begins + plan.epochs
         stage = replace(plan.usual, epochs=epochs, scope=scope, fresh_head=scope == "head")
         # what evened out the classes before acted on stages of their own
-        late = within(replace(plan, stages=(stage,), notes=(), begins=begins, corrections=()))
+        late = within(replace(plan, stages=(stage,), notes=(), begins=begins, rebalancings=()))
         _only_stages(name, plan, late)
         head = late.head if scope == "head" else replace(late.head, scaled=True)
         return replace(
@@ -145,7 +145,7 @@ def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> S
             notes=(*plan.notes, f"from epoch {begins}: {name}: {epochs} epochs", *_told(late, begins)),
             begins=plan.begins,
             head=head,
-            corrections=(*late.corrections, *plan.corrections),
+            rebalancings=(*late.rebalancings, *plan.rebalancings),
         )
 
     return apply

@@ -175,7 +175,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         fitted_on = dataset.val if len(dataset.val) else dataset.train
         rows = blend if len(blend) else np.arange(len(fitted_on))
         said = train.predict(network, fitted_on.images, view, machine)
-        adjust, found = corrections(plan, said, fitted_on, rows, heads.trained(network))
+        adjust, found = corrections(plan, said, fitted_on, rows, heads.linear_classifier(network))
         correction = Correction.of(adjust, said)
         if correction is None:
             raise ValueError(f"strategy {self.strategy!r} corrects logits in a way that cannot be kept with a model")

@@ -144,7 +144,7 @@ def _worked_out(
     if plan.adjust is None and not plan.fits:
         return {"correction": Correction.none(len(plan.classes)).as_json(), "data": made_for(dataset)}
     said = train.predict(network, dataset.val.images, view, machine)
-    adjust, _ = corrections(plan, said, dataset.val, data.halves(dataset.val).blend, heads.trained(network))
+    adjust, _ = corrections(plan, said, dataset.val, data.halves(dataset.val).blend, heads.linear_classifier(network))
     found = Correction.of(adjust, said)
     return {"correction": None if found is None else found.as_json(), "data": made_for(dataset)}
 

@@ -61,7 +61,7 @@ def make(runs: Sequence[Path], root: Path, kind: str = "soup", name: str = "") -
     ingredients = [_ingredient(run, shown) for run, shown in zip(folders, names, strict=True)]
     soup.check(ingredients)
     dataset = pool.one_data_set(folders, root)
-    recipe = {"kind": kind, "of": list(names), "said": [run.said for run in folders]}
+    recipe = {"kind": kind, "of": list(names), "said": [run.logits_hash for run in folders]}
     if not folder.path.exists():
         _cook(folder, folders[0], ingredients, recipe, dataset)
     elif not recipe.items() <= folder.about.get("soup", {}).items():
@@ -113,7 +113,7 @@ class _Pot:
             for name in ("val", *splits)
         }
         blend = data.halves(val).blend
-        adjust, fitted = corrections(plan, said["val"], val, blend, heads.trained(self.network))
+        adjust, fitted = corrections(plan, said["val"], val, blend, heads.linear_classifier(self.network))
         logits = {name: over_all(adjust(one), plan.becomes) for name, one in said.items()}
         return logits, Correction.of(adjust, said["val"]), fitted
 

@@ -11,7 +11,7 @@ import torch
 
 from ferbal import conduct, device, engine, study
 from ferbal.device import Machine
-from ferbal.engine import Ahead, EngineSpec, Running
+from ferbal.engine import EngineSpec, Running, Workload
 from ferbal.engine.local import Local
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
@@ -98,7 +98,7 @@ def test_what_was_measured_is_told_and_its_memory_given_back_before_anything_tra
     monkeypatch.setattr(machine, "choose", lambda *_: (Machine(torch.device("cpu")), found))
     monkeypatch.setattr(device, "release", lambda: released.append(True))
     checked = study.prepare(root / "studies" / "tiny.yaml", root)
-    where = Local(EngineSpec(at_once=2), checked.dataset, checked.spec.training, checked.folder, Ahead())
+    where = Local(EngineSpec(at_once=2), checked.dataset, checked.spec.training, checked.folder, Workload())
     job = checked.job(checked.plans[0][0], Point(Knobs(1e-3, 16, 3)), 1)
     running = where.run(job, checked.folder.run(job.slug), keep=True)
     assert "a net on a card: trained as it is, for torch cannot compile it here (no Triton)" in str(next(running))

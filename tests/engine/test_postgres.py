@@ -151,7 +151,7 @@ def test_a_server_that_stays_away_is_one_message(
     monkeypatch: pytest.MonkeyPatch, root: Path, unused_port: int
 ) -> None:
     pytest.importorskip("psycopg")
-    monkeypatch.setattr(database, "PATIENT", 1)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT", 1)
     checked = prepared(root, f"storage=postgresql+psycopg://me@127.0.0.1:{unused_port}/d")
     with pytest.raises(FerbalError, match=r"it did not answer within 1 s .*see that its server runs") as told:
         list(conduct.run(checked))

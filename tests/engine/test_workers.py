@@ -20,7 +20,7 @@ import worked
 
 from ferbal import conduct, data, limits, study
 from ferbal.conduct import together
-from ferbal.engine import Ahead, EngineSpec, Progress, Running
+from ferbal.engine import EngineSpec, Progress, Running, Workload
 from ferbal.engine.local import LONG, ROOM, Local
 from ferbal.engine.workers import Workers
 from ferbal.errors import DiedError, RunError, UsageError
@@ -109,11 +109,11 @@ ONE = Training(epochs=10)
 @pytest.mark.parametrize(
     ("asked", "training", "ahead", "places"),
     [
-        (None, ONE, Ahead(runs=1000, abreast=10), 4),  # a long study: a core each
-        (None, ONE, Ahead(runs=1000, abreast=3), 3),  # never more than there are runs
-        (None, ONE, Ahead(runs=2, abreast=2), 1),  # a short one: processes would take longer to start
-        (6, ONE, Ahead(runs=2, abreast=2), 6),  # as asked
-        (None, replace(ONE, devices=2), Ahead(runs=1000, abreast=10), 1),
+        (None, ONE, Workload(runs=1000, parallel=10), 4),  # a long study: a core each
+        (None, ONE, Workload(runs=1000, parallel=3), 3),  # never more than there are runs
+        (None, ONE, Workload(runs=2, parallel=2), 1),  # a short one: processes would take longer to start
+        (6, ONE, Workload(runs=2, parallel=2), 6),  # as asked
+        (None, replace(ONE, devices=2), Workload(runs=1000, parallel=10), 1),
     ],
 )
 def test_how_many_at_once(
@@ -121,7 +121,7 @@ def test_how_many_at_once(
     monkeypatch: pytest.MonkeyPatch,
     asked: int | None,
     training: Training,
-    ahead: Ahead,
+    ahead: Workload,
     places: int,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
@@ -144,22 +144,22 @@ def test_a_job_that_may_take_three_of_eight_cores_has_three_runs_of_one_thread(
     monkeypatch.setattr(limits, "memory_in_all", lambda: 99 * ROOM)
     monkeypatch.setattr(limits, "cores", lambda: 3)
     dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
-    engine = Local(EngineSpec(), dataset, ONE, folder, Ahead(runs=1000, abreast=10))
+    engine = Local(EngineSpec(), dataset, ONE, folder, Workload(runs=1000, parallel=10))
     assert (engine.at_once, engine.about()["threads"]) == (3, 1)
-    alone = Local(EngineSpec(at_once=1), dataset, ONE, folder, Ahead(runs=1000, abreast=10))
+    alone = Local(EngineSpec(at_once=1), dataset, ONE, folder, Workload(runs=1000, parallel=10))
     assert alone.about()["threads"] == 8
 
 
 def test_as_many_at_once_as_there_are_gpus(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
-    assert Local(EngineSpec(), dataset, ONE, folder, Ahead(runs=3, abreast=3)).at_once == 2
-    assert Local(EngineSpec(), dataset, ONE, folder, Ahead(runs=1, abreast=1)).at_once == 1
+    assert Local(EngineSpec(), dataset, ONE, folder, Workload(runs=3, parallel=3)).at_once == 2
+    assert Local(EngineSpec(), dataset, ONE, folder, Workload(runs=1, parallel=1)).at_once == 1
 
 
 def test_several_at_once_with_several_devices_each_are_refused(tiny_root: Path) -> None:
     dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
-    engine = Local(EngineSpec(at_once=2), dataset, replace(ONE, devices=2), folder, Ahead())
+    engine = Local(EngineSpec(at_once=2), dataset, replace(ONE, devices=2), folder, Workload())
     with pytest.raises(UsageError, match=r"engine\.at_once: 2: with training\.devices: 2 a machine has one run"):
         _ = engine.at_once
 
@@ -270,7 +270,7 @@ def begun(root: Path, **settings: Any) -> tuple[Local, Running, RunFolder]:
     arm, _ = checked.plans[0]
     point, folder = checked.search(arm).chosen(), RunFolder(root / "run")
     assert point is not None
-    engine = Local(EngineSpec(**settings), checked.dataset, checked.spec.training, checked.folder, Ahead())
+    engine = Local(EngineSpec(**settings), checked.dataset, checked.spec.training, checked.folder, Workload())
     return engine, engine.run(checked.job(arm, point, 1), folder, keep=True), folder
 
 

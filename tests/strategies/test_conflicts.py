@@ -41,7 +41,7 @@ TWICE = [
 def test_two_corrections_are_an_error_that_explains_itself(recipe: str) -> None:
     with pytest.raises(UsageError, match=r"both even out the classes.*allow_double_correction: true"):
         parse(recipe)(PLAIN)
-    assert len(parse(recipe)(ALLOWED).corrections) == 2
+    assert len(parse(recipe)(ALLOWED).rebalancings) == 2
 
 
 ONCE = [

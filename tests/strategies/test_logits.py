@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ferbal import metrics
 from ferbal.errors import UsageError
-from ferbal.plan import Plan, Trained, start
+from ferbal.plan import LinearClassifier, Plan, start
 from ferbal.recipe import parse
 from ferbal.strategies.logits import best_offsets, class_offsets, logit_adjust, tau_norm
 
@@ -140,7 +140,7 @@ def test_a_tau_that_is_not_given_is_the_best_of_the_grid_on_blend() -> None:
 def test_tau_norm_divides_the_weights_and_drops_the_bias() -> None:
     draw = np.random.default_rng(0)
     features, weight, bias = draw.normal(size=(5, 4)), draw.normal(size=(3, 4)), draw.normal(size=3)
-    head = Trained(np.linalg.norm(weight, axis=1), bias)
+    head = LinearClassifier(np.linalg.norm(weight, axis=1), bias)
     adjust, note = tau_norm(tau=0.7)(plan_of([9, 3, 1])).fits[0](features @ weight.T, np.array([0, 1, 2, 0, 0]), head)
     by_hand = features @ (weight / np.linalg.norm(weight, axis=1, keepdims=True) ** 0.7).T
     assert adjust(features @ weight.T + bias) == pytest.approx(by_hand, rel=1e-9)
@@ -176,4 +176,4 @@ def test_offsets_come_after_what_was_fitted_before() -> None:
     plan = parse("logit_adjust(tau=None) | class_offsets")(plan_of([80, 15, 5]))
     assert len(plan.fits) == 2
     assert plan.notes[-1] == "class_offsets: will be fitted on blend"
-    assert class_offsets()(plan_of([8, 1, 1])).corrections == ()
+    assert class_offsets()(plan_of([8, 1, 1])).rebalancings == ()

@@ -334,19 +334,23 @@ def test_every_stage_is_wrapped_and_the_rest_of_it_stays(strategy: Strategy) -> 
 
 def test_self_distillation_ramps_through_each_stage_and_through_the_parts_of_one() -> None:
     whole = self_distillation(share=0.8)(plan_of()).stages[0]
-    assert whole.recall is not None
-    assert [whole.recall.share(place) for place in (0, 0.5, 1)] == [0, 0.4, 0.8]
+    assert whole.distillation is not None
+    assert [whole.distillation.share(place) for place in (0, 0.5, 1)] == [0, 0.4, 0.8]
     for number, part in enumerate(split(whole, 0.5)):
-        assert part.recall is not None
-        assert [part.recall.share(place) for place in (0, 1)] == pytest.approx([0.4 * number, 0.4 * number + 0.4])
+        assert part.distillation is not None
+        assert [part.distillation.share(place) for place in (0, 1)] == pytest.approx(
+            [0.4 * number, 0.4 * number + 0.4]
+        )
     before, after = chain(deferred(weighted(), after=0.5), self_distillation(share=0.8))(plan_of()).stages
-    assert before.recall is not None
-    assert after.recall is not None
-    assert [before.recall.share(1), after.recall.share(0), after.recall.share(1)] == pytest.approx([0.4, 0.4, 0.8])
+    assert before.distillation is not None
+    assert after.distillation is not None
+    assert [before.distillation.share(1), after.distillation.share(0), after.distillation.share(1)] == pytest.approx(
+        [0.4, 0.4, 0.8]
+    )
     first, tail = deferred(self_distillation(), after=0.5)(plan_of()).stages
-    assert first.recall is None
-    assert tail.recall is not None
-    assert tail.recall.share(0) == 0
+    assert first.distillation is None
+    assert tail.distillation is not None
+    assert tail.distillation.share(0) == 0
 
 
 @pytest.mark.parametrize(

@@ -229,8 +229,8 @@ def test_a_strategy_notes_its_numbers_and_whether_it_corrects_the_prior(
     plan = plan_of(np.array([30, 10]))
     changed = strategy(plan)
     assert changed.notes == (note,)
-    assert [done.by for done in changed.corrections] == ([corrected] if corrected else [])
-    assert (plan.notes, plan.corrections, plan.stages[0].loss, plan.head) == ((), (), cross_entropy, Head())
+    assert [done.by for done in changed.rebalancings] == ([corrected] if corrected else [])
+    assert (plan.notes, plan.rebalancings, plan.stages[0].loss, plan.head) == ((), (), cross_entropy, Head())
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_what_is_done_while_the_head_is_retrained_is_free() -> None:
 def test_the_two_stages_of_crt_correct_a_prior_each_and_that_is_no_conflict() -> None:
     plan = start(("a", "b"), np.repeat([0, 1], [9, 3]), epochs=4)
     chained = retrain_head()(weighted()(plan))
-    assert [done.by for done in chained.corrections] == ["balanced_draw", "weighted"]
+    assert [done.by for done in chained.rebalancings] == ["balanced_draw", "weighted"]
     with pytest.raises(UsageError, match="logit_adjust and balanced_draw both even out"):
         logit_adjust()(chained)
 
