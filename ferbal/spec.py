@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -61,6 +62,10 @@ def _varied(value: Any) -> Any:
     raise ValueError("give a value, [lowest, highest], a list, {low: .., high: .., log: true} or {choose: [..]}")
 
 
+def _as_written(values: Range | Choices) -> dict[str, Any]:
+    return {"choose": list(values.values)} if isinstance(values, Choices) else asdict(values)
+
+
 def _pruner(value: Any) -> Any:
     return {True: "median", False: "none"}[value] if isinstance(value, bool) else value
 
@@ -79,7 +84,7 @@ def _is_number(value: Any) -> bool:
 
 Several = BeforeValidator(_listed)
 VARIED: dict[str, Any] = {"type": ["number", "string", "array", "object"]}
-Vary = Annotated[Values, BeforeValidator(_varied), WithJsonSchema(VARIED)]
+Vary = Annotated[Values, BeforeValidator(_varied), PlainSerializer(_as_written), WithJsonSchema(VARIED)]
 PRUNERS: dict[str, Any] = {"enum": [True, False, *typing.get_args(Pruner)]}
 TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
 Rate = Annotated[float, Field(gt=0, le=10)]

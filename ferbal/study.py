@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from ferbal.models import weights_file
 from ferbal.plan import Arm, Knobs, Plan
 from ferbal.run import Job, plan_for
 from ferbal.search import Point, Search
+from ferbal.shapes import Int
 from ferbal.spec import StudySpec
 from ferbal.standing import after
 from ferbal.store import RunFolder, StudyFolder
@@ -219,7 +220,6 @@ def report(study: Study, *others: Study) -> Report:
     from ferbal.report.collect import Source, collect
 
     studies = (study, *others)
-    _comparable(studies)
     sources = [
         Source(
             each.spec,
@@ -229,8 +229,9 @@ def report(study: Study, *others: Study) -> Report:
             finals={arm: each.finals(arm) for arm, _ in each.plans},
             trials={arm: each.search(arm).trials() for arm, _ in each.plans},
             further={arm: point.further for arm, _ in each.plans if (point := each.search(arm).chosen())},
+            order=order,
         )
-        for each in studies
+        for each, order in zip(studies, _orders(studies), strict=True)
     ]
     rows, _ = data.everything(study.spec.data.source, study.folder.root)
     found = collect(sources, cast=None if rows.cast is None else rows.cast[rows.split == "test"])
@@ -244,16 +245,26 @@ def report(study: Study, *others: Study) -> Report:
     return Report(path, len(found.failed), tables.summary(found), frames.score_table(found), found)
 
 
-def _comparable(studies: Sequence[Study]) -> None:
+def _orders(studies: Sequence[Study]) -> Iterator[Mapping[str, Int[np.ndarray, " n"]] | None]:
+    """For each study, where the rows of the first one's data set lie in its own: None if they are in the same place.
+
+    Raises UsageError where they are other rows, or a study is named twice.
+    """
     first = studies[0]
-    for number, other in enumerate(studies[1:], start=1):
-        if other.dataset.digest != first.dataset.digest:
-            raise UsageError(
-                f"{other.spec.name}: its data set {other.dataset.name} ({other.dataset.digest[:8]}) is not that of "
-                f"{first.spec.name}, {first.dataset.name} ({first.dataset.digest[:8]}); compare studies on one"
-            )
+    for number, other in enumerate(studies):
         if other.spec.name in [each.spec.name for each in studies[:number]]:
             raise UsageError(f"{other.spec.name}: named twice; give each study once")
+        if other.dataset.digest == first.dataset.digest:
+            yield None
+            continue
+        order = data.order_of((first.spec.data.source, other.spec.data.source), first.folder.root)
+        if order is None:
+            raise UsageError(
+                f"{other.spec.name}: its data set {other.dataset.name} ({other.dataset.digest[:8]}) is not that of "
+                f"{first.spec.name}, {first.dataset.name} ({first.dataset.digest[:8]}), nor of the same rows and "
+                "labels; compare studies on one data set, or on the same rows (raw and aligned faces, say)"
+            )
+        yield order
 
 
 def status(study: Study) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import STUDY
 
-from ferbal import spec, study_file
+from ferbal import files, spec, study_file
 from ferbal.errors import UsageError
 from ferbal.plan import Knobs
 from ferbal.search import Choices, Point, Range
@@ -258,3 +258,13 @@ def test_how_images_are_varied_may_be_said_in_figures(tmp_path: Path) -> None:
         spec.load(path, ["training.augment={rotat: 2}"])
     with pytest.raises(UsageError, match=r"training.augment: input should be 'none'.* but got 'extreme'$"):
         spec.load(path, ["training.augment=extreme"])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_settings_that_a_study_keeps_are_a_study_file(path: Path, tmp_path: Path) -> None:
+    """By which one that was run with --set is reported again, or beside others."""
+    asked, _ = spec.load(path)
+    if asked.search.space.fixed is None:
+        asked, _ = spec.load(path, ["search.weight_decay=[0.01, 0.1]"])
+    files.write_json(tmp_path / "spec.json", spec.as_json(asked))
+    assert spec.load(tmp_path / "spec.json")[0] == asked

@@ -92,6 +92,28 @@ def everything(source: str, root: Path) -> tuple[Rows, dict[str, Any]]:
     return _rows(folder, about), about
 
 
+def order_of(sources: tuple[str, str], root: Path) -> dict[str, Int[np.ndarray, " n"]] | None:
+    """Where the rows of val and test of one data set lie in another of the same rows, whose pixels alone differ.
+
+    None where they are not the same rows with the same labels, by their ids and places in what was imported.
+    """
+    (one, about), (other, theirs) = (everything(source, root) for source in sources)
+    found = {}
+    for split in ("val", "test"):
+        here, there = (np.flatnonzero(rows.split == split) for rows in (one, other))
+        if about["classes"] != theirs["classes"] or len(here) != len(there):
+            return None
+        sort, place = np.argsort(other.source[there]), np.argsort(np.argsort(one.source[here]))
+        order = sort[place]
+        matched = there[order]
+        if any((a[here] != b[matched]).any() for a, b in ((one.source, other.source), (one.label, other.label))):
+            return None
+        if (one.id[here] != other.id[matched]).any():
+            return None
+        found[split] = order
+    return found
+
+
 def _near_groups(rows: Rows) -> Int[np.ndarray, " n"]:
     from ferbal.data import near  # scipy takes a third of a second, which nothing else here needs
 

@@ -42,6 +42,13 @@ class Source:
     finals: Mapping[Arm, Mapping[int, RunFolder]]
     trials: Mapping[Arm, Sequence[dict[str, Any]]]
     further: Mapping[Arm, Mapping[str, Any]]
+    order: Mapping[str, Int[np.ndarray, " n"]] | None = None
+    """Where the rows of the first study's data set lie in this one's, by split; None if in the same place."""
+
+    def logits(self, run: RunFolder, split: str) -> Float[np.ndarray, "n k"]:
+        """What a run or an ensemble says of the rows of val or test, in the order of the first study's data set."""
+        said = run.logits(split)
+        return said if self.order is None else said[self.order[split]]
 
     def renamed(self) -> Source:
         """The same, with the study's name before each arm's label: apart from the arms of other studies."""
@@ -76,7 +83,7 @@ class Source:
 
 
 def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = None) -> Tables:
-    """Score every complete run and ensemble of one or several studies of the same data set.
+    """Score every complete run and ensemble of one or several studies of the same data set, or of the same rows.
 
     Several studies are told apart by their names before labels, and compared with the baseline of the first that has
     one on the same backbone. cast: share of people's votes for each class, on the rows of test, to be shown beside
@@ -92,10 +99,11 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     names: dict[tuple[str, str], str] = {}
     for source in sources:
         for arm, seed, run in source.done:
-            _add(scored, Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name), run, blend)
+            who = Who(arm.name, "arm", arm.label, arm.backbone, seed, run.path.name)
+            _add(scored, who, source, run, blend)
         for name, run in source.ensembles:
             model = names[source.spec.name, name] = f"{source.spec.name}: {name}" if many else name
-            _add(scored, Who(model, "ensemble", model, "", -1, name), run, blend)
+            _add(scored, Who(model, "ensemble", model, "", -1, name), source, run, blend)
     arms = [(source, arm) for source in sources for arm in source.finals]
     plain: dict[str, str] = {}
     for source, arm in arms:
@@ -149,9 +157,9 @@ def _truth(dataset: Dataset, blend: Int[np.ndarray, " b"]) -> Truth:
     )
 
 
-def _add(scored: Scored, who: Who, run: RunFolder, blend: Int[np.ndarray, " b"]) -> None:
+def _add(scored: Scored, who: Who, source: Source, run: RunFolder, blend: Int[np.ndarray, " b"]) -> None:
     about = run.about
-    val, test = (run.logits(name) for name in ("val", "test"))
+    val, test = (source.logits(run, name) for name in ("val", "test"))
     worth = run.scores["blend"]["macro_f1"] if who.kind == "ensemble" else None  # out of fold
     scored.add(who, val[blend], test, about.get("classes", ()), about.get("becomes", ()), worth)
 
@@ -161,12 +169,12 @@ def _about(sources: Sequence[Source], first: Source, labels: Mapping[str, str]) 
     searched = [source.spec.search.trials for source in sources if source.spec.search.space.fixed is None]
     return {
         "name": " + ".join(source.spec.name for source in sources),
-        "dataset": dataset.name,
+        "dataset": " and ".join(dict.fromkeys(source.dataset.name for source in sources)),
         "classes": list(dataset.classes),
         "baseline": labels[spec.name],
         "seeds": len(spec.seeds),
         "trials": max(searched, default=0),
-        "digest": dataset.digest,
+        "digest": " and ".join(dict.fromkeys(source.dataset.digest for source in sources)),
         "command": first.folder.load("provenance").get("command", "") if len(sources) == 1 else "",
     }
 
@@ -217,7 +225,8 @@ def _overlays(sources: Sequence[Source], mistaken: Sequence[tuple[Mistake, float
     dataset = sources[0].dataset
     rows = [one.row for one, _ in mistaken]
     wanted = sources[0].spec.report.grad_cam
-    runs = [run for source in sources for _, _, run in source.done] if wanted else []
+    seeing = [source for source in sources if source.dataset.digest == dataset.digest]  # the pictures that are shown
+    runs = [run for source in seeing for _, _, run in source.done] if wanted else []
     return overlays(
         runs, np.asarray(dataset.test.images[rows]), [one.predicted for one, _ in mistaken], dataset.classes
     )

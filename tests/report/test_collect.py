@@ -35,13 +35,14 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def made(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with three studies, whose runs are made up: two on one data set, the third on another."""
+    """A root with four studies, whose runs are made up: two on one data set, one on another, one on its rows."""
     root = tmp_path_factory.mktemp("made")
     (root / "data").mkdir()
     (root / "data" / "tiny").symlink_to(tiny_root / "data" / "tiny")
-    data.save(table({"train": 96, "val": 48, "test": 48}, seed=1), root / "data" / "other")
+    data.save(table({"train": 96, "val": 48, "test": 40}, seed=1), root / "data" / "other")
+    data.save(table({"train": 96, "val": 48, "test": 48}, seed=2), root / "data" / "aligned")
     (root / "studies").mkdir()
-    for name, source in (("first", "tiny"), ("second", "tiny"), ("third", "other")):
+    for name, source in (("first", "tiny"), ("second", "tiny"), ("third", "other"), ("fourth", "aligned")):
         text = STUDY.replace("name: tiny", f"name: {name}").replace("source: tiny", f"source: {source}")
         if name == "second":
             text = text.replace("epochs: 3", "epochs: 4").replace("weighted: weighted(beta=0.9)", "focal: focal")
@@ -97,6 +98,14 @@ def test_studies_on_different_data_are_refused_by_name(made: Path) -> None:
         study.report(*prepared(made, "first", "third"))
     with pytest.raises(UsageError, match=r"^first: named twice"):
         study.report(*prepared(made, "first", "first"))
+
+
+def test_studies_on_other_pictures_of_the_same_rows_make_one_page(made: Path) -> None:
+    told = study.report(*prepared(made, "first", "fourth")).found
+    compared = told.comparisons.query("metric == 'macro_f1'").set_index("model")["baseline"]
+    assert compared["fourth: plain · facevgg_small"] == "first: plain · facevgg_small"
+    assert told.about["dataset"] == "tiny and aligned"
+    assert " and " in told.about["digest"]
 
 
 @pytest.mark.parametrize("new", ["settings", "data"])
