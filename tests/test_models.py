@@ -148,6 +148,8 @@ def test_an_unknown_backbone_names_the_nearest() -> None:
 
 
 def test_a_backbone_that_cannot_take_the_size_says_so() -> None:
+    with pytest.raises(UsageError, match=r"cannot take 16 px images .* training.first_size likewise or not at all"):
+        build("vit_tiny_patch16_224", Training(image_size=32, first_size=16), classes=3, channels=1, seed=0)
     with pytest.raises(UsageError, match="cannot take 8 px images"):
         build("inception_v3", Training(image_size=8), classes=7, channels=1, seed=0)
 

@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,12 +31,13 @@ from ferbal.data.pictures import NO_FACE
 from ferbal.data.splits import Twins, divided, fingerprints
 from ferbal.data.table import SPLITS, UNLABELLED, Problems, Table, shown
 from ferbal.dataset import Dataset, Split
-from ferbal.errors import DataError, nearest
+from ferbal.errors import DataError, FerbalError, nearest
 from ferbal.shapes import Float, Int, UInt8
 
 FORMAT: Final = 2  # raised when the same images would be stored otherwise
 ORDER: Final = (*SPLITS, UNLABELLED)
 AT_ONCE: Final = 1 << 25  # bytes of images that are copied in one go
+NEAR: Final = 1  # raised when other images would be near twins
 SKIPPED_SHOWN: Final = 1000  # in dataset.json; beyond them only their number
 
 
@@ -66,7 +68,7 @@ def open(source: str, root: Path, *, twins: Twins = "drop") -> Dataset:  # noqa:
     """
     folder, about = _found(source, root)
     rows = _rows(folder, about)
-    group = _near_groups(rows) if twins == "near" else rows.group
+    group = _near_groups(rows, folder, about["digest"]) if twins == "near" else rows.group
     soft = about["options"].get("targets") == "soft"
 
     def part(name: str) -> Split:
@@ -114,10 +116,17 @@ def order_of(sources: tuple[str, str], root: Path) -> dict[str, Int[np.ndarray, 
     return found
 
 
-def _near_groups(rows: Rows) -> Int[np.ndarray, " n"]:
+def _near_groups(rows: Rows, folder: Path, digest: str) -> Int[np.ndarray, " n"]:
+    """Found once, and kept beside the images where that can be written: half a million of them take a minute."""
+    kept = folder / f"near-{digest[:16]}-{NEAR}.npy"
+    if kept.exists():
+        return np.load(kept)
     from ferbal.data import near  # scipy takes a third of a second, which nothing else here needs
 
-    return near.clusters(near.find(rows.images, rows.group), len(rows), rows.group)
+    groups = near.clusters(near.find(rows.images, rows.group), len(rows), rows.group)
+    with suppress(OSError, FerbalError):  # a data set that others own, or a full disk: it is found again
+        files.write(kept, lambda file: np.save(file, groups))
+    return groups
 
 
 def names(root: Path) -> list[str]:

@@ -41,7 +41,8 @@ def build(
         if isinstance(training.pretrained, str):
             pretrained.load(model, training.pretrained, backbone)
         heads.attach(model, head, backbone)
-    _try_out(model, backbone, channels, size)
+    for side in {size, training.first_size or size}:
+        _try_out(model, backbone, channels, side)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -71,5 +72,6 @@ def _try_out(model: nn.Module, backbone: str, channels: int, size: int) -> None:
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
             f"backbone {backbone} cannot take {size} px images ({first_line(error)}); "
-            f"set training.image_size to a size it knows, 96 or 224 say"
+            "set training.image_size to a size it knows, 96 or 224 say, and training.first_size likewise or not "
+            "at all"
         ) from error

@@ -13,6 +13,7 @@ from conftest import table
 from scipy.ndimage import gaussian_filter
 
 from ferbal import data, files
+from ferbal.data import near
 from ferbal.dataset import Split
 from ferbal.errors import DataError
 
@@ -136,6 +137,16 @@ def test_near_twins_are_left_out_on_request(tmp_path: Path) -> None:
         kept = set(opened.train.ids[data.training_rows(opened, twins)].tolist())
         assert set(made.id[:40].tolist()) - kept == left_out
     assert made.id[56] not in opened.test.ids[data.without_twin(opened)]
+
+
+def test_near_twins_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data.save(table({"train": 40, "val": 16, "test": 16}), tmp_path / "data" / "x")
+    found = data.open("x", tmp_path, twins="near").train.group
+    monkeypatch.setattr(near, "find", lambda *_: pytest.fail("sought again"))
+    assert (data.open("x", tmp_path, twins="near").train.group == found).all()
+    data.save(table({"train": 40, "val": 16, "test": 16}, seed=1), tmp_path / "data" / "x", overwrite=True)
+    with pytest.raises(pytest.fail.Exception, match="sought again"):  # other pictures, other twins
+        data.open("x", tmp_path, twins="near")
 
 
 def test_validation_is_halved_class_by_class_with_equal_pictures_together() -> None:
