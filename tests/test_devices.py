@@ -130,11 +130,12 @@ def test_one_of_several_devices_does_not_pass_its_part_of_a_batch_in_parts(datas
     net = torch.nn.Linear(2, 3)
     state = epoch.State(net, None, torch.optim.SGD(net.parameters()), epoch.scaler(Machine(crewed.CPU)))
 
-    def full(inputs: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+    def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
+    one_of_two = Machine(crewed.CPU, crew=Crew(1, 2))
     with pytest.raises(torch.OutOfMemoryError):
-        epoch._gradients(state, full, torch.ones(16, 2), torch.ones(16, 3), Machine(crewed.CPU, crew=Crew(1, 2)))
+        epoch._gradients(state, full, torch.ones(16, 2), torch.ones(16, 3), None, one_of_two)
     assert state.parts == 1
 
 

@@ -265,7 +265,7 @@ def _die_in(epochs: Iterator[Any], monkey: RunFolder) -> None:
     """Begin a training as a process does that is killed before its first epoch ends."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "one_epoch", _killed)
-        patch.setattr(RunFolder, "rest", lambda folder: None)  # a dead process tidies nothing up
+        patch.setattr(RunFolder, "clear_attempts", lambda folder: None)  # a dead process tidies nothing up
         with pytest.raises(KeyboardInterrupt):
             next(epochs)
     assert (monkey.path / "attempts.json").exists()

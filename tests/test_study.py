@@ -246,7 +246,7 @@ def test_two_corrections_are_refused_before_anything_trains_unless_the_study_all
     with pytest.raises(UsageError, match=r"strategies.twice: weighted and balanced_draw both even out the classes"):
         study.prepare(file, root, [twice])
     allowed = study.prepare(file, root, [twice, "allow_double_correction=true"])
-    assert [done.by for done in allowed.plans[1][1].corrections] == ["balanced_draw", "weighted"]
+    assert [done.by for done in allowed.plans[1][1].rebalancings] == ["balanced_draw", "weighted"]
 
 
 def test_ensembles_are_fitted_on_blend_and_made_again_only_when_members_change(finished: Path) -> None:

@@ -186,7 +186,7 @@ def test_any_size_and_channel_count(tmp_path: Path, mode: str, gray: bool, chann
 
 def test_images_from_files_never_lie_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A data set larger than memory: images are decoded into a file and copied from there a batch at a time."""
-    from ferbal.data import storage
+    from ferbal.data import brightness, storage
 
     drawn = made_up(6)
     source = write("splits png", tmp_path / "tree", drawn)
@@ -197,6 +197,7 @@ def test_images_from_files_never_lie_in_memory_at_once(tmp_path: Path, monkeypat
         return count(values, **options)
 
     monkeypatch.setattr(storage, "AT_ONCE", 4 * 48 * 48)
+    monkeypatch.setattr(brightness, "AT_ONCE", 4 * 48 * 48)
     monkeypatch.setattr(storage.np, "bincount", counted)
     data.import_(source, tmp_path / "data" / "x")
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import torch
 
 from ferbal import conduct, device, engine, study
 from ferbal.device import Machine
-from ferbal.engine import EngineSpec, Running, Workload
+from ferbal.engine import EngineSpec, Running, Workload, measure
 from ferbal.engine.local import Local
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
@@ -95,7 +95,7 @@ def test_what_was_measured_is_told_and_its_memory_given_back_before_anything_tra
 ) -> None:
     found = {"a net on a card": {"compiled": False, "not_compiled": "no Triton"}}
     released: list[bool] = []
-    monkeypatch.setattr(machine, "choose", lambda *_: (Machine(torch.device("cpu")), found))
+    monkeypatch.setattr(measure, "choose", lambda *_: (Machine(torch.device("cpu")), found))
     monkeypatch.setattr(device, "release", lambda: released.append(True))
     checked = study.prepare(root / "studies" / "tiny.yaml", root)
     where = Local(EngineSpec(at_once=2), checked.dataset, checked.spec.training, checked.folder, Workload())
