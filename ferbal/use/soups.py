@@ -26,11 +26,11 @@ from ferbal.store import RunFolder
 from ferbal.use import pool
 from ferbal.use.saved import network_of
 
-# what run.json says of every run of an arm; seed and knobs are each run's own
 SHARED = (
-    "label recipe backbone training twins digest classes becomes head counts prior notes precision device mean std"
+    *("label", "recipe", "backbone", "training", "twins", "digest", "classes", "becomes", "head", "counts", "prior"),
+    *("notes", "precision", "device", "mean", "std", "data", "parameters"),
 )
-SHARED += " data parameters"
+"""What run.json says of every run of an arm; seed and knobs are each run's own."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _cook(
         raise DataError(f"the blend half of {dataset.name}'s validation has no rows to pick runs on; use `soup`")
     kept = pot.filled(mixed)
     logits, correction, fitted = pot.says("test")
-    about = {key: about[key] for key in SHARED.split()} | {
+    about = {key: about[key] for key in SHARED} | {
         "soup": {**recipe, "taken": [ingredients[place].name for place in taken]},
         "fitted": fitted,
         "correction": None if correction is None else correction.as_json(),
