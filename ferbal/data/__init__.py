@@ -10,7 +10,7 @@ from ferbal.data.readers import reading
 from ferbal.data.splits import Halves as Halves
 from ferbal.data.splits import Twins as Twins
 from ferbal.data.splits import halves, training_rows, without_twin
-from ferbal.data.storage import describe, digest, everything, names, open, order_of, save  # noqa: A004
+from ferbal.data.storage import describe, digest, everything, names, open, order_of, save  # noqa: A004  `data.open` reads well
 
 __all__ = [
     "Halves",
