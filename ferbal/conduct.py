@@ -16,9 +16,10 @@ from typing import Any
 from ferbal import dashboard, database, engine, search, spec
 from ferbal.errors import DiedError, RefusedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
-from ferbal.plan import Arm, Plan
+from ferbal.plan import Plan
 from ferbal.run import Job
 from ferbal.search import Point
+from ferbal.settings import Arm
 from ferbal.store import RunFolder
 from ferbal.study import Report, Study, cautions, changed, combine, report, trials_left, versions
 

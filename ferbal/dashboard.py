@@ -20,7 +20,8 @@ import numpy as np
 
 from ferbal import database, files, recipe
 from ferbal.errors import UsageError
-from ferbal.plan import Arm, Plan, Stage
+from ferbal.plan import Plan, Stage
+from ferbal.settings import Arm
 from ferbal.store import RunFolder
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import nn
 from ferbal import memory
 from ferbal.crew import ALONE, Crew
 from ferbal.errors import first_line
-from ferbal.plan import Precision
+from ferbal.settings import Precision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chosen

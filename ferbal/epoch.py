@@ -20,7 +20,8 @@ from ferbal.batches import Features, Images, order
 from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import heads, optimizers
-from ferbal.plan import Knobs, Plan, Stage, Training, cross_entropy
+from ferbal.plan import Plan, Stage, cross_entropy
+from ferbal.settings import Knobs, Training
 from ferbal.shapes import Int
 
 Weights = dict[str, Tensor]

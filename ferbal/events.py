@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ferbal.errors import FerbalError
-from ferbal.plan import Arm, Knobs
+from ferbal.settings import Arm, Knobs
 
 
 @dataclass(frozen=True)

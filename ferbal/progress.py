@@ -23,7 +23,7 @@ from ferbal.events import (
     Started,
     Trained,
 )
-from ferbal.plan import Arm
+from ferbal.settings import Arm
 from ferbal.standing import Standing
 
 Result = TypeVar("Result")

@@ -21,7 +21,8 @@ from ferbal.correction import Correction
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
-from ferbal.plan import Adjust, Arm, Knobs, LinearClassifier, Plan, Training, cross_entropy, start
+from ferbal.plan import Adjust, LinearClassifier, Plan, cross_entropy, start
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder, slug
 from ferbal.strategies.losses import smoothed

@@ -22,7 +22,7 @@ import numpy as np
 from ferbal import recipe
 from ferbal.database import storage
 from ferbal.errors import RunError, UsageError
-from ferbal.plan import Arm, Knobs
+from ferbal.settings import Arm, Knobs
 
 if TYPE_CHECKING:
     import optuna

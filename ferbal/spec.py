@@ -27,8 +27,8 @@ from ferbal import database, ensemble, recipe, study_file
 from ferbal.data import Twins
 from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
-from ferbal.plan import Arm, Training
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
+from ferbal.settings import Arm, Training
 from ferbal.study_file import Places
 
 

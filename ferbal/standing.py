@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from ferbal.events import ArmStarted, Event, Noticed, Reported, RunEnded, Searched, Started, Trained
-from ferbal.plan import Arm
+from ferbal.settings import Arm
 
 
 @dataclass

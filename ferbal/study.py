@@ -23,9 +23,10 @@ from ferbal.engine import Workload
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.events import Combined, Log, Noticed
 from ferbal.models import weights_file
-from ferbal.plan import Arm, Knobs, Plan
+from ferbal.plan import Plan
 from ferbal.run import Job, plan_for
 from ferbal.search import Point, Search
+from ferbal.settings import Arm, Knobs
 from ferbal.shapes import Int
 from ferbal.spec import StudySpec
 from ferbal.standing import after

@@ -26,8 +26,9 @@ from ferbal.device import Machine
 from ferbal.epoch import State, averaged, averaged_every, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, optimizers
-from ferbal.plan import Knobs, Plan, Stage, Training, Tta
+from ferbal.plan import Plan, Stage
 from ferbal.policies import policy
+from ferbal.settings import Knobs, Training, Tta
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.tta import several
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ferbal.augment import View
-from ferbal.plan import Tta
 from ferbal.policies import POLICIES
+from ferbal.settings import Tta
 from ferbal.shapes import Float, UInt8
 
 TEN = 11 / 12  # of the side, in each of ten crops of a picture that is otherwise shown whole: 44 of FER2013's 48 px

@@ -17,8 +17,9 @@ from ferbal.crew import Crew
 from ferbal.dataset import Dataset, Split
 from ferbal.device import Machine
 from ferbal.models.build import build
-from ferbal.plan import Knobs, Training, start
+from ferbal.plan import start
 from ferbal.policies import POLICIES
+from ferbal.settings import Knobs, Training
 
 TRAINING = Training(epochs=3, image_size=16, augment="noisy", ema=0.9, precision="fp32", optimizer="sgd")
 KNOBS = Knobs(lr=2e-2, batch_size=16, patience=10)

@@ -9,8 +9,8 @@ import pytest
 
 from ferbal import data, metrics, run
 from ferbal.device import Machine, pick
-from ferbal.plan import Arm, Knobs, Training
 from ferbal.report.scored import Scored, Truth, Who
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 from ferbal.strategies import CATALOGUE, features
 

@@ -13,8 +13,8 @@ import pytest
 from ferbal import data, run
 from ferbal.device import Machine, pick
 from ferbal.energy import Meter
-from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job, execute
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 from ferbal.train import Epoch, Row
 

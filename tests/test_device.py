@@ -14,7 +14,7 @@ from ferbal import data, device
 from ferbal.device import Machine
 from ferbal.engine.measure import choose, news
 from ferbal.models.build import build
-from ferbal.plan import Training
+from ferbal.settings import Training
 
 
 def test_every_format_of_the_machine_is_measured() -> None:

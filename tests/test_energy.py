@@ -13,8 +13,8 @@ import torch
 from ferbal import data, energy
 from ferbal.device import Machine, pick
 from ferbal.energy import Counter, Meter, meter
-from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job, execute
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

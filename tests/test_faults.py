@@ -29,8 +29,9 @@ from ferbal.device import Machine, pick
 from ferbal.errors import RunError
 from ferbal.events import Log, Noticed, RunEnded, Started, Trained
 from ferbal.models.build import build
-from ferbal.plan import Knobs, Training, start
+from ferbal.plan import start
 from ferbal.search import Point
+from ferbal.settings import Knobs, Training
 from ferbal.store import RunFolder
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]

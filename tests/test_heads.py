@@ -17,8 +17,9 @@ from ferbal.errors import RunError, UsageError
 from ferbal.models import heads
 from ferbal.models import optimizers as which
 from ferbal.models.build import build
-from ferbal.plan import Arm, Head, Knobs, Stage, Training, start
+from ferbal.plan import Head, Stage, start
 from ferbal.recipe import parse
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 
 TRAINING = Training(image_size=32)

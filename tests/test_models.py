@@ -16,7 +16,8 @@ from ferbal import models
 from ferbal.errors import UsageError
 from ferbal.models import heads
 from ferbal.models.build import build, channels_of
-from ferbal.plan import Head, Training
+from ferbal.plan import Head
+from ferbal.settings import Training
 
 
 def test_the_names_read_from_timms_source_are_those_timm_lists() -> None:

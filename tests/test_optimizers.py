@@ -9,7 +9,8 @@ import torch
 
 from ferbal.models.build import build
 from ferbal.models.optimizers import optimizer, set_rate
-from ferbal.plan import Knobs, Scope, Stage, Training
+from ferbal.plan import Scope, Stage
+from ferbal.settings import Knobs, Training
 
 KNOBS, TRAINING = Knobs(0.1, 16, 5), Training(layer_decay=0.5, weight_decay=0.01)
 

@@ -17,7 +17,8 @@ from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.models import pretrained, weights_file
 from ferbal.models.build import build
-from ferbal.plan import Arm, Head, Knobs, Training
+from ferbal.plan import Head
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 
 COLOUR = "test_resnet"

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ferbal import data, study
 from ferbal.models.build import build
-from ferbal.plan import Training
+from ferbal.settings import Training
 from ferbal.store import StudyFolder
 
 STUDIES = Path(__file__).parents[1] / "studies"

@@ -19,8 +19,8 @@ from ferbal import conduct, own_code, run, study
 from ferbal.device import Machine
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError
 from ferbal.events import Reported, RunEnded, Started, Trained
-from ferbal.plan import Knobs
 from ferbal.search import Point
+from ferbal.settings import Knobs
 from ferbal.store import RunFolder
 
 SHORT = ("training.epochs=1", "final.seeds=1")

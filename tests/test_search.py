@@ -14,8 +14,8 @@ import pytest
 
 import ferbal.database
 from ferbal.errors import RunError, UsageError
-from ferbal.plan import Arm, Knobs
 from ferbal.search import Budget, Choices, Outcome, Point, Pruner, Range, Sampler, Search, Space, Trial
+from ferbal.settings import Arm, Knobs
 
 ARM = Arm("plain", "plain", "facevgg_small")
 SPACE = Space(Range(1e-4, 1e-1, log=True), Choices((16, 32)), Range(2, 9))

@@ -16,7 +16,8 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import UsageError
 from ferbal.models.build import build
-from ferbal.plan import Plan, Training, start
+from ferbal.plan import Plan, start
+from ferbal.settings import Training
 from ferbal.soup import Ingredient
 
 CPU = Machine(torch.device("cpu"))

@@ -9,8 +9,8 @@ from conftest import STUDY
 
 from ferbal import files, spec, study_file
 from ferbal.errors import UsageError
-from ferbal.plan import Knobs
 from ferbal.search import Choices, Point, Range
+from ferbal.settings import Knobs
 
 SHIPPED = sorted((Path(__file__).parents[1] / "studies").rglob("*.yaml"))
 STARTER = Path(spec.__file__).with_name("starter.yaml")

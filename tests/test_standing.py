@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from ferbal.events import ArmEnded, ArmStarted, Event, Reported, RunEnded, Searched, Started, Trained
-from ferbal.plan import Arm, Knobs
 from ferbal.progress import Display, present, whole
+from ferbal.settings import Arm, Knobs
 from ferbal.standing import Standing, after
 
 FAST, SLOW = Arm("plain", "plain", "small"), Arm("plain", "plain", "large")

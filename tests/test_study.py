@@ -20,8 +20,8 @@ import pytest
 from ferbal import conduct, files, metrics, spec, study
 from ferbal.errors import RunError, UsageError
 from ferbal.events import RunEnded, Trained
-from ferbal.plan import Knobs, Training
 from ferbal.search import Point, Search
+from ferbal.settings import Knobs, Training
 from ferbal.store import RunFolder
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]

@@ -19,7 +19,8 @@ from ferbal.device import Machine
 from ferbal.errors import RunError
 from ferbal.models import nets, optimizers
 from ferbal.models.build import build
-from ferbal.plan import Knobs, Plan, Stage, Training, cross_entropy, start
+from ferbal.plan import Plan, Stage, cross_entropy, start
+from ferbal.settings import Knobs, Training
 
 KNOBS = Knobs(lr=5e-3, batch_size=16, patience=10)
 TRAINING = Training(epochs=4, image_size=16, augment="strong", dropout=0.2, ema=0.9)

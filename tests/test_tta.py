@@ -19,9 +19,10 @@ from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.models import heads
 from ferbal.models.build import build
-from ferbal.plan import Arm, Knobs, Training, start
+from ferbal.plan import start
 from ferbal.policies import POLICIES
 from ferbal.recipe import parse
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 from ferbal.tta import Glimpse, Slant, several
 from ferbal.use import hub, onnx, saved

@@ -15,8 +15,8 @@ from annotated_types import Ge, Gt
 
 if TYPE_CHECKING:
     from ferbal.dataset import Dataset
-    from ferbal.plan import Training
     from ferbal.run import Job
+    from ferbal.settings import Training
     from ferbal.store import RunFolder, StudyFolder
 
 

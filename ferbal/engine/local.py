@@ -14,8 +14,8 @@ from ferbal import limits
 from ferbal.dataset import Dataset
 from ferbal.engine import EngineSpec, Progress, Running, Workload
 from ferbal.errors import DiedError, RunError, UsageError
-from ferbal.plan import Training
 from ferbal.run import Job, contained, execute, refusing
+from ferbal.settings import Training
 from ferbal.store import FollowerFolder, RunFolder, StudyFolder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ferbal import device as hardware
 from ferbal.dataset import Dataset
 from ferbal.errors import first_line
 from ferbal.models.build import build
-from ferbal.plan import Training
+from ferbal.settings import Training
 
 if TYPE_CHECKING:
     from torch import nn

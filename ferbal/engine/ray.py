@@ -30,8 +30,8 @@ from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line
-from ferbal.plan import Training
 from ferbal.run import Job, contained
+from ferbal.settings import Training
 from ferbal.store import RunFolder, StudyFolder
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from ferbal.crew import Crew, joined
 from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import FerbalError, RunError
-from ferbal.plan import Training
 from ferbal.run import Job, execute, refusing
+from ferbal.settings import Training
 from ferbal.store import FollowerFolder, RunFolder
 
 Files = dict[str, np.ndarray]

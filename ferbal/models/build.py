@@ -14,7 +14,8 @@ from ferbal import models
 from ferbal.errors import UsageError, first_line
 from ferbal.models import heads, pretrained
 from ferbal.models import nets as _nets  # noqa: F401  registers ferbal's own nets with timm
-from ferbal.plan import Head, Training
+from ferbal.plan import Head
+from ferbal.settings import Training
 
 
 def build(

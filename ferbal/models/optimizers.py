@@ -9,7 +9,8 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from ferbal.models import heads
-from ferbal.plan import Knobs, Stage, Training
+from ferbal.plan import Stage
+from ferbal.settings import Knobs, Training
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"opt": "adamw", "fused": True},

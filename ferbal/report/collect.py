@@ -12,12 +12,13 @@ import pandas as pd
 
 from ferbal import data, ensemble
 from ferbal.dataset import Dataset
-from ferbal.plan import Arm, Plan
+from ferbal.plan import Plan
 from ferbal.report.curves import Mistake
 from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.settings import Arm
 from ferbal.shapes import Float, Int
 from ferbal.spec import StudySpec
 from ferbal.store import RunFolder, StudyFolder

@@ -17,8 +17,9 @@ from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.models import weights_file
 from ferbal.models.build import build, channels_of
-from ferbal.plan import Head, Training
+from ferbal.plan import Head
 from ferbal.run import made_for, over_all
+from ferbal.settings import Training
 from ferbal.shapes import Float, Int
 from ferbal.store import RunFolder
 from ferbal.use.model import with_channels

@@ -22,8 +22,9 @@ from ferbal.dataset import Dataset, Split
 from ferbal.device import Machine
 from ferbal.models import heads, pretrained
 from ferbal.models.build import build
-from ferbal.plan import Arm, Knobs, Plan, Training
+from ferbal.plan import Plan
 from ferbal.run import corrections, plan_for, within_plan
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.train import Epoch, Weights
 from ferbal.use.model import Net

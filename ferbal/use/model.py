@@ -16,8 +16,8 @@ from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.device import Machine
 from ferbal.errors import DataError
-from ferbal.plan import Tta
 from ferbal.run import over_all
+from ferbal.settings import Tta
 from ferbal.shapes import Float, Int, UInt8
 
 if TYPE_CHECKING:

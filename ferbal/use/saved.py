@@ -17,8 +17,9 @@ from ferbal.ensemble.members import mixture
 from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
 from ferbal.models.build import build, channels_of
-from ferbal.plan import Arm, Head, Training
+from ferbal.plan import Head
 from ferbal.run import corrections, made_for, plan_for
+from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
 from ferbal.store import RunFolder
 from ferbal.use.folders import data_set_of, members_of

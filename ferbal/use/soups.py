@@ -19,8 +19,9 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
-from ferbal.plan import Arm, Plan, Training
+from ferbal.plan import Plan
 from ferbal.run import corrections, over_all, plan_for
+from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
 from ferbal.store import RunFolder
 from ferbal.use import pool

@@ -38,8 +38,9 @@ from ferbal.batches import EVALUATION_BATCH
 from ferbal.dataset import Split
 from ferbal.device import Machine
 from ferbal.models.build import build
-from ferbal.plan import Knobs, Precision, Training, start
+from ferbal.plan import start
 from ferbal.recipe import parse
+from ferbal.settings import Knobs, Precision, Training
 
 BATCH, CLASSES = 128, 7
 Measure = Callable[[], float]

@@ -12,8 +12,8 @@ import sys
 import tempfile
 import time
 
-from ferbal.plan import Arm
 from ferbal.search import Budget, Choices, Range, Search, Space
+from ferbal.settings import Arm
 
 TRIALS, EPOCHS, STEP = 300, 10, 50
 

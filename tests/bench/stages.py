@@ -22,9 +22,10 @@ from ferbal import device, train
 from ferbal.augment import View
 from ferbal.batches import Rows, features_of
 from ferbal.device import Machine
-from ferbal.plan import Knobs, Plan, Training, start
+from ferbal.plan import Plan, start
 from ferbal.policies import POLICIES
 from ferbal.recipe import parse
+from ferbal.settings import Knobs, Training
 
 SIZE, VIEW, EPOCHS = 48, View(48, 0.5, 0.25), 10
 

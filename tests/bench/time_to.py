@@ -24,8 +24,8 @@ def main() -> None:
     from ferbal.augment import View
     from ferbal.device import Machine
     from ferbal.models.build import build
-    from ferbal.plan import Arm, Knobs, Training
     from ferbal.run import plan_for
+    from ferbal.settings import Arm, Knobs, Training
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="fer2013")

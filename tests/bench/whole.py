@@ -41,7 +41,7 @@ from ferbal.batches import EVALUATION_BATCH
 from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.models.build import build
-from ferbal.plan import Training
+from ferbal.settings import Training
 
 LIBRARIES = (
     "torch",

@@ -15,8 +15,8 @@ from ferbal.engine import EngineSpec, Running, Workload, measure
 from ferbal.engine.local import Local
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
-from ferbal.plan import Knobs
 from ferbal.search import Point
+from ferbal.settings import Knobs
 
 
 def part(name: str, *steps: str | None) -> Generator[Any, None, None]:

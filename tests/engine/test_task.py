@@ -15,8 +15,8 @@ from ferbal.energy import Counter, Meter
 from ferbal.engine import task
 from ferbal.engine.task import Ended, Reached, executed
 from ferbal.errors import DataError, UsageError
-from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 
 TRAINING = Training(epochs=2, image_size=16, augment="light")

@@ -25,7 +25,7 @@ from ferbal.engine.local import LONG, ROOM, Local
 from ferbal.engine.workers import Workers
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.events import Noticed, RunEnded, Trained
-from ferbal.plan import Training
+from ferbal.settings import Training
 from ferbal.store import RunFolder, StudyFolder
 
 Start = Callable[..., Generator[Any, None, None]]

@@ -16,7 +16,6 @@ from made_up_runs import fill
 from ferbal import data, files, study
 from ferbal.errors import UsageError
 from ferbal.events import Combined, Noticed
-from ferbal.plan import Arm
 from ferbal.report import frames, searches
 from ferbal.report.answer import answer
 from ferbal.report.collect import Source, collect
@@ -24,6 +23,7 @@ from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame, further
+from ferbal.settings import Arm
 from ferbal.store import RunFolder
 
 SETTINGS = (

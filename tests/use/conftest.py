@@ -9,8 +9,8 @@ from made_runs import RECIPES, Trained
 
 from ferbal import data
 from ferbal.device import Machine, pick
-from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job, execute
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 
 

@@ -17,7 +17,7 @@ from ferbal import data, ensemble
 from ferbal.errors import DataError, FerbalError, UsageError
 from ferbal.models import weights_file
 from ferbal.models.build import build
-from ferbal.plan import Training
+from ferbal.settings import Training
 from ferbal.store import RunFolder
 from ferbal.use import adopt, pool, saved
 
@@ -29,7 +29,8 @@ def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a net that tells the classes of the tiny data set apart, as somebody else might have saved them."""
     from ferbal import device, train
     from ferbal.augment import View
-    from ferbal.plan import Knobs, start
+    from ferbal.plan import start
+    from ferbal.settings import Knobs
 
     dataset = data.open("tiny", base)
     training = Training(epochs=8, image_size=16, augment="none", precision="fp32", ema=0)

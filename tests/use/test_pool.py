@@ -14,8 +14,8 @@ from made_runs import Trained
 from ferbal import data, ensemble, files
 from ferbal.device import Machine, pick
 from ferbal.errors import DataError, UsageError
-from ferbal.plan import Arm, Knobs, Training
 from ferbal.run import Job, execute
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder
 from ferbal.use import pool
 from ferbal.use.saved import load
