@@ -225,7 +225,8 @@ def _passed(
 
 def _loss_of_rows(stage: Stage, each: Tensor, targets: Tensor, batches: Images | Features) -> Tensor:
     """The loss of each row; of several classifiers, whose logits stand side by side, their mean."""
-    loss = torch.stack([stage.loss(each[:, copy], targets) for copy in range(each.shape[1])]).mean(0)
+    losses = [stage.loss(logits, targets) for logits in each.unbind(1)]
+    loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
     if stage.weigh is not None:
         loss = loss * stage.weigh(batches.crew.whole(batches.features.float()), each.mean(1), targets)
     return loss
