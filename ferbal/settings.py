@@ -74,6 +74,10 @@ class Training:
             raise ValueError(f"first_size grows to image_size, but {self.first_size} is above {self.image_size}")
 
 
+TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
+"""Settings of `Training` that the search may vary beside the knobs."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One thing a study compares: a strategy on a backbone. `label` is what people call the strategy."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,12 +23,12 @@ from pydantic import (
     model_validator,
 )
 
-from ferbal import database, ensemble, recipe, study_file
+from ferbal import database, ensemble, mistakes, recipe, study_file
 from ferbal.data import Twins
 from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
-from ferbal.settings import Arm, Training
+from ferbal.settings import TUNABLE, Arm, Training
 from ferbal.study_file import Places
 
 
@@ -86,7 +86,6 @@ Several = BeforeValidator(_listed)
 VARIED: dict[str, Any] = {"type": ["number", "string", "array", "object"]}
 Vary = Annotated[Values, BeforeValidator(_varied), PlainSerializer(_as_written), WithJsonSchema(VARIED)]
 PRUNERS: dict[str, Any] = {"enum": [True, False, *typing.get_args(Pruner)]}
-TUNABLE = ("weight_decay", "label_smoothing", "dropout", "ema", "warmup", "optimizer", "augment")
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -276,9 +275,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
     try:
         settings = StudySpec.model_validate(values)
     except ValidationError as error:
-        raise UsageError("\n".join(dict.fromkeys(_told(p, places) for p in _relevant(error.errors())))) from None
-    if mistakes := list(_senseless(settings, places)):
-        raise UsageError("\n".join(mistakes))
+        raise UsageError("\n".join(mistakes.told(error, StudySpec, places))) from None
+    if senseless := list(_senseless(settings, places)):
+        raise UsageError("\n".join(senseless))
     return settings, places
 
 
@@ -346,58 +345,6 @@ def _parameters(strategy: str) -> dict[str, Any]:
         return recipe.parameters(strategy)
     except UsageError:  # an unknown strategy is reported where its recipe is checked
         return {}
-
-
-def _relevant(problems: Sequence[Any]) -> list[Any]:
-    """Without what pydantic says of the other form, where a setting may be a value or a list."""
-
-    def of_other_form(problem: Any) -> bool:
-        if isinstance(problem["input"], list):
-            return bool(problem["type"] in ("int_type", "float_type"))
-        if isinstance(problem["input"], dict):
-            return bool(problem["type"] == "literal_error")
-        return bool(problem["type"] in ("tuple_type", "dataclass_type"))
-
-    said = {_setting(problem) for problem in problems if not of_other_form(problem)}
-    return [
-        p for p in problems if not of_other_form(p) or not any(s[: len(_setting(p))] == _setting(p) for s in said)
-    ]
-
-
-def _setting(problem: Any) -> tuple[str, ...]:
-    """Where a problem is, without the names pydantic gives to alternatives."""
-    alternatives = ("function-", "tuple[", "literal[", "Policy", "constrained", "float", "int")
-    return tuple(str(part) for part in problem["loc"] if not str(part).startswith(alternatives))
-
-
-def _told(problem: Any, places: Places) -> str:
-    where = _setting(problem)
-    place = places.of(where)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        known, own = _keys(where[:-1]), ""
-        if where[:-1] == ("search",):
-            known, own = [*known, *TUNABLE], ", or STRATEGY.PARAMETER"
-        return f"{place}: unknown key{nearest(where[-1], known)}. Known here: {', '.join(known)}{own}"
-    if problem["type"] == "missing":
-        return f"{place}: this key is required"
-    if problem["type"] == "string_pattern_mismatch":
-        told = "a name has 1 to 64 letters, digits, - or _, begins with a letter or digit, and has no spaces"
-        return f"{place}: {told}; this one is {problem['input']!r}"
-    message = problem["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "list")
-    given = problem["input"]
-    shown = f" but got {given!r}" if isinstance(given, (str, int, float, bool)) and repr(given) not in message else ""
-    return f"{place}: {message[:1].lower()}{message[1:]}{shown}"
-
-
-def _keys(where: Sequence[str]) -> list[str]:
-    """The settings that a section knows."""
-    section: Any = StudySpec
-    for name in where:
-        section = typing.get_type_hints(section)[name]
-        section = next((one for one in typing.get_args(section) if is_dataclass(one)), section)
-    if is_dataclass(section):
-        return [entry.name for entry in fields(section)]
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
 
 def as_json(spec: StudySpec) -> dict[str, Any]:
