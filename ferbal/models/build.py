@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ferbal import models
 from ferbal.errors import UsageError, first_line
-from ferbal.models import heads, pretrained
+from ferbal.models import heads, pretrained, small_maps
 from ferbal.models import nets as _nets  # noqa: F401  registers ferbal's own nets with timm
 from ferbal.plan import Head
 from ferbal.settings import Training
@@ -44,6 +44,7 @@ def build(
         heads.attach(model, head, backbone)
     for side in {size, training.first_size or size}:
         _try_out(model, backbone, channels, side)
+    small_maps.prepare(model)
     return model.to(memory_format=torch.channels_last)
 
 

@@ -3,10 +3,12 @@
     PYTHONPATH=tests python -m bench.loop [--pairs 5] [--backbones resnet18 ...] [--compile both] [--label WORD]
 
 The bare step passes one fixed batch, forward, backward and optimiser, and is the limit; on a GPU both are compared
-plain, then both compiled. ferbal's loop does all that a training does, with the standard augmentation and averaged
-weights. The notebook reads PIL images through torchvision transforms and a DataLoader with two workers and trains
-with Adam; skorch, where it is installed, does the same with its own loop, and both are asked in turns in processes of
-their own. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<label>-<device>.json after each pair.
+plain, then both compiled. On a CPU that step is also set against that of the same net with torch's convolutions of
+small maps, which the peers have too. ferbal's loop does all that a training does, with the standard augmentation
+and averaged weights. The notebook reads PIL images through torchvision transforms and a DataLoader with two workers
+and trains with Adam; skorch, where it is installed, does the same with its own loop, and both are asked in turns in
+processes of their own. Batches of 128 gray images of 48 px. Writes reports/bench/loop-<label>-<device>.json after
+each pair.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from bench.pairs import Pair, alternate, write
 from PIL import Image
@@ -44,6 +47,7 @@ from ferbal.settings import Knobs, Precision, Training
 
 BATCH, CLASSES = 128, 7
 Measure = Callable[[], float]
+Make = Callable[[str, int], nn.Module]
 AIMS = {"resnet18": "0.95", "test_resnet": "0.90", "mobilenetv2_100": "0.90"}
 WAYS = {"false": (False,), "true": (True,), "both": (False, True)}
 PEER_AIMS = {"resnet18": "1.8", "test_resnet": "2.5"}
@@ -62,14 +66,20 @@ def net(backbone: str, size: int) -> nn.Module:
     return build(backbone, Training(image_size=size), classes=CLASSES, channels=1, seed=0)
 
 
+def timms(backbone: str, size: int) -> nn.Module:
+    """The net as everybody else trains it."""
+    made: nn.Module = timm.create_model(backbone, num_classes=CLASSES, in_chans=1)
+    return made.to(memory_format=torch.channels_last)
+
+
 def wait(machine: Machine) -> None:
     if machine.device.type == "cuda":
         torch.cuda.synchronize(machine.device)
 
 
-def bare_step(backbone: str, size: int, machine: Machine, batches: int) -> Measure:
+def bare_step(backbone: str, size: int, machine: Machine, batches: int, made: Make = net) -> Measure:
     """Images a second of the bare step on a fixed batch, with the same optimiser as ferbal takes."""
-    model = net(backbone, size).to(machine.device).train()
+    model = made(backbone, size).to(machine.device).train()
     stepped = machine.prepared(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.02, fused=True)
     images = torch.randn(BATCH, 1, size, size, device=machine.device).contiguous(memory_format=torch.channels_last)
@@ -134,7 +144,7 @@ def notebook_data(size: int, batches: int) -> Pictures:
 
 
 def notebook_loop(backbone: str, size: int, machine: Machine, batches: int) -> Measure:
-    model = net(backbone, size).to(machine.device, memory_format=torch.contiguous_format).train()
+    model = timms(backbone, size).to(machine.device, memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     loader = DataLoader(
         notebook_data(size, batches), BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
@@ -158,7 +168,7 @@ def skorch_loop(backbone: str, size: int, machine: Machine, batches: int) -> Mea
     from skorch import NeuralNetClassifier
 
     theirs = NeuralNetClassifier(
-        net(backbone, size),
+        timms(backbone, size),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=1e-4,
@@ -250,6 +260,9 @@ def measure(backbone: str, size: int, batches: int, pairs: int, compiled: tuple[
         ours, bare = (make(backbone, size, machine, batches) for make in (ferbal_loop, bare_step))
         name = f"{backbone} {size} px {precision}{' compiled' if how else ''}"
         yield turns(name, ours, "bare step", bare, aim=AIMS.get(backbone, ""))
+        if where.type == "cpu":
+            usual = bare_step(backbone, size, machine, batches, timms)
+            yield turns(f"{name}, bare step", bare, "with torch's convolutions", usual)
     machine = Machine(where, quick)
     ours = ferbal_loop(backbone, size, machine, batches)
     peers = {"notebook loop": notebook_loop} | ({"skorch": skorch_loop} if find_spec("skorch") else {})
