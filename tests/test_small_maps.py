@@ -85,11 +85,12 @@ def test_a_map_that_is_not_small_is_left_to_torch() -> None:
         assert torch.equal(mine, other)
 
 
-@torch.no_grad()
-def test_without_gradients_it_is_torchs_convolution() -> None:
+def test_evaluated_it_is_torchs_convolution_which_can_be_exported() -> None:
     ours, theirs = both(kernel_size=3, padding=1)
     images = torch.randn(2, 5, 2, 2)
-    assert torch.equal(ours(images), theirs(images))
+    assert torch.equal(ours.eval()(images), theirs(images))
+    program = torch.export.export(ours, (images,))
+    assert "conv2d" in program.graph_module.code
 
 
 def test_what_is_frozen_has_no_gradient() -> None:

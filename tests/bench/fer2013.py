@@ -2,11 +2,12 @@
 
     PYTHONPATH=tests python -m bench.fer2013 ROOT
 
-ROOT is a folder in which `studies/projects/*.yaml`, `studies/best*.yaml` and others were run on a data set `fer2013`.
+ROOT is a folder in which `studies/projects/*.yaml`, `studies/best*.yaml` and others were run on a data set `fer2013`,
+and in which `ferbal ensemble` combined runs of several of them.
 Scores every finished run and ensemble of them on PrivateTest, over all classes and over those that the model knows,
 with and without the rows whose picture is also among the others, with 95 % intervals over resampled rows.
-Keeps what is finished, but for its weights, under reports/fer2013/studies/, so that later runs join the earlier:
-copied back to ROOT/studies/, a study trains what it still lacks, and combines all of it.
+Keeps what is finished, but for its weights, under reports/fer2013/, so that later runs join the earlier: copied back
+to ROOT, a study trains what it still lacks, and combines all of it.
 Writes reports/fer2013-figures.csv, and the table in reports/fer2013.md between its two marks; rows of models that
 are neither under ROOT nor kept stay as they are.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,28 +53,41 @@ THEIRS = {
 def keep(root: Path, dataset: Dataset) -> None:
     """Copy every finished run and ensemble to KEPT, but for the weights, with the record of its study."""
     for path in finished(root, dataset):
-        study = path.parents[1]
-        there = KEPT / path.relative_to(root)
-        there.mkdir(parents=True, exist_ok=True)
-        for file in [*(path / name for name in WITHOUT_WEIGHTS), study / "provenance.json", study / "spec.json"]:
+        files = [path / name for name in WITHOUT_WEIGHTS]
+        if of_a_study(path):
+            files += [path.parents[1] / "provenance.json", path.parents[1] / "spec.json"]
+        for file in files:
+            there = KEPT / file.relative_to(root)
+            there.parent.mkdir(parents=True, exist_ok=True)
             if file.exists():
-                shutil.copy(file, there / file.name if file.parent == path else KEPT / study.relative_to(root))
+                shutil.copy(file, there)
 
 
 def finished(root: Path, dataset: Dataset) -> Iterator[Path]:
     """The folders of the runs and ensembles on this data set."""
-    for path in sorted(root.glob("studies/*/*/*/scores.json")):
-        if path.parents[1].name in ("runs", "ensembles") and RunFolder(path.parent).about["digest"] == dataset.digest:
+    found = [*root.glob("studies/*/runs/*/scores.json"), *root.glob("**/ensembles/*/scores.json")]
+    for path in sorted(found):
+        if RunFolder(path.parent).about["digest"] == dataset.digest:
             yield path.parent
+
+
+def of_a_study(path: Path) -> bool:
+    """Whether a run or ensemble belongs to a study; `ferbal ensemble` makes others."""
+    return path.parents[2].name == "studies"
 
 
 def models(root: Path, dataset: Dataset) -> Iterator[dict[str, Any]]:
     """Every finished run and ensemble, as a row of the CSV."""
     for path in finished(root, dataset):
-        study, single, run = path.parents[1], path.parent.name == "runs", RunFolder(path)
-        about, made = run.about, json.loads((study / "provenance.json").read_text())
+        single, run = path.parent.name == "runs", RunFolder(path)
+        about = run.about
+        if of_a_study(path):
+            name, made = path.parents[1].name, json.loads((path.parents[1] / "provenance.json").read_text())
+        else:
+            words = ["ferbal", "ensemble", *about["members"], "--method", about["method"], "--name", path.name]
+            name, made = path.name, {"command": shlex.join(words), "device": None}
         yield {
-            "study": study.name,
+            "study": name,
             "model": f"{about['label']} · {about['backbone']}" if single else f"ensemble: {about['method']}",
             "seed": about["seed"] if single else None,
             "members": 1 if single else len(about["members"]),
