@@ -23,6 +23,9 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "stride that leaves a rim": ({"kernel_size": 3, "stride": 2}, (6, 6)),
     "oblong": ({"kernel_size": (3, 5), "padding": (1, 2), "stride": (1, 2)}, (2, 7)),
     "no padding": ({"kernel_size": 2}, (4, 3)),
+    "pointwise": ({"kernel_size": 1, "bias": False}, (3, 2)),
+    "pointwise, stride": ({"kernel_size": 1, "stride": 2}, (3, 4)),
+    "pointwise, padded": ({"kernel_size": 1, "padding": 1}, (1, 1)),
     "pairs far apart": ({"kernel_size": 2, "stride": 3}, (8, 8)),
 }
 
@@ -63,10 +66,11 @@ def test_it_says_and_learns_what_a_convolution_does(shape: str) -> None:
         )
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("side", [2, 3, 5, 6])
-def test_in_bf16_it_is_as_near_to_float32_as_a_convolution_in_bf16(side: int) -> None:
+def test_in_bf16_it_is_as_near_to_float32_as_a_convolution_in_bf16(side: int, kernel: int) -> None:
     torch.manual_seed(0)
-    ours, theirs = both(kernel_size=3, padding=1)
+    ours, theirs = both(kernel_size=kernel, padding=kernel // 2)
     images = torch.randn(64, 5, side, side).contiguous(memory_format=torch.channels_last)
     exact = passed(theirs, images)
     theirs.zero_grad()
@@ -115,7 +119,6 @@ def test_only_plain_convolutions_are_prepared() -> None:
         pass
 
     others = [
-        nn.Conv2d(4, 4, 1),
         nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 4, 3, dilation=2),
         nn.Conv2d(4, 4, 3, padding="same"),
@@ -136,7 +139,7 @@ def test_a_net_keeps_its_names_and_can_be_copied_and_pickled() -> None:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("backbone", ["facevgg_small", "resnet18"])
+@pytest.mark.parametrize("backbone", ["facevgg_small", "resnet18", "resnet26", "mobilenetv3_small_050"])
 def test_a_net_learns_the_same_both_ways(backbone: str, bf16: bool) -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(16, 1, 48, 48), torch.arange(16) % 3

@@ -1,7 +1,7 @@
 """Convolutions of small maps, trained on a CPU as products of matrices.
 
 oneDNN works through a convolution place by place, which suits large maps. The last layers of a net have maps of a few
-places when images are small, and large weights: there it takes up to sixteen times as long as one product of all
+places when images are small, and large weights: there it takes up to twenty times as long as one product of all
 patches with the weights, or with the gradients. What the net says is the same but for the order of its sums.
 """
 
@@ -17,9 +17,11 @@ from torch.nn import functional
 from ferbal.shapes import Float
 
 WHOLE = 9
-"""Places of a map up to which the layer and all its gradients are such products."""
+"""Places of a map up to which a layer and all its gradients are such products."""
 OF_WEIGHTS = {torch.float32: WHOLE, torch.bfloat16: 36}
-"""Places up to which the gradients of the weights are, by number format."""
+"""Places up to which the gradients of its weights are, by number format."""
+POINTWISE = 36
+"""Places up to which a layer of 1x1 kernels is, whose patches need no copying."""
 
 
 class SmallMapConv2d(nn.Conv2d):
@@ -33,6 +35,9 @@ class SmallMapConv2d(nn.Conv2d):
             form = torch.get_autocast_dtype("cpu")
             given, weight, bias = given.to(form), weight.to(form), None if bias is None else bias.to(form)
         places = self._side(given, 0) * self._side(given, 1)
+        if self.kernel_size == (1, 1) and self.padding == (0, 0) and places <= POINTWISE:
+            seen = given[:, :, :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
+            return functional.linear(seen, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         if not 0 < places <= OF_WEIGHTS.get(given.dtype, 0):
             return super().forward(given)
         said: Tensor = _Products.apply(given, weight, bias, self.stride, self.padding, places <= WHOLE)
@@ -49,7 +54,6 @@ def prepare(net: nn.Module) -> None:
     for module in net.modules():
         if (
             type(module) is nn.Conv2d
-            and module.kernel_size > (1, 1)
             and module.groups == 1
             and module.dilation == (1, 1)
             and not isinstance(module.padding, str)
