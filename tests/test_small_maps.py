@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ferbal.models import small_maps
 from ferbal.models.build import build
-from ferbal.models.small_maps import SmallMapConv2d
+from ferbal.models.small_maps import Conv2d as SmallMapConv2d
 from ferbal.settings import Training
 
 SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {

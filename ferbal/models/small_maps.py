@@ -24,7 +24,7 @@ POINTWISE = 36
 """Places up to which a layer of 1x1 kernels is, whose patches need no copying."""
 
 
-class SmallMapConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
     """A convolution that is trained that way on a CPU where its map is small, and else as any other."""
 
     def forward(self, given: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
@@ -59,7 +59,7 @@ def prepare(net: nn.Module) -> None:
             and not isinstance(module.padding, str)
             and module.padding_mode == "zeros"
         ):
-            module.__class__ = SmallMapConv2d
+            module.__class__ = Conv2d
 
 
 class _Products(torch.autograd.Function):
