@@ -66,6 +66,23 @@ def test_it_says_and_learns_what_a_convolution_does(shape: str) -> None:
         )
 
 
+@pytest.mark.parametrize("side", [4, 5, 6])
+def test_without_avx512_the_gradients_of_the_weights_alone_are_products(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(small_maps.OF_WEIGHTS, torch.float32, 36)
+    seen, patches = [], small_maps._patches
+    monkeypatch.setattr(small_maps, "_patches", lambda given, *how: seen.append(given.shape) or patches(given, *how))
+    torch.manual_seed(0)
+    ours, theirs = both(kernel_size=3, padding=1)
+    images = torch.randn(6, 5, side, side).contiguous(memory_format=torch.channels_last)
+    expected, found = passed(theirs, images), passed(ours, images)
+    assert torch.equal(found["said"], expected["said"])
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
+    assert seen == [images.shape]
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("side", [2, 3, 5, 6])
 def test_in_bf16_it_is_as_near_to_float32_as_a_convolution_in_bf16(side: int, kernel: int) -> None:

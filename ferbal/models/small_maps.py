@@ -18,8 +18,8 @@ from ferbal.shapes import Float
 
 WHOLE = 9
 """Places of a map up to which a layer and all its gradients are such products."""
-OF_WEIGHTS = {torch.float32: WHOLE, torch.bfloat16: 36}
-"""Places up to which the gradients of its weights are, by number format."""
+OF_WEIGHTS = {torch.float32: 36 if torch.backends.cpu.get_cpu_capability() == "AVX2" else WHOLE, torch.bfloat16: 36}
+"""Places up to which the gradients of its weights are, by number format; in fp32 AVX-512 suits oneDNN better."""
 POINTWISE = 36
 """Places up to which a layer of 1x1 kernels is, whose patches need no copying."""
 
