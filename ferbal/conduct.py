@@ -122,12 +122,11 @@ def _arm(work: _Work, arm: Arm, plan: Plan, number: int, of: int) -> Events:
         return
     finally:
         work.searching.discard(arm)
-    seeds = study.spec.seeds
-    jobs = [(seed, study.job(arm, point, seed)) for seed in seeds]
+    jobs = [study.job(arm, point, seed) for seed in study.spec.seeds]
     yield from together(
         [
-            _train(work, job, study.folder.run(job.slug), role="seed", number=seed, of=len(seeds), arm=arm)
-            for seed, job in jobs
+            _train(work, job, study.folder.run(job.slug), role="seed", number=number, of=len(jobs), arm=arm)
+            for number, job in enumerate(jobs, start=1)
         ]
     )
     complete = [run for run in study.finals(arm).values() if run.complete]

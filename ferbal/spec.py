@@ -175,6 +175,8 @@ class SearchSpec(_Section):
 class FinalSpec(_Section):
     seeds: Count = 6
     """Fresh seeds on which every arm is trained with its best knobs, the same for all arms."""
+    first_seed: Count = 1
+    """The first of these seeds, the others follow it: a study on seeds that an earlier one has not used."""
 
 
 class ReportSpec(_Section):
@@ -230,7 +232,7 @@ class StudySpec(_Section):
     @property
     def seeds(self) -> range:
         """Of the final runs. The search uses seed 0, so these are fresh."""
-        return range(1, self.final.seeds + 1)
+        return range(self.final.first_seed, self.final.first_seed + self.final.seeds)
 
     def space(self, arm: Arm) -> Space:
         """What the search varies for an arm: a strategy's own parameter only where its recipe has the strategy."""

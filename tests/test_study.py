@@ -123,6 +123,13 @@ def test_a_changed_setting_trains_again(finished: Path) -> None:
     assert trained(run(finished, "training.epochs=1", "final.seeds=1")) == 6
 
 
+def test_a_study_goes_on_with_seeds_that_it_has_not_used(finished: Path) -> None:
+    events = run(finished, "final.first_seed=2")
+    assert sorted(ended(events)) == ["complete"] * 2 + ["kept"] * 2
+    assert {(event.number, event.of) for event in events if isinstance(event, RunEnded)} == {(1, 2), (2, 2)}
+    assert {name.rsplit("-", 2)[1] for name in bits(finished)} >= {"s1", "s2", "s3"}
+
+
 def test_two_studies_of_the_same_seeds_are_equal_to_the_byte(finished: Path, root: Path) -> None:
     run(root)
     mine = bits(root)

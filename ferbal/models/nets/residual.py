@@ -28,9 +28,7 @@ def faceresnet(pretrained: bool = False, **settings: Any) -> Plain:
     blocks = [[*stem, nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)]]
     for before, width, stride in ((32, 64, 1), (64, 128, 2), (128, 256, 2)):
         shortcut = downsample_avg(before, width, kernel_size=1, stride=stride)
-        block = BasicBlock(before, width, stride, shortcut)
-        block.zero_init_last()  # it begins as its shortcut alone: Goyal et al. 2017
-        blocks.append([block])
+        blocks.append([BasicBlock(before, width, stride, shortcut)])
     return weights.filled(Plain(blocks, Average(), 256, **wanted(settings)), "faceresnet", pretrained, settings)
 
 
