@@ -23,7 +23,7 @@ PROJECTS = {
     "d": ["backbones=[resnet18]"],
     "e": [],
 }
-BEST = ["best", "best-cpu", "best-cpu-residual", "best-cpu-wide"]
+BEST = ["best", "best-cpu", "best-cpu-wide"]
 NEW = [*(STUDIES / "projects" / f"{name}.yaml" for name in PROJECTS), *(STUDIES / f"{name}.yaml" for name in BEST)]
 FIXED = "search={trials: 0, lr: 2e-3, batch_size: 32, patience: 2}"
 REDUCED = ["data.source=demo", "training.image_size=32", "training.precision=fp32"]

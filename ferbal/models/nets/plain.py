@@ -119,7 +119,7 @@ def simple_cnn(pretrained: bool = False, **settings: Any) -> Plain:
         for before, width in _steps((32, 64, 128), settings)
     ]
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
-    net = Plain(blocks, pool, 128 * GRID * GRID, **wanted(settings))
+    net = Plain(blocks, pool, 128 * GRID * GRID, **_wanted(settings))
     return weights.filled(net, "simple_cnn", pretrained, settings)
 
 
@@ -141,7 +141,7 @@ def plain_cnn(pretrained: bool = False, **settings: Any) -> Plain:
     ]
     dense = [nn.Linear(128 * GRID * GRID, 256), nn.ReLU(inplace=True), nn.BatchNorm1d(256)]
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(GRID), nn.Flatten(), *dense)
-    return weights.filled(Plain(blocks, pool, 256, **wanted(settings)), "plain_cnn", pretrained, settings)
+    return weights.filled(Plain(blocks, pool, 256, **_wanted(settings)), "plain_cnn", pretrained, settings)
 
 
 def _face_vgg(name: str, widths: Sequence[int], pretrained: bool, settings: dict[str, Any]) -> Plain:
@@ -153,7 +153,7 @@ def _face_vgg(name: str, widths: Sequence[int], pretrained: bool, settings: dict
         [*convolution(before, width), *convolution(width, width, nn.MaxPool2d(2, ceil_mode=True))]
         for before, width in _steps(widths, settings)
     ]
-    return weights.filled(Plain(blocks, Average(), widths[-1], **wanted(settings)), name, pretrained, settings)
+    return weights.filled(Plain(blocks, Average(), widths[-1], **_wanted(settings)), name, pretrained, settings)
 
 
 def _steps(widths: Sequence[int], settings: dict[str, Any]) -> list[tuple[int, int]]:
@@ -161,5 +161,5 @@ def _steps(widths: Sequence[int], settings: dict[str, Any]) -> list[tuple[int, i
     return list(zip((settings.get("in_chans", 1), *widths[:-1]), widths, strict=True))
 
 
-def wanted(settings: dict[str, Any]) -> dict[str, Any]:
+def _wanted(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("num_classes", "drop_rate") if name in settings}

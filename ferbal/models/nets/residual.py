@@ -1,4 +1,4 @@
-"""Residual nets that timm lacks: one for small faces, and some made from timm's own, whose conventions they keep."""
+"""Residual nets that timm lacks, made from its own ResNets, whose conventions they keep."""
 
 from __future__ import annotations
 
@@ -7,29 +7,13 @@ from typing import Any
 
 import timm
 from timm.models import register_model
-from timm.models.resnet import BasicBlock, downsample_avg, downsample_conv, resnet34
+from timm.models.resnet import downsample_conv, resnet34
 from torch import nn
 
 from ferbal.models import CIFAR, residual_names
 from ferbal.models.nets import weights
-from ferbal.models.nets.plain import Average, Plain, wanted
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
-
-
-@register_model
-def faceresnet(pretrained: bool = False, **settings: Any) -> Plain:
-    """A residual net for 48 px faces, at the cost of `facevgg`, which it should err unlike: for ensembles.
-
-    A 5x5 convolution of width 32 with BatchNorm and 2x2 max-pooling, then basic blocks (He et al. 2016) of widths 64,
-    128, 256, each of the last two on half the map. Then a global average. Parameters: 1,209,575.
-    """
-    stem = [nn.Conv2d(settings.get("in_chans", 1), 32, 5, padding=2, bias=False), nn.BatchNorm2d(32)]
-    blocks = [[*stem, nn.MaxPool2d(2, ceil_mode=True), nn.ReLU(inplace=True)]]
-    for before, width, stride in ((32, 64, 1), (64, 128, 2), (128, 256, 2)):
-        shortcut = downsample_avg(before, width, kernel_size=1, stride=stride)
-        blocks.append([BasicBlock(before, width, stride, shortcut)])
-    return weights.filled(Plain(blocks, Average(), 256, **wanted(settings)), "faceresnet", pretrained, settings)
 
 
 @register_model
