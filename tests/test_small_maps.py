@@ -67,7 +67,7 @@ def test_it_says_and_learns_what_a_convolution_does(shape: str) -> None:
 
 
 @pytest.mark.parametrize("side", [4, 5, 6])
-def test_without_avx512_the_gradients_of_the_weights_alone_are_products(
+def test_with_avx2_alone_the_gradients_of_the_weights_alone_are_products(
     side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(small_maps.OF_WEIGHTS, torch.float32, 36)
