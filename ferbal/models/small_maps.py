@@ -19,7 +19,7 @@ from ferbal.shapes import Float
 WHOLE = 9
 """Places of a map up to which a layer and all its gradients are such products."""
 OF_WEIGHTS = {torch.float32: 36 if torch.backends.cpu.get_cpu_capability() == "AVX2" else WHOLE, torch.bfloat16: 36}
-"""Places up to which the gradients of its weights are, by number format; in fp32 with AVX2 alone, since oneDNN does better with AVX-512."""
+"""Places up to which the gradients of its weights are, by number format. With AVX-512, oneDNN is faster in fp32."""
 POINTWISE = 36
 """Places up to which a layer of 1x1 kernels is, whose patches need no copying."""
 
