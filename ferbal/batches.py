@@ -73,7 +73,7 @@ class Images:
         self.pixels = Rows(train.images, device)
         self.labels, self.source = plan.samples.label, plan.samples.source
         self.mirror = torch.from_numpy(plan.samples.mirror).to(device)
-        hard = plan.votes is None
+        hard = self.hard = plan.votes is None
         known = np.eye(len(plan.classes)) if hard else plan.targets
         self.targets = torch.from_numpy(known.astype(np.float32)).to(device)
         self.target = torch.from_numpy(self.labels if hard else np.arange(len(self.labels))).to(device)
@@ -152,10 +152,27 @@ def frozen(model: nn.Module, images: Images, resample: Resample | None, seed: in
     features = features_of(model, images.pixels, images.source, images.view, images.machine, images.mirror)
     if resample is None:
         return Features(features, images.labels, images.targets[images.target], images.machine.device)
-    changed, labels = resample(features.astype(np.float64), images.labels, seed)
-    classes = images.targets.shape[1]
-    targets = torch.eye(classes, device=images.machine.device)[torch.from_numpy(labels.astype(np.int64))]
-    return Features(changed.astype(np.float32), labels.astype(np.int64), targets, images.machine.device)
+    given = features.astype(np.float64)
+    changed, labels = resample(given, images.labels, seed)
+    known = images.targets.cpu().numpy()
+    if images.hard:
+        targets = known[labels]
+    else:  # rows that were made up are voted for as their class is on average
+        own = known[images.target.cpu().numpy()]
+        mean = np.zeros((known.shape[1], known.shape[1]), known.dtype)
+        for k in np.unique(images.labels):
+            mean[k] = own[images.labels == k].mean(0)
+        place = _place(changed, given)
+        targets = np.where(place[:, None] >= 0, own[place], mean[labels])
+    device = images.machine.device
+    there = torch.from_numpy(targets).to(device)
+    return Features(changed.astype(np.float32), labels.astype(np.int64), there, device)
+
+
+def _place(rows: Float[np.ndarray, "m d"], among: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " m"]:
+    """Where each row is among others, -1 where it is none of them."""
+    places = {row.tobytes(): place for place, row in enumerate(among)}
+    return np.array([places.get(row.tobytes(), -1) for row in np.ascontiguousarray(rows)])
 
 
 @torch.no_grad()

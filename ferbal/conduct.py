@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from ferbal import dashboard, database, engine, search, spec
@@ -132,8 +133,20 @@ def _arm(work: _Work, arm: Arm, plan: Plan, number: int, of: int) -> Events:
     complete = [run for run in study.finals(arm).values() if run.complete]
     if complete:
         scores = tuple(run.scores["select"]["macro_f1"] for run in complete)
-        pattern = str(complete[0].path.relative_to(study.folder.root)).rsplit("-s", 1)[0] + "-*"
-        yield ArmEnded(arm, scores, time.perf_counter() - clock, pattern)
+        yield ArmEnded(
+            arm, scores, time.perf_counter() - clock, _pattern([run.path for run in complete], study.folder.root)
+        )
+
+
+def _pattern(paths: Sequence[Path], root: Path) -> str:
+    """What a shell makes exactly these folders of: with a star where that matches no others."""
+    begins = paths[0].name.rsplit("-s", 1)[0]
+    if {path.name for path in paths[0].parent.glob(f"{begins}-*")} == {path.name for path in paths}:
+        ends = "*"
+    else:
+        own = [path.name.removeprefix(f"{begins}-") for path in paths]
+        ends = own[0] if len(own) == 1 else f"{{{','.join(own)}}}"
+    return f"{paths[0].parent.relative_to(root)}/{begins}-{ends}"
 
 
 def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, Point]:

@@ -39,7 +39,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     every: int = AVERAGED_EVERY
-    """Steps from one averaging to the next."""
+    """Steps from one averaging to the next, as `pace` has set it."""
     epoch: int = 0
     step: int = 0
     best: float = -math.inf
@@ -69,6 +69,15 @@ class State:
     def judged(self) -> nn.Module:
         """The model that is evaluated and kept."""
         return self.model if self.ema is None else self.ema.module
+
+    def pace(self, rows: int, knobs: Knobs, training: Training) -> None:
+        """Average every `AVERAGED_EVERY` steps, or more often so that it is done in each epoch of so many rows.
+
+        The decay is that of as many steps; the warm-up, too, goes by steps and not by updates.
+        """
+        self.every = min(AVERAGED_EVERY, max(rows // knobs.batch_size, 1))
+        if self.ema is not None:
+            self.ema.decay, self.ema.warmup_gamma = training.ema**self.every, self.every**0.5
 
     @torch.no_grad()
     def average(self, head_alone: bool) -> None:
@@ -280,16 +289,9 @@ def _train_what_learns(module: nn.Module) -> None:
             _train_what_learns(child)
 
 
-def averaged_every(plan: Plan, knobs: Knobs) -> int:
-    """Steps between two updates of the averaged weights: `AVERAGED_EVERY`, or fewer so that there is one an epoch."""
-    return min(AVERAGED_EVERY, max(len(plan.samples) // knobs.batch_size, 1))
-
-
-def averaged(model: nn.Module, training: Training, every: int) -> ModelEmaV3 | None:
-    """The decay of as many steps as pass between two updates; the warm-up, too, goes by steps and not by updates."""
-    if not training.ema:
-        return None
-    return ModelEmaV3(model, decay=training.ema**every, use_warmup=True, warmup_gamma=every**0.5)
+def averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:
+    """Weights that begin as those of the model; `State.pace` says how they follow it."""
+    return ModelEmaV3(model, decay=training.ema, use_warmup=True) if training.ema else None
 
 
 def scaler(machine: Machine) -> torch.amp.GradScaler:

@@ -29,7 +29,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with suppress(OSError):
             draft.unlink()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if full(error):
             raise FerbalError(
                 f"{path}: no space left on the disk; make some, then run the same command again: it goes on from here"
             ) from None
@@ -40,6 +40,11 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
             os.fsync(folder)  # the rename itself must survive a power cut
         finally:
             os.close(folder)
+
+
+def full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full, or all that one may have of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sweep(folder: Path, name: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -12,6 +13,11 @@ from pydantic import BaseModel, ValidationError
 from ferbal.errors import nearest
 from ferbal.settings import TUNABLE
 from ferbal.study_file import Places
+
+UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic says of a key that it does not know."""
+_ALTERNATIVE = re.compile(r"(function-|tuple\[|literal\[|constrained-).*|Policy|float|int|str|bool")
+"""What pydantic calls one of the forms that a setting may have."""
 
 
 def told(error: ValidationError, schema: type[BaseModel], places: Places) -> list[str]:
@@ -37,14 +43,15 @@ def _relevant(problems: Sequence[Any]) -> list[Any]:
 
 def _setting(problem: Any) -> tuple[str, ...]:
     """Where a problem is, without the names pydantic gives to alternatives."""
-    alternatives = ("function-", "tuple[", "literal[", "Policy", "constrained", "float", "int")
-    return tuple(str(part) for part in problem["loc"] if not str(part).startswith(alternatives))
+    parts = [str(part) for part in problem["loc"]]
+    own = parts[-1:] if problem["type"] in UNKNOWN else []  # a key that may be called anything
+    return (*(part for part in parts[: len(parts) - len(own)] if not _ALTERNATIVE.fullmatch(part)), *own)
 
 
 def _told(problem: Any, schema: type[BaseModel], places: Places) -> str:
     where = _setting(problem)
     place = places.of(where)
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if problem["type"] in UNKNOWN:
         known, own = _keys(schema, where[:-1]), ""
         if where[:-1] == ("search",):
             known, own = [*known, *TUNABLE], ", or STRATEGY.PARAMETER"

@@ -188,11 +188,10 @@ class Search:
 
         State = optuna.trial.TrialState
         ended = {"complete": State.COMPLETE, "pruned": State.PRUNED, "failed": State.FAIL}
-        given = self._given(begin)
-        most = len(given) if self.budget.sampler == "grid" else self.budget.trials
+        given, most = self._given(begin), self._most
         study = self.study()
         while True:
-            so_far = study.get_trials(deepcopy=False)
+            so_far = study.get_trials(deepcopy=False)[:most]
             running = next((trial for trial in so_far if trial.state == State.RUNNING), None)
             waiting = next((trial for trial in so_far if trial.state == State.WAITING), None)
             if not running and not waiting and len(so_far) >= most:
@@ -258,9 +257,19 @@ class Search:
             self.arm.backbone,
             {name: asdict(values) for name, values in self.space.knobs.items()},
         ]
+        if (how := self._proposed) is not None:
+            depends_on.append(how)
         sha = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
         what = f"{recipe.canonical(self.arm.recipe)} · {self.arm.backbone} · {sha[:8]}"
         return f"{self.owner} · {what}" if self.owner else what
+
+    @property
+    def _proposed(self) -> dict[str, Any] | None:
+        """What the points that are tried depend on; None for what is usual."""
+        how: dict[str, Any] = {"sampler": self.budget.sampler, "seed": self.budget.seed}
+        if how == {"sampler": Budget.sampler, "seed": Budget.seed}:
+            return None
+        return how | ({"points": self._most} if self.budget.sampler == "grid" else {})
 
     def _given(self, begin: Point | None) -> list[dict[str, Value]]:
         """The points that are not left to the sampler, by trial number."""
@@ -343,7 +352,13 @@ class Search:
             study = optuna.load_study(study_name=self.name, storage=storage(self.database))
         except KeyError:  # the search of this arm has not begun
             return []
-        return study.get_trials(deepcopy=False)
+        return study.get_trials(deepcopy=False)[: self._most]
+
+    @property
+    def _most(self) -> int:
+        """How many trials count: no arm has more than the others, also where more were allowed before."""
+        trials = self.budget.trials
+        return len(self.space.grid(trials)) if self.budget.sampler == "grid" else trials
 
 
 _STATES = {"FAIL": "failed"}

@@ -8,6 +8,7 @@ lie in different valleys, and their mean is no better than chance. `check` knows
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +111,7 @@ def training_images(train: Split, plan: Plan, view: View, machine: Machine) -> I
     """
     pixels = Rows(train.images, machine.device)
     order = np.random.default_rng(0).permutation(len(plan.samples))  # a batch of one class has statistics of its own
-    for rows in torch.from_numpy(order).split(BATCH):
+    for rows in torch.from_numpy(order).tensor_split(math.ceil(len(order) / BATCH)):  # every batch counts alike
         samples = plan.samples.take(rows.numpy())
         images = pixels.at(torch.from_numpy(samples.source).to(machine.device))
         mirror = torch.from_numpy(samples.mirror).to(machine.device)[:, None, None, None]

@@ -50,16 +50,26 @@ def _listed(value: Any) -> Any:
 def _varied(value: Any) -> Any:
     """A value, [lowest, highest], a list to choose from, {low, high, log} or {choose: [...]} as a set of values."""
     if isinstance(value, dict) and set(value) == {"choose"} and isinstance(value["choose"], list) and value["choose"]:
-        return Choices(tuple(value["choose"]))
+        return _choices(value["choose"])
     if isinstance(value, dict) and {"low", "high"} <= set(value) <= {"low", "high", "log"}:
         return _range(**value)
     if isinstance(value, list) and len(value) == 2 and all(_is_number(one) for one in value):
         return _range(*value)
     if isinstance(value, list) and value:
-        return Choices(tuple(value))
+        return _choices(value)
     if isinstance(value, (int, float, str)):
         return Choices((value,))
     raise ValueError("give a value, [lowest, highest], a list, {low: .., high: .., log: true} or {choose: [..]}")
+
+
+def _choices(values: list[Any]) -> Choices:
+    for value in values:
+        if not isinstance(value, (int, float, str)):
+            raise ValueError(
+                f"a search chooses among numbers, names, true and false, and {value!r} is none of them; give each a "
+                "study of its own, or, of a strategy, a label under `strategies`"
+            )
+    return Choices(tuple(values))
 
 
 def _as_written(values: Range | Choices) -> dict[str, Any]:

@@ -342,6 +342,8 @@ class StudyFolder:
                 return False
         except filelock.Timeout:
             return True
+        except OSError:  # it may be read here, and no more: whoever runs it is elsewhere
+            return False
 
     @property
     def log(self) -> Path:

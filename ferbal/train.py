@@ -23,7 +23,7 @@ from ferbal.augment import View
 from ferbal.batches import Features, Images, Rows, by_parts, features_of, frozen
 from ferbal.dataset import Split
 from ferbal.device import Machine
-from ferbal.epoch import State, averaged, averaged_every, one_epoch, scaler
+from ferbal.epoch import State, averaged, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
 from ferbal.models import heads, optimizers
 from ferbal.plan import Plan, Stage
@@ -83,13 +83,11 @@ def fit(
     model = model.to(machine.device)
     if training.sync_batchnorm:
         model = machine.crew.synchronised(model)
-    every = averaged_every(plan, knobs)
     state = State(
         model,
-        averaged(model, training, every),
+        averaged(model, training),
         optimizers.optimizer(model, plan.stages[0], knobs, training),
         scaler(machine),
-        every,
     )
     state.prepare(machine)
     scope = plan.stages[0].scope
@@ -102,7 +100,7 @@ def fit(
             model.load_state_dict(state.judged.state_dict())
             if stage.fresh_head:
                 heads.begin_anew(model, [plan.seed, number])
-            state.ema, state.step = averaged(model, training, every), 0
+            state.ema, state.step = averaged(model, training), 0
         if stage.scope != scope or stage.fresh_head:
             state.optimizer, scope = optimizers.optimizer(model, stage, knobs, training), stage.scope
             state.prepare(machine)
@@ -119,6 +117,7 @@ def fit(
             watched = Rows(watch.images, machine.device)
             features = features_of(state.judged, watched, np.arange(len(watch)), view, machine)
             judge = partial(_classified, features=features, machine=machine)
+        state.pace(len(batches.labels), knobs, training)
         while state.epoch < begins + stage.epochs and not (last and state.stale >= knobs.patience):
             clock = time.perf_counter()
             if imaged[number]:

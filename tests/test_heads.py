@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -94,6 +95,13 @@ def test_a_net_without_one_is_refused_before_it_trains(
     told = rf"backbone {backbone} has no single linear classifier \({CLASSIFIERS[backbone]}\), which {USES[recipe]}"
     with pytest.raises(RunError, match=told):
         next(run.execute(job, dataset, RunFolder(tmp_path), machine=Machine(torch.device("cpu")), keep=True))
+
+
+def test_a_classifier_to_which_a_second_one_adds_is_not_all_of_the_answer() -> None:
+    made = timm.create_model("volo_d1_224", num_classes=2, in_chans=1, img_size=32).eval()
+    assert isinstance(heads.classifier(made), torch.nn.Linear)
+    assert not heads.apart(made)
+    assert heads.apart(model("resnet18"))
 
 
 def test_a_net_without_one_trains_where_nothing_takes_it_apart() -> None:

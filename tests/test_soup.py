@@ -134,6 +134,19 @@ def test_renormalising_mends_a_soup_that_its_statistics_had_spoilt(dataset: Data
     assert all(mended[name] == pytest.approx(good[name].numpy(), rel=1e-4, abs=1e-6) for name in good)
 
 
+@pytest.mark.parametrize("batch", [95, 40])
+def test_no_batch_is_much_smaller_than_the_others(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """A last one of a row has no variance, and one of a few would count as much as each of the others."""
+    monkeypatch.setattr(soup, "BATCH", batch)
+    view = View(16, dataset.mean, dataset.std)
+    sizes = [len(images) for images in soup.training_images(dataset.train, plan_of(dataset), view, CPU)]
+    assert sum(sizes) == 96
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_images_follow_the_plan(dataset: Dataset) -> None:
     view = View(16, dataset.mean, dataset.std)
     plain = torch.cat(list(soup.training_images(dataset.train, plan_of(dataset), view, CPU)))

@@ -29,6 +29,13 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
     [
         ("backbones", "backbone", "s.yaml:3: backbone: unknown key (did you mean 'backbones'?)"),
         ("epochs", "epoch", "s.yaml:7: training.epoch: unknown key (did you mean 'epochs'?)"),
+        ("name: tiny", "name: tiny\ninterval: 5", "s.yaml:2: interval: unknown key (did you mean 'final'?). Known"),
+        (
+            "augment: light",
+            "interpolation: bicubic",
+            "s.yaml:7: training.interpolation: unknown key. Known here: epochs",
+        ),
+        ("plain: plain", "intense: 5", "s.yaml:5: strategies.intense: input should be a valid string but got 5"),
         ("trials: 2", "trial: 2", "s.yaml:8: search.trial: unknown key (did you mean 'trials'?)"),
         (
             "source: tiny",
@@ -223,6 +230,10 @@ def test_what_the_search_finds_goes_into_training_and_recipe(tmp_path: Path) -> 
         ("sampler: best", "search.sampler: input should be 'tpe', 'random', 'grid', 'cmaes' or 'gp'"),
         ("prune: sometimes", "s.yaml:8: search.prune: input should be"),
         ("trials: 0, sampler: grid", "duplicate key"),
+        (
+            "augment: [light, {flip: 0.5}]",
+            "s.yaml:8: search.augment: a search chooses among numbers, names, true and",
+        ),
         ("optimizer: {choose: adamw}", "search.optimizer: give a value, [lowest, highest], a list"),
     ],
 )

@@ -6,6 +6,7 @@ pictures could not be read, 5 stopped by --max-time, 130 or 143 interrupted (a s
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from ferbal.cli.data import data_app
 from ferbal.cli.shared import HERE, AsJson, Root, print_json
 from ferbal.cli.study import study_app
 from ferbal.errors import FerbalError, UsageError, nearest
+
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the system says where nothing may, or can, be written."""
 
 app = typer.Typer(
     name="ferbal",
@@ -54,6 +58,9 @@ def main() -> NoReturn:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
             sys.exit(0)
+        if isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED:
+            print(f"error: {error.filename}: {(error.strerror or '').lower()}", file=sys.stderr)
+            sys.exit(FerbalError.exit_code)
         raise
     sys.exit(0)
 

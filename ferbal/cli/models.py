@@ -224,6 +224,11 @@ def predict(
     if not good:
         raise DataError(f"none of {len(wrong):,} pictures could be used; the reasons are above")
     if submission is not None:
+        if source and (lacking := photos.left_out(source, root)):
+            raise UsageError(
+                f"--submission: {source} lacks {len(lacking)} rows that --skip-bad left out ({lacking[0]}), and a "
+                "submission has one number for each; import the file again once it is mended"
+            )
         _submit(submission, said, wrong, loaded.classes, faces)
     show = answers.as_json if as_json else answers.as_csv if as_csv else answers.as_text
     if submission is None or as_json or as_csv:

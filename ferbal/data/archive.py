@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +36,7 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
                 _check(archive, members, shutil.disk_usage(place).free)
                 opened.extractall(folder, members)
         # RuntimeError: a password; NotImplementedError: a kind of compression that zipfile does not know
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise DataError(
                 f"{archive}: not a readable zip file: {error}; download it again, or unpack it "
                 "yourself and import the folder"

@@ -10,11 +10,13 @@ import numpy as np
 from ferbal.data import csv_text, fer_csv
 from ferbal.data.table import Table
 
+TEST = "test.csv"
+
 
 def pair(path: Path) -> tuple[Path, Path] | None:
     """train.csv and test.csv, if `path` is the folder that holds them or the first of them."""
     folder = path if path.is_dir() else path.parent
-    train, test = folder / "train.csv", folder / "test.csv"
+    train, test = folder / "train.csv", folder / TEST
     named = path.is_dir() or path == train
     return (train, test) if named and fer_csv.recognises(train) and fer_csv.recognises(test) else None
 
@@ -30,7 +32,7 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
     files = pair(path)
     assert files is not None
     train, test = fer_csv.read(files[0], skip_bad=skip_bad), fer_csv.unlabelled(files[1], skip_bad=skip_bad)
-    rows = len(train.places)
+    rows = len(train) + len(train.skipped)
     return replace(
         train,
         images=np.concatenate([np.asarray(train.images), np.asarray(test.images)]),
@@ -40,6 +42,6 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
         place=np.concatenate([train.places, test.places + rows]),
         reader="challenge",
         source=path.name,
-        skipped=train.skipped + test.skipped,
-        notes=("test.csv has no labels: its rows can be predicted, but not scored",),
+        skipped=train.skipped + tuple((f"{TEST} {where}", why) for where, why in test.skipped),
+        notes=(f"{TEST} has no labels: its rows can be predicted, but not scored",),
     )

@@ -29,7 +29,7 @@ def rows(path: Path, *, strict: bool = True) -> list[list[str]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}: line {line} is not UTF-8; save the file in this encoding") from None
-    lines = csv.reader(io.StringIO(whole, newline=""))
+    lines = csv.reader(io.StringIO(whole, newline=""), strict=True)
     try:
         return [row for row in lines if row][1:]
     except csv.Error as error:

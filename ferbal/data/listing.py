@@ -27,7 +27,8 @@ def recognises(path: Path) -> bool:
 
 
 def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
-    """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled.
+    """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled, unless
+    it is to train or to validate.
 
     Raises DataError that names the row for a path that is missing or leads out of that folder, and for a split that
     is none of train, val and test (or FER2013's names for them), and the line for bytes that are no UTF-8; and where
@@ -48,6 +49,8 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
             what = f"{len(cells)} of {len(columns)} columns"
         elif divided >= 0 and cells[labelled] and cells[divided].lower() not in SPLIT_OF:
             what = f"{columns[divided]} is {cells[divided]!r}; known are train, val and test"
+        elif divided >= 0 and not cells[labelled] and SPLIT_OF.get(cells[divided].lower()) in ("train", "val"):
+            what = f"no {columns[labelled]}, though it is of {cells[divided]}"
         else:
             what = _unusable(path.parent / cells[named], cells[named])
         if what:
@@ -62,6 +65,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
         raise DataError(f"{path}: {repeated} is listed twice; list every file once")
     classes = label_names({label for label in labels if label})
     check_classes(path, classes)
+    unlabelled = labels.count("")
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
         images=Pictures(files, path.parent, how),
@@ -73,6 +77,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
         source=path.name,
         place=np.array(places, dtype=np.int64),
         skipped=skipped,
+        notes=(f"{unlabelled:,} rows have no label: they can be predicted, but not scored",) if unlabelled else (),
     )
 
 

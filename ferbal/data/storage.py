@@ -15,8 +15,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -141,6 +142,21 @@ def describe(source: str, root: Path) -> dict[str, Any]:
 
 def save(table: Table, folder: Path, *, overwrite: bool = False, skip_bad: bool = False) -> dict[str, Any]:
     """Decode, divide and write a data set, as a folder that appears whole or not at all. Returns its description."""
+    with _alone(folder):
+        return _save(table, folder, overwrite, skip_bad)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep the place of a data set to this process while it is written."""
+    import filelock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
+        yield
+
+
+def _save(table: Table, folder: Path, overwrite: bool, skip_bad: bool) -> dict[str, Any]:
     if folder.exists() and not overwrite:
         raise DataError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
     draft = folder.with_name(f".{folder.name}.partial")
@@ -156,8 +172,12 @@ def save(table: Table, folder: Path, *, overwrite: bool = False, skip_bad: bool 
             folder.rename(old)  # what is replaced goes last: a kill in between leaves it to be renamed back
         draft.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
+        if files.full(error):
+            raise FerbalError(
+                f"{folder}: no space left on the disk; nothing was written. Make some and run it again"
+            ) from None
         raise
     return about
 
@@ -183,6 +203,7 @@ def _decode(table: Table, file: Path, skip_bad: bool) -> tuple[Table, Int[np.nda
     if isinstance(table.images, np.ndarray):
         return table, np.arange(len(table))
     out = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=table.images.shape)
+    _reserve(file)
     wrong = table.images.fill(out)
     found = [(str(table.id[row]), why) for row, why in wrong.items()]
     bad = Problems(table.source, tuple(f for f in found if f[1] != NO_FACE), "images", len(table))
@@ -193,6 +214,13 @@ def _decode(table: Table, file: Path, skip_bad: bool) -> tuple[Table, Int[np.nda
         raise DataError(f"{table.source}: not one of {len(table):,} images can be used: {found[0][0]}: {found[0][1]}")
     good = np.setdiff1d(np.arange(len(table)), list(wrong))
     return replace(table, images=_one_channel(out), skipped=(*table.skipped, *found)), good
+
+
+def _reserve(file: Path) -> None:
+    """Take the space of a file that is mapped: writing to a map on a full disk kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def _one_channel(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n d h w"]:
@@ -267,8 +295,11 @@ def _copy(
 def _found(source: str, root: Path) -> tuple[Path, dict[str, Any]]:
     """The folder of a data set and what it says of itself."""
     folder = root / "data" / source
-    if source == "demo" and _described(folder).get("version") != f"{demo.VERSION}/{FORMAT}":
-        save(_drawn(), folder, overwrite=True)
+    drawn = f"{demo.VERSION}/{FORMAT}"
+    if source == "demo" and _described(folder).get("version") != drawn:
+        with _alone(folder):
+            if _described(folder).get("version") != drawn:  # nor has another process drawn it meanwhile
+                _save(_drawn(), folder, overwrite=True, skip_bad=False)
     if not (folder / "dataset.json").exists() and (Path(source) / "dataset.json").exists():
         folder = Path(source)
     about = _described(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -136,10 +137,18 @@ class Local:
             epochs.close()
 
     def _beside_others(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
-        """A run in a process of its own, which writes the folder. It is begun again where that dies."""
+        """A run in a process of its own, which writes the folder. It is begun again where that dies.
+
+        Trials go first, each of which others follow, and then the longest runs, so that none ends alone.
+        """
+        from ferbal.engine.cost import cost
+
+        weight = cost(job, self.dataset) if keep else math.inf
         for death in range(self.settings.retries + 1):
             try:
-                yield from self.workers.carry_out(job, folder, machine.precision, machine.compiled, keep)
+                yield from self.workers.carry_out(
+                    job, folder, machine.precision, machine.compiled, keep, weight=weight
+                )
                 return
             except DiedError as died:
                 why = str(died)

@@ -11,7 +11,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from ferbal.crew import Crew, joined, meeting_point
-from ferbal.errors import DiedError, FerbalError, UsageError
+from ferbal.errors import DataError, DiedError, FerbalError, UsageError
 
 HERE = "127.0.0.1"
+COMPARED = 2**28  # bytes of a data set, as many of which are compared at most with what lies on the disk
 MOMENT = 10.0  # seconds in which the cause of an error may still show: where one dies, others fail to reach it
 
 
@@ -157,7 +158,15 @@ def _mapped(array: np.memmap) -> Any:
         return np.asarray(array).__reduce__()
     begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     inside = array.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
-    return np.memmap, (array.filename, array.dtype, "r", begins + inside, array.shape)
+    there: Any = (array.filename, array.dtype, "r", begins + inside, array.shape)
+    some = slice(None, None, max(1, array.nbytes // COMPARED))
+    with suppress(OSError, ValueError):  # it is gone, or shorter
+        if np.array_equal(array[some], np.memmap(*there)[some]):
+            return np.memmap, there
+    raise DataError(
+        f"{array.filename} was replaced while this process uses it; run the same command again, which takes what is "
+        "there now"
+    )
 
 
 ForkingPickler.register(np.memmap, _mapped)

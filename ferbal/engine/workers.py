@@ -25,6 +25,13 @@ from ferbal.engine.several import end_with_parent, exit_reason, signals_blocked
 from ferbal.errors import DiedError, RunError
 
 
+@dataclass(frozen=True, eq=False)
+class _Ticket:
+    """The place of a run among those that wait."""
+
+    weight: float
+
+
 @dataclass(frozen=True)
 class _Over:
     """A run has ended, and its process waits for the next. error: what ended it, if something did."""
@@ -79,18 +86,20 @@ class Workers:
         self._cards, self._made_with = cards, (threads, act, held)
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, _Worker] = {}
-        self._queue: deque[object] = deque()
+        self._queue: list[_Ticket] = []
         atexit.register(self.close)  # before multiprocessing asks them to end, which they do not hear
 
-    def carry_out(self, *given: Any) -> Generator[Any, None, None]:
+    def carry_out(self, *given: Any, weight: float = 0.0) -> Generator[Any, None, None]:
         """What `act(held, *given)` yields, and None while nothing has come or others are before it.
 
+        Of those that wait the one with the greatest weight is next, of equals the one that came first.
         Its errors are raised here. DiedError where its process dies. Closing this ends it.
         """
-        ticket = object()
+        ticket = _Ticket(weight)
         self._queue.append(ticket)
         try:
-            while self._queue[0] is not ticket or not (self._idle or self._seats):
+            yield None  # until whoever else is to begin now waits too
+            while not (self._idle or self._seats) or ticket is not max(self._queue, key=lambda one: one.weight):
                 yield None
         finally:
             self._queue.remove(ticket)
@@ -131,8 +140,9 @@ class Workers:
                 worker.end()
 
     def wait(self) -> None:
-        """Return as soon as one of those that are at work has something to tell."""
-        for pipe in wait([pipe for pipe, worker in self._busy.items() if worker.told is None]):
+        """Return as soon as one of those that are at work has something to tell; at once if none is at work yet."""
+        silent = [pipe for pipe, worker in self._busy.items() if worker.told is None]
+        for pipe in wait(silent) if silent else ():
             if isinstance(pipe, Connection):
                 self._busy[pipe].hear()
 

@@ -51,9 +51,8 @@ class Growth:
     random: Float[np.ndarray, "r m"]
 
 
-def diversity(members: Members, labels: Labels) -> Diversity:
-    """How the members differ on these rows. Memory: a few [M, N] and [M, M]."""
-    predicted, classes = members.argmax(2), members.shape[2]
+def diversity(predicted: Int[np.ndarray, "m n"], labels: Labels, classes: int) -> Diversity:
+    """How members differ by what they answer for these rows. Memory: a few [M, N] and [M, M]."""
     right = predicted == labels
     r = right.astype(np.float32)  # counts stay exact below 2 ** 24 rows
     both = (r @ r.T).astype(np.float64)

@@ -112,8 +112,12 @@ def classifier(model: Any) -> nn.Module:
 
 
 def apart(model: nn.Module) -> bool:
-    """Whether the classifier is one module that maps features to logits, so that it can be used without the rest."""
-    return isinstance(classifier(model), nn.Linear | Classifier)
+    """Whether the classifier is one module that maps features to logits, so that it can be used without the rest.
+
+    VOLO's is not: what a second one says of each place is added to it.
+    """
+    alone = getattr(model, "aux_head", None) is None
+    return alone and isinstance(classifier(model), nn.Linear | Classifier)
 
 
 def linear_classifier(model: nn.Module) -> LinearClassifier | None:

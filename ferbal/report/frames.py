@@ -177,9 +177,17 @@ def confusions(tables: Tables) -> pd.DataFrame:
 
 
 def short_names(tables: Tables) -> dict[str, str]:
-    """What figures call a model: an arm's strategy alone where there is but one backbone."""
-    arms = models(tables).query("kind == 'arm'")
-    return dict(zip(arms["model"], arms["strategy"], strict=True)) if arms["backbone"].nunique() == 1 else {}
+    """What figures call a model: an arm's strategy alone, if there is but one backbone and no ensemble of that name.
+
+    Figures place models by what they call them: strategies and ensembles may both be `weighted`.
+    """
+    known = models(tables)
+    arms = known[known["kind"] == "arm"]
+    if arms["backbone"].nunique() != 1:
+        return {}
+    taken = set(known.loc[known["kind"] == "ensemble", "model"])
+    pairs = zip(arms["model"], arms["strategy"], strict=True)
+    return {model: strategy for model, strategy in pairs if strategy not in taken}
 
 
 def baselines(tables: Tables) -> dict[str, str]:

@@ -44,6 +44,7 @@ def overlays(
     try:
         model = saved.load(best.path)
         maps = cam.grad_cam(model.nets[0], images, np.array(classes))
+        crop = model.nets[0].view.crop
     except FerbalError as error:
         return Overlays(f"Nothing shows where the model looks: {error}.", none.layers)
     said = model.logits(images).argmax(1)
@@ -58,7 +59,10 @@ def overlays(
     return Overlays(
         note,
         tuple(
-            (layer(one, (shape[0], shape[1])), f"What speaks for {names[asked]} lies mostly in {place(one)}")
+            (
+                layer(one, (shape[0], shape[1]), crop),
+                f"What speaks for {names[asked]} lies mostly in {place(one, crop)}",
+            )
             if one.any()
             else ("", "")
             for one, asked in zip(maps, classes, strict=True)
@@ -66,28 +70,36 @@ def overlays(
     )
 
 
-def layer(evidence: Float[np.ndarray, "h w"], shape: tuple[int, int]) -> str:
-    """A map 0..1 as a PNG of one colour, the more opaque the higher; as wide to high as `shape` (height, width)."""
+def layer(evidence: Float[np.ndarray, "h w"], shape: tuple[int, int], crop: float = 1.0) -> str:
+    """A map 0..1 as a PNG of one colour, the more opaque the higher; as wide to high as `shape` (height, width).
+
+    crop: share of each side that the map is of, in the middle.
+    """
     from PIL import Image
 
+    from ferbal.tta import span
+
     height, width = (max(1, round(SIDE * side / max(shape))) for side in shape)
-    opaque = Image.fromarray((255 * STRONGEST * evidence).astype(np.uint8)).resize(
-        (width, height), Image.Resampling.BILINEAR
+    down, across = span(height, crop), span(width, crop)
+    seen = Image.fromarray((255 * STRONGEST * evidence).astype(np.uint8)).resize(
+        (across.stop - across.start, down.stop - down.start), Image.Resampling.BILINEAR
     )
+    opaque = Image.new("L", (width, height))
+    opaque.paste(seen, (across.start, down.start))
     picture = Image.merge("RGBA", [*(Image.new("L", (width, height), value) for value in COLOUR), opaque])
     return png(picture)
 
 
-def place(evidence: Float[np.ndarray, "h w"]) -> str:
-    """The centre of what a map shows, in words: a third of the height and one of the width."""
+def place(evidence: Float[np.ndarray, "h w"], crop: float = 1.0) -> str:
+    """The centre of what a map of the middle shows, in words: a third of the picture's height, one of its width."""
     rows, columns = (evidence.sum(axis) for axis in (1, 0))
-    down, across = (_third(mass) for mass in (rows, columns))
+    down, across = (_third(mass, crop) for mass in (rows, columns))
     if (down, across) == (1, 1):
         return "the middle"
     return f"the {' '.join(filter(None, (('upper', '', 'lower')[down], ('left', '', 'right')[across])))} part".strip()
 
 
-def _third(mass: Float[np.ndarray, " n"]) -> int:
+def _third(mass: Float[np.ndarray, " n"], crop: float) -> int:
     """0, 1 or 2: which third of the side the centre of mass is in."""
     at = (mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum() / len(mass)
-    return int(min(3 * at, 2))
+    return int(min(3 * (0.5 + crop * (at - 0.5)), 2))

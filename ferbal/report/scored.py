@@ -193,7 +193,8 @@ class Scored:
         arms = [who for who in self._said if who.kind == "arm"]
         if len(arms) < 2:
             return
-        found = ensemble.diversity(self._members(arms), self.truth.test)
+        predicted = np.array([self._said[who].predicted for who in arms])
+        found = ensemble.diversity(predicted, self.truth.test, len(self.truth.classes))
         models = list(dict.fromkeys(who.model for who in arms))
         member = np.array([[who.model == model for who in arms] for model in models], dtype=float)
         measures = {

@@ -73,7 +73,8 @@ def adasyn(k: int = 5) -> Strategy:
 def tomek_links() -> Strategy:
     """Remove pairs of nearest neighbours of two classes, but for rows of the smallest class (Tomek 1976).
 
-    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows; of two others, both lose theirs.
+    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows, and so does one that would lose them all; of
+    two others, both lose theirs.
 
     Formula: x and y are a link if each is the other's nearest neighbour and their labels differ
     Example: retrain_head(tomek_links)
@@ -84,9 +85,9 @@ def tomek_links() -> Strategy:
     ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
         from imblearn.under_sampling import TomekLinks
 
-        return TomekLinks(sampling_strategy="not minority").fit_resample(x, y)
+        return _cleaned(TomekLinks(sampling_strategy="not minority"), x, y)
 
-    return _on_features("tomek_links", resample)
+    return _on_features("tomek_links", resample, evens_out=False)
 
 
 def edited_nearest_neighbours(k: int = 3) -> Strategy:
@@ -103,14 +104,11 @@ def edited_nearest_neighbours(k: int = 3) -> Strategy:
     ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
         from imblearn.under_sampling import EditedNearestNeighbours
 
-        editing = EditedNearestNeighbours(sampling_strategy="not minority", n_neighbors=k, kind_sel="mode")
-        editing.fit_resample(x, y)
-        kept = np.zeros(len(y), dtype=bool)
-        kept[editing.sample_indices_] = True
-        kept |= ~np.isin(y, y[kept])  # a class without rows could not be learnt
-        return x[kept], y[kept]
+        return _cleaned(
+            EditedNearestNeighbours(sampling_strategy="not minority", n_neighbors=k, kind_sel="mode"), x, y
+        )
 
-    return _on_features("edited_nearest_neighbours", resample, k=k)
+    return _on_features("edited_nearest_neighbours", resample, evens_out=False, k=k)
 
 
 def near_miss(version: int = 1) -> Strategy:
@@ -129,10 +127,25 @@ def near_miss(version: int = 1) -> Strategy:
     ) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
         from imblearn.under_sampling import NearMiss
 
-        smallest = int(np.unique(y, return_counts=True)[1].min())
-        return NearMiss(version=version, n_neighbors=min(3, smallest)).fit_resample(x, y)
+        near = min(3, int(np.unique(y, return_counts=True)[1].min()))
+        return NearMiss(version=version, n_neighbors=near, n_neighbors_ver3=near).fit_resample(x, y)
 
     return _on_features("near_miss", resample)
+
+
+NO_OTHER_NEAR = ("Not any neigbours belong to the majority", "No samples will be generated")
+"""How ADASYN begins to say that no other class is near one."""
+
+
+def _cleaned(
+    sampler: Any, x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "m d"], Int[np.ndarray, " m"]]:
+    """What a sampler that removes rows leaves; a class that would have none keeps all, for it could not be learnt."""
+    sampler.fit_resample(x, y)
+    kept = np.zeros(len(y), dtype=bool)
+    kept[sampler.sample_indices_] = True
+    kept |= ~np.isin(y, y[kept])
+    return x[kept], y[kept]
 
 
 def _filled(sampler: Callable[[dict[int, int], int, int], Any]) -> Resample:
@@ -149,7 +162,9 @@ def _filled(sampler: Callable[[dict[int, int], int, int], Any]) -> Resample:
         for k, size in goal.items():
             try:
                 filled = sampler({k: size}, int(counts[k]), seed).fit_resample(x, y)
-            except (RuntimeError, ValueError):  # ADASYN, where no neighbour is of another class
+            except (RuntimeError, ValueError) as error:
+                if not any(told in str(error) for told in NO_OTHER_NEAR):
+                    raise
                 continue
             new_x.append(filled[0][len(x) :])
             new_y.append(filled[1][len(x) :])
@@ -158,15 +173,20 @@ def _filled(sampler: Callable[[dict[int, int], int, int], Any]) -> Resample:
     return resample
 
 
-def _on_features(name: str, resample: Resample, **positive: int) -> Strategy:
+def _on_features(name: str, resample: Resample, *, evens_out: bool = True, **positive: int) -> Strategy:
+    """Resampling in every stage, after what resamples there already: SMOTE and then Tomek links, say."""
     for key, value in positive.items():
-        if value < 1:
-            raise UsageError(f"{name}: {key} must be at least 1 but got {value}")
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name}: {key} must be a whole number, at least 1, but got {value}")
+
+    def after(before: Resample | None) -> Resample:
+        return resample if before is None else lambda x, y, seed: resample(*before(x, y, seed), seed)
 
     def apply(plan: Plan) -> Plan:
         if any(stage.scope != "head" for stage in plan.stages):
             raise UsageError(f"{name} resamples the features of a frozen backbone: write retrain_head({name})")
-        changed = plan.each_stage(lambda stage: replace(stage, resample=resample))
-        return changed.rebalanced(name, from_prior=False).noted(f"{name}: on the features of the frozen backbone")
+        changed = plan.each_stage(lambda stage: replace(stage, resample=after(stage.resample)))
+        even = changed.rebalanced(name, from_prior=False) if evens_out else changed
+        return even.noted(f"{name}: on the features of the frozen backbone")
 
     return apply

@@ -43,9 +43,14 @@ def logit_adjust(tau: float | None = 1.0) -> Strategy:
         if tau is None:
             fitted = _best_of_taus("logit_adjust", lambda logits, tau: logits - tau * log_prior)
             return replace(corrected, fits=(*plan.fits, fitted)).noted("logit_adjust: tau will be fitted on blend")
-        told = by_class(plan, -tau * log_prior, "+.2f")
-        moved = replace(corrected, adjust=_after(plan.adjust, lambda logits: logits - tau * log_prior))
-        return moved.noted(f"logit_adjust: {told}")
+        told = f"logit_adjust: {by_class(plan, -tau * log_prior, '+.2f')}"
+
+        def moved(logits: Logits) -> Logits:
+            return logits - tau * log_prior
+
+        if plan.fits:  # in the order in which they are written
+            return replace(corrected, fits=(*plan.fits, lambda *_: (moved, told))).noted(told)
+        return replace(corrected, adjust=_after(plan.adjust, moved)).noted(told)
 
     return apply
 

@@ -95,8 +95,11 @@ def _scores(model: Model, dataset: Dataset | None) -> str:
         return (
             "Not measured at export: the data set was not at hand. `ferbal evaluate PATH --data NAME` measures them."
         )
-    logits = RunFolder(model.path).logits("test")
-    found = scores.official_and_without_twins(metrics.softmax(logits), dataset, "test", resamples=1000, seed=0)
+    if any(net.tta != "none" for net in model.nets):  # what is exported averages no views
+        said = model.seeing("none").probabilities(dataset.test.images)
+    else:
+        said = metrics.softmax(RunFolder(model.path).logits("test"))
+    found = scores.official_and_without_twins(said, dataset, "test", resamples=1000, seed=0)
     names = {
         "macro_f1": "macro-F1",
         "balanced_accuracy": "balanced accuracy",

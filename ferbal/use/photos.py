@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ferbal import data
+from ferbal.data.challenge import TEST
 from ferbal.data.pictures import FORMATS, NO_FACE, Unreadable, framed, photo
 from ferbal.data.table import FER2013, UNLABELLED
 from ferbal.errors import DataError
@@ -88,6 +89,12 @@ def unlabelled(
         some = which[first : first + AT_ONCE]
         for row, said in zip(some, ask(rows.images[some]), strict=True):
             yield Answer(str(rows.id[row]), None, said)
+
+
+def left_out(source: str, root: Path) -> list[str]:
+    """The rows of the challenge's test.csv, or what is known of them, that were left out at import."""
+    skipped = data.describe(source, root)["skipped_examples"]
+    return [where for where, _ in skipped if where.startswith(f"{TEST} ")]
 
 
 def submission(predicted: Sequence[str], classes: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing as mp
 import os
 import signal
@@ -21,11 +22,13 @@ import worked
 from ferbal import conduct, data, limits, study
 from ferbal.conduct import together
 from ferbal.engine import EngineSpec, Progress, Running, Workload
+from ferbal.engine.cost import cost
 from ferbal.engine.local import LONG, ROOM, Local
 from ferbal.engine.workers import Workers
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.events import Noticed, RunEnded, Trained
-from ferbal.settings import Training
+from ferbal.run import Job
+from ferbal.settings import Arm, Knobs, Training
 from ferbal.store import RunFolder, StudyFolder
 
 Start = Callable[..., Generator[Any, None, None]]
@@ -92,6 +95,30 @@ class TestShared:
         notes = "".join(getattr(raised.value, "__notes__", []))
         assert notes.startswith("in the process of a run:\nTraceback") == (ends == "broken")
         assert before in {worker._process.pid for worker in workers._idle}
+
+
+def test_the_weightiest_go_first_and_equals_as_they_came(tmp_path: Path) -> None:
+    one = Workers(1, 1, [], worked.counting, "held")
+    weights = {1: 2.0, 2: 1.0, 3: math.inf, 4: 2.0, 5: math.inf}
+    told = all_of(one, *(one.carry_out(count, tmp_path, weight=weight) for count, weight in weights.items()))
+    one.close()
+    begun = [place for place, what in enumerate(told) if isinstance(what, tuple)]
+    assert [after - before - 1 for before, after in pairwise([*begun, len(told)])] == [3, 5, 1, 4, 2]
+
+
+def test_what_a_run_costs_goes_by_its_net_its_rows_and_the_epochs_that_pass_images(tiny_root: Path) -> None:
+    def of(backbone: str, recipe: str = "plain", **settings: Any) -> float:
+        training = Training(epochs=4, image_size=16, **settings)
+        return cost(
+            Job(Arm("any", recipe, backbone), Knobs(1e-3, 16, 4), 1, training, "drop", dataset.digest), dataset
+        )
+
+    dataset = data.open("tiny", tiny_root)
+    plain = of("facevgg_small")
+    assert of("facevgg") > 2 * plain > 0
+    assert of("facevgg_small", "retrain_head(epochs=9)") == plain
+    assert of("facevgg_small", "drop('rare')") < plain < of("facevgg_small", "mirror(below=1)")
+    assert of("vit_tiny_patch16_224", "no such strategy") == 0
 
 
 def test_a_process_that_dies_is_named_and_replaced(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +20,7 @@ from ferbal.errors import UsageError
 from ferbal.events import Combined, Noticed
 from ferbal.report import frames, searches
 from ferbal.report.answer import answer
-from ferbal.report.collect import Source, collect
+from ferbal.report.collect import Source, _unseen, collect
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
@@ -308,6 +310,15 @@ def test_agreement_is_the_mean_over_pairs_of_runs(scored: Callable[..., Scored])
     assert np.isnan(rows["q"]["good · net", "bad · net"]), "the one never errs"
 
 
+def test_a_run_without_a_class_agrees_by_what_it_answers(scored: Callable[..., Scored]) -> None:
+    more = scored()  # of a class that it does not know, an ensemble has the others speak for it
+    fewer = np.tile([4.0, -np.inf], (4, 1))
+    more.add(Who("fewer · net", "arm", "fewer", "net", 0, "f"), fewer, fewer, ("a",), (0, -1))
+    rows = more.tables({})["agreement"].set_index(["first", "second"])
+    assert rows["disagreement"]["good · net", "fewer · net"] == 0.5
+    assert rows["double_fault"]["bad · net", "fewer · net"] == 0.25
+
+
 def test_mistakes_say_how_many_runs_err(scored: Callable[..., Scored]) -> None:
     more = scored()
     labels = more.truth.test
@@ -401,3 +412,19 @@ def test_fixed_models_and_the_oracle_are_told_in_words(fixed: Tables) -> None:
     duels, reach = (part for part in parts if isinstance(part, Grid))
     assert duels.rows[1] == ("good · net, seed 0\nand bad · net, seed 0", "2", "0", "0.500")
     assert reach.rows[1] == ("b", "66.7%", "66.7%", "66.7%", "33.3%")
+
+
+def test_blend_is_what_no_study_on_the_page_has_chosen_by() -> None:
+    labels = np.arange(20) % 2
+
+    def source(group: np.ndarray, order: np.ndarray | None = None) -> Any:
+        val = SimpleNamespace(labels=labels if order is None else labels[np.argsort(order)], group=group)
+        return SimpleNamespace(dataset=SimpleNamespace(val=val), order=None if order is None else {"val": order})
+
+    first, other = source(np.arange(20)), source(np.arange(20) // 4 * 2 + labels)
+    turned = source(np.arange(20), np.arange(20)[::-1])
+    own, others, theirs = (set(data.halves(one.dataset.val).blend.tolist()) for one in (first, other, turned))
+    assert _unseen([first]).tolist() == sorted(own)
+    assert set(_unseen([first, other]).tolist()) == own & others
+    assert set(_unseen([first, turned]).tolist()) == own & {19 - row for row in theirs}
+    assert own != others, "or nothing is told"

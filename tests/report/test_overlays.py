@@ -40,6 +40,15 @@ def test_a_layer_is_opaque_where_the_evidence_is() -> None:
     assert (np.diff(opaque[-1].astype(float)) >= 0).all(), "smooth, from nothing to the strongest"
 
 
+def test_a_map_of_the_middle_lies_in_the_middle() -> None:
+    drawn = opened(layer(np.ones((3, 3)), (48, 48), crop=0.5))[..., 3]
+    assert drawn[16:48, 16:48].min() == pytest.approx(255 * STRONGEST, abs=2)
+    assert drawn.sum() == drawn[16:48, 16:48].sum()
+    corner = np.zeros((3, 3))
+    corner[0, 0] = 1
+    assert (place(corner), place(corner, crop=0.4)) == ("the upper left part", "the middle")
+
+
 @pytest.mark.parametrize(
     ("row", "column", "words"),
     [(0, 0, "the upper left part"), (4, 2, "the lower part"), (2, 4, "the right part"), (2, 2, "the middle")],

@@ -15,7 +15,7 @@ from ferbal.report import frames, searches
 from ferbal.report.canvas import PALETTE, blank, label, looks, name_columns, shortened, wrapped
 from ferbal.report.figures.training import draw_times
 from ferbal.report.panels import PANELS
-from ferbal.report.panels.scores import difference_grid
+from ferbal.report.panels.scores import difference_grid, leaderboard
 from ferbal.report.parts import Chart, Gallery, Grid, Remark
 from ferbal.report.tables import COLUMNS, Tables
 from ferbal.report.words import MISSING, rough
@@ -134,6 +134,14 @@ def test_leaderboard_ranks_by_macro_f1_over_all_classes(small: Tables) -> None:
     assert plain["untwinned"] == pytest.approx(0.45)
     assert plain["seconds"] == 15
     assert plain["left_out"] == ""
+
+
+def test_a_strategy_and_an_ensemble_of_one_name_stay_two_rows(study: Study) -> None:
+    tables = study(("plain", "weighted"), ("net",), ensembles=("average", "weighted"))
+    assert frames.short_names(tables) == {"plain · net": "plain"}
+    (chart,) = (part for part in leaderboard(tables) if isinstance(part, Chart))
+    means = chart.figures[0].data[-1]
+    assert sorted(means.y) == [0, 1, 2, 3]
 
 
 def test_leaderboard_shows_an_arm_that_leaves_a_class_out_both_ways(small: Tables) -> None:

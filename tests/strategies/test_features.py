@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from ferbal.augment import View
+from ferbal.batches import Images, frozen
+from ferbal.dataset import Split
+from ferbal.device import Machine
 from ferbal.errors import UsageError
-from ferbal.plan import start
+from ferbal.models.build import build
+from ferbal.plan import Resample, start
+from ferbal.policies import POLICIES
 from ferbal.recipe import parse
+from ferbal.settings import Training
 from ferbal.strategies.features import __all__ as METHODS
 
 COUNTS = (60, 20, 8)
@@ -19,11 +27,15 @@ def clouds(spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     return np.eye(5)[labels] * 2 + spread * draw.normal(size=(len(labels), 5)), labels
 
 
-def resampled(recipe: str, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    plan = parse(f"retrain_head({recipe})")(start(("a", "b", "c"), np.repeat(np.arange(3), COUNTS), epochs=2))
+def sampler(recipe: str, labels: np.ndarray) -> Resample:
+    plan = parse(f"retrain_head({recipe})")(start(tuple("abcd")[: labels.max() + 1], labels, epochs=2))
     resample = plan.stages[-1].resample
     assert resample is not None
-    return resample(*clouds(spread), 0)
+    return resample
+
+
+def resampled(recipe: str, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    return sampler(recipe, np.repeat(np.arange(3), COUNTS))(*clouds(spread), 0)
 
 
 @pytest.mark.parametrize("name", ["smote", "borderline_smote"])
@@ -71,6 +83,51 @@ def test_cleaning_leaves_every_class_some_rows() -> None:
     assert resample is not None
     x = np.concatenate([np.arange(20.0), [2.5, 7.5, 12.5, 17.5], [100, 101, 102]])[:, None]
     assert np.bincount(resample(x, labels, 0)[1])[1:].tolist() == [4, 3]
+
+
+def test_links_leave_every_class_some_rows() -> None:
+    """Both rows of the second class are linked to one of the first."""
+    x, y = np.array([0, 10, 20, 30, 0.1, 10.1, 100])[:, None], np.repeat([0, 1, 2], [4, 2, 1])
+    assert np.bincount(sampler("tomek_links", y)(x, y, 0)[1]).tolist() == [2, 2, 1]
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("counts", [(30, 10, 2, 1), (30, 10, 2, 2)])
+def test_near_miss_takes_classes_of_one_or_two_rows(version: int, counts: tuple[int, ...]) -> None:
+    y = np.repeat(np.arange(4), counts)
+    x = np.eye(5)[y] + np.random.default_rng(0).normal(size=(len(y), 5))
+    assert np.bincount(sampler(f"near_miss(version={version})", y)(x, y, 0)[1]).tolist() == [counts[-1]] * 4
+
+
+def test_samplers_act_one_after_the_other() -> None:
+    filled, labels = resampled("smote")
+    both, theirs = resampled("smote | edited_nearest_neighbours")
+    cleaned = sampler("edited_nearest_neighbours", labels)(filled, labels, 0)
+    assert len(theirs) < len(labels)
+    assert np.array_equal(both, cleaned[0])
+    assert np.array_equal(theirs, cleaned[1])
+
+
+@pytest.mark.parametrize("text", ["smote(k=5.0)", "adasyn(k=0)", "borderline_smote(m=2.5)"])
+def test_neighbours_are_counted_in_whole_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match=r"must be a whole number, at least 1, but got|<class .int.>"):
+        parse(f"retrain_head({text})")
+
+
+def test_votes_stay_with_the_rows_that_are_kept() -> None:
+    labels = np.repeat([0, 1, 2], [12, 6, 3])
+    votes = 0.7 * np.eye(3)[labels] + 0.1
+    votes[0] = [0.5, 0.5, 0.0]
+    plan = parse("retrain_head(smote(k=2))")(start(("a", "b", "c"), labels, epochs=1, votes=votes))
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 1, 16, 16)).astype(np.uint8)
+    split = Split(pixels, labels, np.arange(21), np.arange(21), votes)
+    view, cpu = View(16, 0.5, 0.25), Machine(torch.device("cpu"))
+    net = build("facevgg_small", Training(image_size=16), classes=3, channels=1, seed=0)
+    images = Images(split, plan, view, POLICIES["none"], cpu)
+    made = frozen(net, images, plan.stages[-1].resample, 0)
+    assert made.targets[:21].numpy() == pytest.approx(votes, abs=1e-6)
+    assert made.labels[21:].tolist() == [1] * 6 + [2] * 9
+    assert made.targets[21:].numpy() == pytest.approx(votes[12:][[0] * 6 + [-1] * 9], abs=1e-6)
 
 
 def test_of_a_link_between_two_larger_classes_both_rows_go() -> None:

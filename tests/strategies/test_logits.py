@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferbal import metrics
+from ferbal.dataset import Split
 from ferbal.errors import UsageError
 from ferbal.plan import LinearClassifier, Plan, start
 from ferbal.recipe import parse
+from ferbal.run import corrections
 from ferbal.strategies.logits import best_offsets, class_offsets, logit_adjust, tau_norm
 
 few = settings(max_examples=50, deadline=None)
@@ -170,6 +172,17 @@ def test_offsets_do_not_depend_on_the_order_of_the_classes() -> None:
         assert f1(logits[:, order] + moved, np.argsort(order)[labels]) == pytest.approx(
             f1(logits + best_offsets(logits, labels), labels), abs=0.01
         )
+
+
+def test_what_is_not_fitted_comes_in_its_turn_too() -> None:
+    draw = np.random.default_rng(0)
+    head = LinearClassifier(draw.uniform(0.5, 2, 3), draw.normal(size=3))
+    plan = parse("tau_norm(tau=1) | logit_adjust(tau=1)")(plan_of([12, 4, 1]))
+    assert plan.adjust is None
+    val = Split(np.zeros((3, 1, 1, 1), np.uint8), np.arange(3), np.arange(3), np.arange(3))
+    adjust, _ = corrections(plan, LOGITS, val, np.arange(3), head)
+    expected = (LOGITS - head.bias) / head.norms - np.log([12 / 17, 4 / 17, 1 / 17])
+    assert adjust(LOGITS) == pytest.approx(expected, rel=1e-12)
 
 
 def test_offsets_come_after_what_was_fitted_before() -> None:

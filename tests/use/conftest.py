@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_runs import RECIPES, Trained
@@ -24,11 +25,13 @@ def base(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(base: Path) -> Trained:
-    """A finished run of a recipe of RECIPES, trained when first asked for."""
+    """A finished run of a recipe of RECIPES, trained when first asked for; settings: of its training."""
 
-    def make(name: str = "plain", backbone: str = "facevgg_small", seed: int = 1, size: int = 16) -> RunFolder:
+    def make(
+        name: str = "plain", backbone: str = "facevgg_small", seed: int = 1, size: int = 16, **settings: Any
+    ) -> RunFolder:
         dataset = data.open("tiny", base)
-        training = Training(epochs=2, image_size=size, augment="flip", precision="fp32")
+        training = Training(epochs=2, image_size=size, augment="flip", precision="fp32", **settings)
         arm = Arm(name, RECIPES[name], backbone)
         job = Job(arm, Knobs(1e-2, 16, 2), seed, training, "drop", dataset.digest, True)
         folder = RunFolder(base / "studies" / "tiny" / "runs" / job.slug)

@@ -11,7 +11,7 @@ import timm
 import torch
 from made_runs import Trained
 
-from ferbal import data, device, files
+from ferbal import data, device, files, metrics
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
 from ferbal.use import card, hub, pool, saved
@@ -87,6 +87,28 @@ def test_the_card_tells_data_protocol_scores_and_limits(base: Path, trained: Tra
     ):
         assert expected in told
     assert "Not measured at export" in card.text(model, config, None)
+
+
+def test_the_card_scores_what_is_exported_which_averages_no_views(
+    base: Path, trained: Trained, tmp_path: Path
+) -> None:
+    run, dataset = trained(crop=0.5, tta="affine"), data.open("tiny", base)
+    model = saved.load(run.path)
+    hub.write(model, tmp_path / "out", lambda config: card.text(model, config, dataset))
+    exported = saved.load(tmp_path / "out").probabilities(dataset.test.images)
+    assert np.abs(exported - metrics.softmax(run.logits("test"))).max() > 1e-3, "or there is nothing to tell apart"
+    error = metrics.expected_calibration_error(exported, dataset.test.labels)
+    assert f"| calibration error | {error:.3f} (" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_folder_of_timm_s_own_is_seen_as_timm_crops_it(base: Path, trained: Trained, tmp_path: Path) -> None:
+    model, images = saved.load(trained(crop=0.5, tta="affine").path), data.open("tiny", base).test.images
+    hub.write(model, tmp_path / "out", lambda config: "")
+    config = files.read_json(tmp_path / "out" / "config.json")
+    del config["ferbal"]
+    files.write_json(tmp_path / "out" / "config.json", config)
+    found = saved.load(tmp_path / "out").probabilities(images)
+    assert np.allclose(found, model.seeing("none").probabilities(images), atol=1e-5)
 
 
 def test_what_cannot_be_such_a_folder_is_refused_and_leaves_nothing(
