@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 from conftest import Said
 
-from ferbal import __version__
+from ferbal import __version__, files
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
 HEADER = "emotion,pixels,Usage"
@@ -138,7 +141,7 @@ def test_check_shows_rows_stages_and_trainings(root: Path, say: Callable[..., Sa
     assert "weighted · facevgg_small     -     48    12  2 epochs + 1 epochs" in out
     assert "drop: without left (36 rows)" in out
     assert "from epoch 3: weighted: right 0.62, rare 2.50" in out
-    assert "\n8 trainings: 4 trials and 4 final runs on 2 seeds\n" in out
+    assert "\n8 trainings: 4 trials and 4 final runs, seeds 1 to 2\n" in out
     assert out.endswith("\nNext: ferbal study run studies/tiny.yaml\n")
     found = json.loads(say("study", "check", "studies/tiny.yaml", "--json").out)
     assert found["arms"][1]["rows"] == {"right": 48, "rare": 12}
@@ -200,6 +203,34 @@ def test_run_status_and_report_agree(root: Path, say: Callable[..., Said]) -> No
     assert len(rows) == 4
     assert (root / "reports" / "tiny.html").exists()
     assert {"scores.csv", "comparisons.csv", "leaderboard.tex", "differences.md"} <= {p.name for p in away.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(errno.EROFS, "read-only file system"), (errno.EACCES, "permission denied")]
+)
+def test_where_nothing_may_be_written_it_says_so(
+    say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    def refused(path: Path, text: str) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(files, "write_text", refused)
+    answer = say("init", "studies/new.yaml")
+    assert (answer.code, answer.err) == (1, f"error: studies/new.yaml: {said}\n")
+
+
+def test_a_study_that_may_only_be_read_is_told_of(
+    root: Path, say: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "studies" / "tiny").mkdir()
+    (root / "studies" / "tiny" / "lock").touch()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "lock")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refused)
+    assert say("study", "status", "studies/tiny.yaml").code == 0
+    assert say("study", "run", "studies/tiny.yaml", "--dry-run").code == 0
 
 
 def test_studies_on_different_data_are_not_put_on_one_page(root: Path, say: Callable[..., Said]) -> None:

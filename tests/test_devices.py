@@ -24,7 +24,7 @@ from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.engine import EngineSpec, Progress, Running, Workload, several
 from ferbal.engine.local import Local
-from ferbal.errors import DiedError, RefusedError, RunError, UsageError
+from ferbal.errors import DataError, DiedError, RefusedError, RunError, UsageError
 from ferbal.store import RunFolder
 
 CASES = {
@@ -168,6 +168,19 @@ def test_a_memory_map_is_sent_as_its_place(tmp_path: Path) -> None:
         again = pickle.loads(sent)
         assert np.array_equal(again, part)
         assert len(sent) < 1000 or not part.flags.c_contiguous
+
+
+def test_a_memory_map_whose_file_was_replaced_is_not_sent(tmp_path: Path) -> None:
+    rows = np.arange(60_000, dtype=np.uint8).reshape(-1, 3)
+    np.save(tmp_path / "rows.npy", rows)
+    held = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    for other in (rows[::-1], rows[:9]):
+        (tmp_path / "rows.npy").unlink()
+        with pytest.raises(DataError, match=r"rows\.npy was replaced while this process uses it; run the same"):
+            ForkingPickler.dumps(held)
+        np.save(tmp_path / "rows.npy", other)
+        with pytest.raises(DataError, match=r"was replaced"):
+            ForkingPickler.dumps(held)
 
 
 def begun(root: Path, devices: int, place: str) -> tuple[Running, RunFolder, Dataset]:

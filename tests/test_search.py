@@ -66,6 +66,28 @@ def test_the_budget_counts_over_all_calls(database: str) -> None:
     assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 0
 
 
+def test_trials_beyond_the_budget_do_not_count(database: str) -> None:
+    """An arm that was allowed more before would else be chosen from more than the others."""
+    drive(looking(database, unpruned(6)), by_lr)
+    first = drive(looking(database, unpruned(2)), by_lr)
+    assert first[0] == []
+    few = looking(database, unpruned(2))
+    assert [trial["number"] for trial in few.trials()] == [0, 1]
+    best = max(few.trials(), key=lambda trial: trial["value"])
+    assert few.chosen() == first[1]
+    assert first[1].knobs.lr == best["lr"]
+
+
+@pytest.mark.parametrize("other", [unpruned(4, seed=5), unpruned(4, sampler="grid"), unpruned(6, sampler="grid")])
+def test_other_proposals_are_another_search(database: str, other: Budget) -> None:
+    drive(looking(database, unpruned(4)), by_lr)
+    drive(looking(database, unpruned(5, sampler="grid")), by_lr)
+    points = [trial.point for trial in drive(looking(database, other), by_lr)[0]]
+    assert len(points) == len(set(points)) > 0
+    if other.sampler == "grid":
+        assert len(points) == len(SPACE.grid(other.trials))
+
+
 def test_the_best_trial_gives_the_knobs(database: str) -> None:
     search = looking(database, unpruned(6))
     seen, point = drive(search, by_lr)

@@ -336,6 +336,17 @@ def test_a_trial_is_judged_from_the_last_stage_of_its_own_plan(root: Path, monke
     assert judged_from == [range(3, 11), range(9, 11)]
 
 
+def test_the_folders_of_an_arm_are_told_so_that_a_shell_finds_no_others(tmp_path: Path) -> None:
+    """Names are cut, and earlier knobs leave runs of the same arm behind."""
+    runs = [tmp_path / "studies" / "x" / "runs" / f"focal-net-s{seed}-{seed}abc" for seed in (1, 2)]
+    for run in runs:
+        run.mkdir(parents=True)
+    assert conduct._pattern(runs, tmp_path) == "studies/x/runs/focal-net-*"
+    (runs[0].parent / "focal-net-s1-0ld").mkdir()
+    assert conduct._pattern(runs, tmp_path) == "studies/x/runs/focal-net-{s1-1abc,s2-2abc}"
+    assert conduct._pattern(runs[:1], tmp_path) == "studies/x/runs/focal-net-s1-1abc"
+
+
 def test_a_setting_that_is_as_usual_changes_no_job(root: Path) -> None:
     checked = study.prepare(root / "studies" / "tiny.yaml", root)
     ((arm, _), *_) = checked.plans

@@ -59,7 +59,8 @@ def study_check(file: StudyFile, changes: Set = [], as_json: AsJson = False, roo
         for note in plan.notes:
             print(f"  {note}")
     print(
-        f"\n{trials + finals} trainings: {trials} trials and {finals} final runs on {len(checked.spec.seeds)} seeds"
+        f"\n{trials + finals} trainings: {trials} trials and {finals} final runs, "
+        f"seeds {checked.spec.seeds[0]} to {checked.spec.seeds[-1]}"
     )
     for note in study.cautions(checked):
         print(f"note: {note}")

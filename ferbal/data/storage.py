@@ -152,8 +152,12 @@ def _alone(folder: Path) -> Iterator[None]:
     import filelock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
-        yield
+    lock = folder.with_name(f".{folder.name}.lock")
+    with filelock.FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone, and makes another
 
 
 def _save(table: Table, folder: Path, overwrite: bool, skip_bad: bool) -> dict[str, Any]:

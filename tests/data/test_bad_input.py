@@ -5,6 +5,8 @@ Odd but valid input is read correctly instead.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from ferbal import data
 from ferbal.data import demo_files, fer_csv, pictures
 from ferbal.data.pictures import Decoding, Pictures
 from ferbal.data.table import SPLITS
-from ferbal.errors import DataError
+from ferbal.errors import DataError, FerbalError
 
 HEADER = "emotion,pixels,Usage"
 USAGES = ("Training", "PublicTest", "PrivateTest")
@@ -141,6 +143,16 @@ def bomb(folder: Path) -> Path:
     return folder / "bomb.zip"
 
 
+def damaged(folder: Path) -> Path:
+    """A zip file whose packed bytes were spoilt on the way."""
+    with zipfile.ZipFile(folder / "damaged.zip", "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("train/dog/0.txt", "text that packs well " * 4000)
+    content = bytearray((folder / "damaged.zip").read_bytes())
+    content[60:90] = bytes(30)
+    (folder / "damaged.zip").write_bytes(content)
+    return folder / "damaged.zip"
+
+
 def listing(*lines: str) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         for name in ("a.png", "b.png"):
@@ -237,7 +249,13 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "list.csv: line 2 is not UTF-8; save the file in this encoding",
     ),
     "list of one class": (listing("a.png,x,train", "b.png,x,test"), "1 classes; at least 2 are needed"),
-    "list without labels": (listing("a.png,,train", "b.png,,test"), "0 classes; at least 2 are needed"),
+    "list without labels": (listing("a.png,,test", "b.png,,test"), "0 classes; at least 2 are needed"),
+    "row to train on without a label": (
+        listing("a.png,,train", "b.png,y,test"),
+        "row 1: no label, though it is of train",
+    ),
+    "quote left open at the end": (listing("a.png,x,train", 'b.png,"y,train'), "is a quote left open"),
+    "zip with spoilt bytes": (damaged, "damaged.zip: not a readable zip file: Error -3 while decompressing data"),
     "listed classes that differ in case": (
         listing("a.png,x,train", "b.png,X,test"),
         "'X' and 'x' differ in nothing but case",
@@ -335,6 +353,40 @@ def test_bad_rows_can_be_left_out_and_keep_their_numbers(tmp_path: Path) -> None
     assert about["skipped"] == 2
     assert sorted(stored.source.tolist()) == [row for row in range(42) if row not in (4, 11)]
     assert all(image.flat[0] == row for image, row in zip(stored.images, stored.source, strict=True))
+
+
+def test_a_bad_row_of_the_competition_moves_no_other(tmp_path: Path) -> None:
+    """Votes are joined by place: those of test.csv count from where train.csv ends, what is left out included."""
+    lines = [f"{row % 7},{pixels(row)}" for row in range(42)]
+    lines[4] = f"0,{pixels()[2:]}"
+    (tmp_path / "train.csv").write_text("\n".join(["emotion,pixels", *lines]))
+    tests = [pixels(100 + row) for row in range(6)]
+    tests[2] = tests[2][4:]
+    (tmp_path / "test.csv").write_text("\n".join(["pixels", *tests]))
+    about = data.import_(tmp_path, tmp_path / "data" / "x", data.Options(skip_bad=True))
+    stored, _ = data.everything("x", tmp_path)
+    places = sorted(stored.source[stored.split == "unlabelled"].tolist())
+    assert places == [42, 43, 45, 46, 47]
+    assert sorted(place for place, _ in about["skipped_examples"]) == ["row 5", "test.csv row 3"]
+
+
+def test_rows_without_a_label_are_told(tmp_path: Path) -> None:
+    for number in range(8):
+        Image.new("L", (8, 8), 20 * number).save(tmp_path / f"{number}.png")
+    lines = [f"{number}.png,{'xy'[number % 2] if number < 6 else ''}" for number in range(8)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    about = data.import_(tmp_path / "list.csv", tmp_path / "data" / "x")
+    assert "2 rows have no label: they can be predicted, but not scored" in about["notes"]
+
+
+def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reserve(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", reserve)
+    with pytest.raises(FerbalError, match=r"x: no space left on the disk; nothing was written"):
+        data.import_(tree(tmp_path), tmp_path / "data" / "x")
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,12 @@ def test_rows_without_labels_are_submitted_in_the_order_of_their_source(say: Say
     expected = saved.load(tmp_path / RUN).predict(images)["class"].tolist()
     assert [entry["class"] for entry in json.loads(told.out)] == expected
     assert len((tmp_path / "out.csv").read_text().split()) == 11
+    (challenge / "test.csv").write_text("\n".join(["pixels", *pixels[50:], pixels[0][:-1] + "x"]))
+    assert say("data", "import", "challenge", "--as", "fewer", "--skip-bad").code == 0
+    refused = say("predict", RUN, "--data", "fewer", "--submission", "short.csv")
+    assert refused.code == 2
+    assert "fewer lacks 1 rows that --skip-bad left out (test.csv row 11)" in refused.err
+    assert not (tmp_path / "short.csv").exists()
 
 
 def test_models_are_exported_and_asked_again(say: Say, tmp_path: Path) -> None:
