@@ -140,9 +140,10 @@ class Workers:
                 worker.end()
 
     def wait(self) -> None:
-        """Return as soon as one of those that are at work has something to tell; at once if none is at work yet."""
-        silent = [pipe for pipe, worker in self._busy.items() if worker.told is None]
-        for pipe in wait(silent) if silent else ():
+        """Return as soon as one of those that are at work has something to tell, at once if a run can begin."""
+        if self._queue and (self._idle or self._seats):
+            return
+        for pipe in wait([pipe for pipe, worker in self._busy.items() if worker.told is None]):
             if isinstance(pipe, Connection):
                 self._busy[pipe].hear()
 
