@@ -58,8 +58,8 @@ def main() -> NoReturn:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
             sys.exit(0)
-        if isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED:
-            print(f"error: {error.filename}: {(error.strerror or '').lower()}", file=sys.stderr)
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            print(f"error: {error.filename or 'the disk'}: {(error.strerror or '').lower()}", file=sys.stderr)
             sys.exit(FerbalError.exit_code)
         raise
     sys.exit(0)

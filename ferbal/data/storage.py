@@ -222,9 +222,14 @@ def _decode(table: Table, file: Path, skip_bad: bool) -> tuple[Table, Int[np.nda
 
 def _reserve(file: Path) -> None:
     """Take the space of a file that is mapped: writing to a map on a full disk kills the process."""
-    if hasattr(os, "posix_fallocate"):
-        with file.open("r+b") as opened:
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:  # not every file system can
+            if files.full(error):
+                raise
 
 
 def _one_channel(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n d h w"]:
