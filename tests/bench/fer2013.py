@@ -43,7 +43,7 @@ THEIRS = {
     ("a-cpu", "plain · resnet34_identity_dropout"): ("A: the same with dropout", 64.73),
     ("a-cpu", "plain · efficientnet_b0"): ("A: EfficientNet, twice", "64.32, 64.18"),
     ("c-cpu", "no disgust · resnet101"): ("C: ResNet101, six classes", 48),
-    ("c-cpu", "no disgust · mobilenetv2_100"): ("C: MobileNetV2, six classes", 51),
+    ("c-cpu-mobilenet", "no disgust · mobilenetv2_100"): ("C: MobileNetV2, six classes", 51),
     ("c-cpu", "no disgust · densenet169"): ("C: DenseNet169, six classes", 61),
     ("d-cpu", "plain · resnet18"): ("D: ResNet", 63),
 }
