@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ferbal import data, ensemble
-from ferbal.dataset import Dataset
+from ferbal.dataset import Dataset, Split
 from ferbal.plan import Plan
 from ferbal.report.curves import Mistake
 from ferbal.report.overlays import Overlays, overlays
@@ -95,7 +95,7 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     if many:
         sources = [source.renamed() for source in sources]
         labels = {name: f"{name}: {label}" for name, label in labels.items()}
-    blend = _unseen(sources)
+    blend = _unseen([(source.dataset.val, source.order["val"] if source.order else None) for source in sources])
     scored = Scored(_truth(first.dataset, blend))
     names: dict[tuple[str, str], str] = {}
     for source in sources:
@@ -147,13 +147,16 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
     )
 
 
-def _unseen(sources: Sequence[Source]) -> Int[np.ndarray, " b"]:
+def _unseen(studies: Sequence[tuple[Split, Int[np.ndarray, " n"] | None]]) -> Int[np.ndarray, " b"]:
     """Rows of the first study's validation that lie in the blend half of every study: none of them chose an epoch or
-    a knob there. Equal rows in other pictures, or taken for twins by another rule, are divided otherwise."""
-    rows = np.arange(len(sources[0].dataset.val))
-    for source in sources:
-        own = rows if source.order is None else source.order["val"][rows]
-        rows = rows[np.isin(own, data.halves(source.dataset.val).blend)]
+    a knob there. Equal rows in other pictures, or taken for twins by another rule, are divided otherwise.
+
+    studies: the validation of each, and where the first one's rows lie in it, None if in the same place.
+    """
+    rows = np.arange(len(studies[0][0]))
+    for val, order in studies:
+        own = rows if order is None else order[rows]
+        rows = rows[np.isin(own, data.halves(val).blend)]
     return rows
 
 

@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +14,7 @@ from conftest import STUDY, table
 from made_up_runs import fill
 
 from ferbal import data, files, study
+from ferbal.dataset import Split
 from ferbal.errors import UsageError
 from ferbal.events import Combined, Noticed
 from ferbal.report import frames, searches
@@ -417,13 +416,12 @@ def test_fixed_models_and_the_oracle_are_told_in_words(fixed: Tables) -> None:
 def test_blend_is_what_no_study_on_the_page_has_chosen_by() -> None:
     labels = np.arange(20) % 2
 
-    def source(group: np.ndarray, order: np.ndarray | None = None) -> Any:
-        val = SimpleNamespace(labels=labels if order is None else labels[np.argsort(order)], group=group)
-        return SimpleNamespace(dataset=SimpleNamespace(val=val), order=None if order is None else {"val": order})
+    def val(group: np.ndarray, labels: np.ndarray = labels) -> Split:
+        return Split(np.zeros((20, 1, 1, 1), np.uint8), labels, np.arange(20).astype(str), group)
 
-    first, other = source(np.arange(20)), source(np.arange(20) // 4 * 2 + labels)
-    turned = source(np.arange(20), np.arange(20)[::-1])
-    own, others, theirs = (set(data.halves(one.dataset.val).blend.tolist()) for one in (first, other, turned))
+    first, other = (val(np.arange(20)), None), (val(np.arange(20) // 4 * 2 + labels), None)
+    turned = (val(np.arange(20), labels[::-1]), np.arange(20)[::-1])
+    own, others, theirs = (set(data.halves(one).blend.tolist()) for one, _ in (first, other, turned))
     assert _unseen([first]).tolist() == sorted(own)
     assert set(_unseen([first, other]).tolist()) == own & others
     assert set(_unseen([first, turned]).tolist()) == own & {19 - row for row in theirs}
