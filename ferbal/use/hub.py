@@ -83,7 +83,7 @@ def read(folder: Path, machine: Machine | None = None) -> Model:
     channels, height, width = cfg["input_size"]
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
     mean, std = (tuple(map(float, cfg[name])) for name in ("mean", "std"))
-    view = View(height, mean, std, about.get("crop", min(cfg.get("crop_pct", 1.0), 1.0)))
+    view = View(height, mean, std, about.get("crop", min(cfg.get("crop_pct") or 1.0, 1.0)))
     machine = machine or Machine(device.pick())
     net = Net(
         config["architecture"],
