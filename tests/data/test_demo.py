@@ -1,11 +1,14 @@
 """The embedded demo set: deterministic bytes, FER2013's proportions, and faces that are not blank."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ferbal import data
 from ferbal.data import demo
 
 FER2013 = {
@@ -80,3 +83,10 @@ def test_images_are_small_gray_bytes_with_something_on_them(drawn: Drawn) -> Non
 
 def test_no_face_appears_twice(all_images: NDArray[np.uint8]) -> None:
     assert len({image.tobytes() for image in all_images}) == len(all_images)
+
+
+def test_two_that_ask_for_it_first_both_find_it(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = [each.result() for each in [pool.submit(data.open, "demo", tmp_path) for _ in range(2)]]
+    assert found[0].digest == found[1].digest
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["demo"]
