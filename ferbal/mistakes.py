@@ -14,7 +14,7 @@ from ferbal.errors import nearest
 from ferbal.settings import TUNABLE
 from ferbal.study_file import Places
 
-UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """What pydantic says of a key that it does not know."""
 _ALTERNATIVE = re.compile(r"(function-|tuple\[|literal\[|constrained-).*|Policy|float|int|str|bool")
 """What pydantic calls one of the forms that a setting may have."""
@@ -44,14 +44,14 @@ def _relevant(problems: Sequence[Any]) -> list[Any]:
 def _setting(problem: Any) -> tuple[str, ...]:
     """Where a problem is, without the names pydantic gives to alternatives."""
     parts = [str(part) for part in problem["loc"]]
-    own = parts[-1:] if problem["type"] in UNKNOWN else []  # a key that may be called anything
+    own = parts[-1:] if problem["type"] in _UNKNOWN else []  # a key that may be called anything
     return (*(part for part in parts[: len(parts) - len(own)] if not _ALTERNATIVE.fullmatch(part)), *own)
 
 
 def _told(problem: Any, schema: type[BaseModel], places: Places) -> str:
     where = _setting(problem)
     place = places.of(where)
-    if problem["type"] in UNKNOWN:
+    if problem["type"] in _UNKNOWN:
         known, own = _keys(schema, where[:-1]), ""
         if where[:-1] == ("search",):
             known, own = [*known, *TUNABLE], ", or STRATEGY.PARAMETER"

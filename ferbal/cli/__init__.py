@@ -14,15 +14,15 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from ferbal import __version__
+from ferbal import __version__, files
 from ferbal.cli import interrupts, models
 from ferbal.cli.data import data_app
 from ferbal.cli.shared import HERE, AsJson, Root, print_json
 from ferbal.cli.study import study_app
 from ferbal.errors import FerbalError, UsageError, nearest
 
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What the system says where nothing may, or can, be written."""
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says where something may not be read or written."""
 
 app = typer.Typer(
     name="ferbal",
@@ -58,7 +58,7 @@ def main() -> NoReturn:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
             sys.exit(0)
-        if isinstance(error, OSError) and error.errno in REFUSED:
+        if isinstance(error, OSError) and (error.errno in REFUSED or files.full(error)):
             print(f"error: {error.filename or 'the disk'}: {(error.strerror or '').lower()}", file=sys.stderr)
             sys.exit(FerbalError.exit_code)
         raise
@@ -88,7 +88,6 @@ def init(
     """Write a commented study file to start from."""
     from importlib.resources import files as resources
 
-    from ferbal import files
     from ferbal.store import slug
 
     if path.exists():

@@ -226,8 +226,8 @@ def predict(
     if submission is not None:
         if source and (lacking := photos.left_out(source, root)):
             raise UsageError(
-                f"--submission: {source} lacks {len(lacking)} rows that --skip-bad left out ({lacking[0]}), and a "
-                "submission has one number for each; import the file again once it is mended"
+                f"--submission: {lacking[0]} is not in {source}, since --skip-bad left it out, and a submission has "
+                "one number for each row; import the file again once it is mended"
             )
         _submit(submission, said, wrong, loaded.classes, faces)
     show = answers.as_json if as_json else answers.as_csv if as_csv else answers.as_text

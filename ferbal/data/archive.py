@@ -15,6 +15,15 @@ from typing import Final
 
 from ferbal.errors import DataError
 
+DAMAGED: Final = (
+    zipfile.BadZipFile,  # no zip file, or a member whose checksum is wrong
+    EOFError,  # one that ends too soon
+    zlib.error,  # spoilt bytes in a member that is packed with deflate, as most are
+    lzma.LZMAError,  # the same with LZMA
+    NotImplementedError,  # packed in a way that zipfile does not know
+    RuntimeError,  # locked with a password
+)
+"""What zipfile raises where a file cannot be read: each becomes one message that names the file and the cause."""
 SUSPICIOUS_SIZE: Final = 1 << 30  # bytes: what is smaller does no harm, however well it is packed
 SUSPICIOUS_RATIO: Final = 100  # FER2013's digits pack 3 : 1, images hardly at all
 
@@ -35,8 +44,7 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
                 members = [member for member in opened.infolist() if _parts(member)]  # "./" has none
                 _check(archive, members, shutil.disk_usage(place).free)
                 opened.extractall(folder, members)
-        # RuntimeError: a password; NotImplementedError: a kind of compression that zipfile does not know
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except DAMAGED as error:
             raise DataError(
                 f"{archive}: not a readable zip file: {error}; download it again, or unpack it "
                 "yourself and import the folder"

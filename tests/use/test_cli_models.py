@@ -192,7 +192,7 @@ def test_rows_without_labels_are_submitted_in_the_order_of_their_source(say: Say
     assert say("data", "import", "challenge", "--as", "fewer", "--skip-bad").code == 0
     refused = say("predict", RUN, "--data", "fewer", "--submission", "short.csv")
     assert refused.code == 2
-    assert "fewer lacks 1 rows that --skip-bad left out (test.csv row 11)" in refused.err
+    assert "test.csv row 11 is not in fewer, since --skip-bad left it out" in refused.err
     assert not (tmp_path / "short.csv").exists()
 
 
