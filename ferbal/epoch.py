@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean
@@ -150,12 +150,13 @@ def one_epoch(
             progress = (epoch_of_stage + number / len(starts)) / stage.epochs
             lr = knobs.lr * stage.schedule(progress)
             optimizers.set_rate(state.optimizer, lr)
-            if distillation is None:
-                losses[number], _ = _gradients(state, passed, inputs, targets, None, machine)
-            else:
-                these = rows[starts[number] : starts[number] + size]
-                recalled = _recalled(state, these, distillation.share(progress))
-                losses[number], said = _gradients(state, passed, inputs, targets, recalled, machine)
+            these = rows[starts[number] : starts[number] + size]
+            recalled = None if distillation is None else _recalled(state, these, distillation.share(progress))
+            losses[number], said = _gradients(state, passed, inputs, targets, recalled, machine)
+            if stage.radius:
+                with _uphill(state.model, stage.radius):
+                    _gradients(state, passed, inputs, targets, recalled, machine)
+            if distillation is not None:
                 _remember(state, these, said.softmax(-1), distillation.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
@@ -201,6 +202,29 @@ def _gradients(
                 raise
         hardware.release()
         state.pass_in(2 * state.parts)
+
+
+@contextmanager
+def _uphill(model: nn.Module, radius: float) -> Iterator[None]:
+    """Hold the weights so far from where they are, along their gradients: to where the loss is about its greatest.
+
+    Afterwards they are what they were, to the bit, and so is what passing a batch leaves in the net, BatchNorm's
+    means say. Gradients of what was passed meanwhile stay.
+    """
+    moving = [weight for weight in model.parameters() if weight.grad is not None]
+    held = [*moving, *model.buffers()]
+    before = [values.detach().clone() for values in held]
+    slopes = [torch.as_tensor(weight.grad) for weight in moving]
+    steepness = torch.stack(torch._foreach_norm(slopes)).norm().clamp(min=1e-12)
+    with torch.no_grad():
+        for weight, slope in zip(moving, slopes, strict=True):
+            weight.add_(slope * (radius / steepness))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for values, old in zip(held, before, strict=True):
+                values.copy_(old)
 
 
 def _passed(

@@ -44,6 +44,8 @@ def fits_together(plan: Plan) -> None:
     for number, stage in enumerate(plan.stages):
         place = f"stages[{number}]"
         holds(stage.epochs >= 1, f"{place} has {stage.epochs} epochs; a stage has at least 1")
+        sound = np.isfinite(stage.radius) and stage.radius >= 0
+        holds(bool(sound), f"{place} has a radius of {stage.radius}; it is finite and not negative")
         for odds in _odds(stage):
             holds(odds.shape == (k,), f"{place} has odds of shape {odds.shape} for {k} classes")
             sound = bool(np.isfinite(odds).all() and (odds >= 0).all() and odds.sum() > 0)

@@ -133,6 +133,7 @@ class Stage:
     odds: relative chance of each class to be drawn, now or by progress, or None to pass over every row once an epoch.
     shifts: added to the logits of each copy of the head before the loss. weigh: a factor for each row's loss.
     distillation: how much of each row's loss is to what the net has said of it.
+    radius: how far around the weights the loss is sought at its greatest, of which they take the gradient (SAM).
     resample: train the head on features of the frozen backbone, changed like this, instead of on images.
     scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics. fresh_head: begin with a
     classifier that has learnt nothing.
@@ -145,6 +146,7 @@ class Stage:
     shifts: Float[np.ndarray, "e k"] | None = None
     weigh: Weigh | None = None
     distillation: SelfDistillation | None = None
+    radius: float = 0.0
     resample: Resample | None = None
     scope: Scope = "all"
     fresh_head: bool = False

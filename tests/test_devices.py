@@ -40,6 +40,7 @@ CASES = {
     "influence": Case("deferred(weighted(beta=0.9) | influence_balanced, after=0.5)"),
     "f1 of the batch": Case("soft_f1(share=0.5)"),
     "experts": Case("experts | mixup"),
+    "sam": Case("sam(rho=0.1)"),
     "recalled": Case("self_distillation(share=0.8, momentum=0.5)"),
 }
 DROPPING = replace(TRAINING, dropout=0.2)

@@ -185,6 +185,7 @@ BROKEN: dict[str, tuple[Strategy, str]] = {
     "loses notes": (lambda plan: replace(plan, notes=("mine",)), "it loses the notes of what came before"),
     "no epochs": (staged(epochs=0), "stages[0] has 0 epochs; a stage has at least 1"),
     "no stage": (lambda plan: replace(plan, stages=()).noted("none"), "it leaves no stage to train"),
+    "a radius of no length": (staged(radius=-0.1), "stages[0] has a radius of -0.1; it is finite and not negative"),
     "odds of another length": (staged(odds=np.ones(3)), "stages[0] has odds of shape (3,) for 7 classes"),
     "negative odds": (staged(odds=np.array([-1.0, 1, 1, 1, 1, 1, 1])), "stages[0] has odds [-1.0, 1.0"),
     "odds that are no number": (staged(odds=np.full(7, np.nan)), "stages[0] has odds [nan, nan"),

@@ -147,6 +147,47 @@ def test_a_loss_that_balances_does_not_balance_again_what_the_net_has_said(text:
     assert without_evidence(text, 0.8) == pytest.approx(expected, abs=0.01)
 
 
+def test_sam_steps_by_the_gradient_at_the_worst_weights_nearby(
+    run: Callable[..., Any], dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[tuple[float, train.Weights]] = []
+
+    def watched(state: epoch.State, *given: Any) -> Any:
+        before = {name: value.clone() for name, value in state.model.state_dict().items()}
+        told = passed(state, *given)
+        grads = {f"{name} grad": value.grad.clone() for name, value in state.model.named_parameters()}
+        passes.append((float(told[0]), before | grads))
+        return told
+
+    passed = epoch._gradients
+    monkeypatch.setattr(epoch, "_gradients", watched)
+    rho, lr, training = (
+        0.3,
+        5e-3,
+        replace(TRAINING, epochs=1, optimizer="sgd", weight_decay=0.0, ema=0.0, dropout=0.0),
+    )
+    knobs = Knobs(lr, len(dataset.train.labels), 1)
+    flat = {"training": training, "knobs": knobs, "change": lambda plan: plan.each_stage(_at_full_rate)}
+    rows, weights = run(f"sam({rho})", **flat)
+    (loss, first), (worse, second) = passes
+    learnt = [name.removesuffix(" grad") for name in first if name.endswith(" grad")]
+    length = torch.stack([first[f"{name} grad"].norm() for name in learnt]).norm()
+    for name in learnt:
+        step = first[f"{name} grad"] * (rho / length)
+        assert torch.allclose(second[name] - first[name], step, atol=1e-6)
+        nesterov = second[f"{name} grad"] * 1.9  # the first step of momentum 0.9
+        assert torch.allclose(weights[name], first[name] - lr * nesterov, atol=1e-6)
+    assert worse > loss == pytest.approx(rows[0].row.loss)
+    _, plainly = run("plain", **flat)
+    means = [name for name in weights if "running" in name or "tracked" in name]
+    assert means
+    assert all(torch.equal(weights[name], plainly[name]) for name in means)
+
+
+def _at_full_rate(stage: Stage) -> Stage:
+    return replace(stage, schedule=lambda progress: 1.0)
+
+
 def test_blocks_that_learn_are_trained_with_dropout_and_frozen_ones_keep_their_statistics() -> None:
     model = build("resnet18", TRAINING, classes=3, channels=1, seed=0)
     stage = Stage(1, scope=1)
@@ -171,7 +212,7 @@ RESUMED = [
     "probe_then_finetune(probe_epochs=2, blocks=1)",
     "experts | mixup",
     "ldam | deferred(weighted(beta=0.9) | influence_balanced, after=0.5)",
-    "progressive_draw | cutmix",
+    "progressive_draw | cutmix | sam(rho=0.5)",
     "self_distillation(share=0.8, momentum=0.5) | balanced_draw(power=0.5)",
 ]
 

@@ -20,7 +20,8 @@ def cost(job: Job, dataset: Dataset) -> float:
     """
     try:
         plan = job.plan(dataset)
-        epochs = sum(stage.epochs for stage in plan.stages if stage.scope not in ("head", "scales"))
+        passing = [stage for stage in plan.stages if stage.scope not in ("head", "scales")]
+        epochs = sum(stage.epochs * (2 if stage.radius else 1) for stage in passing)
         channels = dataset.train.images.shape[1]
         each = _of_an_image(job.arm.backbone, job.training.image_size, len(plan.classes), channels)
     except Exception:  # a net or a strategy of somebody else's may fail in any way

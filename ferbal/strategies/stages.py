@@ -12,7 +12,7 @@ from ferbal.plan import Plan, Scope, Stage, Strategy, split
 from ferbal.strategies.losses import shares
 from ferbal.strategies.rows import balanced_draw
 
-__all__ = ["deferred", "experts", "learn_scales", "probe_then_finetune", "retrain_head"]
+__all__ = ["deferred", "experts", "learn_scales", "probe_then_finetune", "retrain_head", "sam"]
 
 
 def deferred(inner: Strategy, after: float = 0.8) -> Strategy:
@@ -116,6 +116,26 @@ def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
         told = f"experts: {len(taus)} classifiers, tau {', '.join(f'{tau:g}' for tau in taus)}"
         head = replace(plan.head, copies=len(taus))
         return replace(plan.each_stage(shifted), head=head).rebalanced("experts", lasting=True).noted(told)
+
+    return apply
+
+
+def sam(rho: float = 0.05) -> Strategy:
+    """Step by the gradient at the worst weights within `rho` (SAM: Foret et al. 2021, arXiv:2010.01412).
+
+    Sharpness-aware minimisation: each batch is passed twice, so an epoch takes twice as long. Nets end in flatter
+    minima and learn less by heart. With re-weighting, rare classes end in saddle points, which a larger rho avoids:
+    deferred(weighted(beta=0.999) | sam(rho=0.5)) (Rangwani et al. 2022, arXiv:2212.13827).
+
+    Formula: gradient of the loss at w + rho g / ||g||, g = gradient of the loss at w
+    Example: sam(rho=0.05)
+    """
+    if not (np.isfinite(rho) and rho > 0):
+        raise UsageError(f"sam: rho must be above 0 and finite but got {rho}")
+
+    def apply(plan: Plan) -> Plan:
+        near = plan.each_stage(lambda stage: replace(stage, radius=rho))
+        return near.noted(f"sam: the worst loss within {rho:g} of the weights; two passes of each batch")
 
     return apply
 

@@ -117,6 +117,7 @@ def test_what_a_run_costs_goes_by_its_net_its_rows_and_the_epochs_that_pass_imag
     plain = of("facevgg_small")
     assert of("facevgg") > 2 * plain > 0
     assert of("facevgg_small", "retrain_head(epochs=9)") == plain
+    assert of("facevgg_small", "deferred(sam, after=0.5)") == 1.5 * plain
     assert of("facevgg_small", "drop('rare')") < plain < of("facevgg_small", "mirror(below=1)")
     assert of("vit_tiny_patch16_224", "no such strategy") == 0
 

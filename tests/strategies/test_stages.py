@@ -19,7 +19,7 @@ from ferbal.strategies.features import smote
 from ferbal.strategies.logits import logit_adjust
 from ferbal.strategies.losses import focal, smoothed, weighted
 from ferbal.strategies.rows import balanced_draw, oversample, plain, progressive_draw
-from ferbal.strategies.stages import deferred, experts, learn_scales, probe_then_finetune, retrain_head
+from ferbal.strategies.stages import deferred, experts, learn_scales, probe_then_finetune, retrain_head, sam
 
 torch.set_num_threads(1)
 few = settings(max_examples=50, deadline=None)
@@ -49,6 +49,13 @@ def test_deferred_reweighting_starts_plain_and_ends_class_balanced() -> None:
     assert first.loss is cross_entropy
     raw = np.array([0.1 / (1 - 0.9**12), 0.1 / (1 - 0.9**4), 1.0])  # Cui et al. 2019; a class of one row: 1
     assert weights_of(tail) == pytest.approx(raw * 17 / (raw @ [12, 4, 1]), rel=1e-5)
+
+
+def test_sam_acts_in_the_stages_that_are_there_and_may_wait() -> None:
+    late = chain(deferred(chain(weighted(beta=0.9), sam(rho=0.5)), after=0.8), retrain_head())(plan_of())
+    assert [stage.radius for stage in late.stages] == [0, 0.5, 0]
+    assert late.notes[1] == "from epoch 17: sam: the worst loss within 0.5 of the weights; two passes of each batch"
+    assert [stage.radius for stage in sam(rho=0.2)(plan_of(3, Stage(2))).stages] == [0.2, 0.2]
 
 
 @few
@@ -234,6 +241,8 @@ def test_experts_shift_each_copy_by_its_tau_of_the_log_prior() -> None:
     ("make", "said"),
     [
         (lambda: retrain_head(epochs=0), "epochs must be at least 1 but got 0"),
+        (lambda: sam(rho=0), "rho must be above 0 and finite but got 0"),
+        (lambda: sam(rho=float("nan")), "rho must be above 0 and finite but got nan"),
         (lambda: learn_scales(epochs=0), "epochs must be at least 1 but got 0"),
         (lambda: probe_then_finetune(probe_epochs=0), "probe_epochs must be at least 1 but got 0"),
         (lambda: probe_then_finetune(blocks=0), "blocks must be at least 1, or None for all, but got 0"),
