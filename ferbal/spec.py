@@ -29,6 +29,7 @@ from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
 from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
 from ferbal.settings import TUNABLE, Arm, Training
+from ferbal.store import slug
 from ferbal.study_file import Places
 
 
@@ -294,7 +295,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
 
 
 def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
-    """What is wrong with the arms, the database, the size of batches, and what else the search varies."""
+    """What is wrong with the arms, the ensembles, the database, the size of batches, and what the search varies."""
     for number, backbone in enumerate(settings.backbones):
         if backbone in settings.backbones[:number]:
             yield f"{places.of(('backbones', str(number)))}: {backbone} is named twice"
@@ -303,6 +304,11 @@ def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
         with suppress(UsageError):  # a recipe that cannot be read is reported where it is checked
             if (first := same.setdefault(recipe.canonical(text), label)) != label:
                 yield f"{places.of(('strategies', label))}: the same as {first!r}; every arm must differ"
+    folders: dict[str, str] = {}
+    for number, method in enumerate(settings.ensembles):
+        if folders.setdefault(slug(method), method) in settings.ensembles[:number]:
+            told = f"{method!r} is the same as {folders[slug(method)]!r}; name each ensemble once"
+            yield f"{places.of(('ensembles', str(number)))}: {told}"
     if settings.storage != "sqlite":
         try:
             database.check(settings.storage)

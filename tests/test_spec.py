@@ -73,6 +73,12 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
             "plain: plain\n  again: plain()",
             "s.yaml:6: strategies.again: the same as 'plain'; every arm",
         ),
+        ("{seeds: 2}", "{seeds: 2}\nensembles: [stack, greedy, stack]", "ensembles.2: 'stack' is the same as 'stack'"),
+        (
+            "{seeds: 2}",
+            "{seeds: 2}\nensembles: [greedy log loss, greedy log-loss]",
+            "ensembles.1: 'greedy log-loss' is the same as 'greedy log loss'; name each ensemble once",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path: Path, old: str, new: str, said: str) -> None:
