@@ -300,10 +300,18 @@ def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
         if backbone in settings.backbones[:number]:
             yield f"{places.of(('backbones', str(number)))}: {backbone} is named twice"
     same: dict[str, str] = {}
+    searched: dict[str, str] = {}
     for label, text in settings.strategies.items():
         with suppress(UsageError):  # a recipe that cannot be read is reported where it is checked
             if (first := same.setdefault(recipe.canonical(text), label)) != label:
                 yield f"{places.of(('strategies', label))}: the same as {first!r}; every arm must differ"
+                continue
+            tuned = recipe.canonical(_tuned(text, settings.search.further))
+            if (first := searched.setdefault(tuned, label)) != label:
+                yield (
+                    f"{places.of(('strategies', label))}: the same as {first!r} once the search sets what they "
+                    "differ in; every arm must differ"
+                )
     folders: dict[str, str] = {}
     for number, method in enumerate(settings.ensembles):
         if folders.setdefault(slug(method), method) in settings.ensembles[:number]:
@@ -347,6 +355,14 @@ def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
             yield f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]} but got {problem['input']!r}"
         except UsageError as error:
             yield f"{place}: {error}"
+
+
+def _tuned(text: str, further: dict[str, Values]) -> str:
+    """A recipe with one of the values that the search gives to the parameters of its strategies."""
+    used = recipe.names(text)
+    mine = {name: values for name, values in further.items() if name.rpartition(".")[0] in used}
+    some = {name: each.values[0] if isinstance(each, Choices) else each.low for name, each in mine.items()}
+    return recipe.tuned(text, some) if some else text
 
 
 def _typed(name: str, values: Values) -> Values:

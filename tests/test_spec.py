@@ -247,6 +247,18 @@ def test_what_cannot_vary_is_named(tmp_path: Path, written: str, said: str) -> N
     assert said in complaint(tmp_path, FOCAL.replace("patience: [2, 3]}", f"patience: [2, 3], {written}}}"))
 
 
+def test_arms_that_the_search_makes_the_same_are_refused(tmp_path: Path) -> None:
+    """They would share every run, and an arm would be compared with itself."""
+    mild, strong = "mild: focal(gamma=1)", "strong: focal(gamma=2)"
+    two = FOCAL.replace("focal: focal(gamma=2)", f"{mild}\n  {strong}")
+    varied = two.replace("patience: [2, 3]}", "patience: [2, 3], focal.gamma: [0, 5]}")
+    said = "s.yaml:7: strategies.strong: the same as 'mild' once the search sets what they differ in; every arm"
+    assert said in complaint(tmp_path, varied)
+    for others in (two, varied.replace(strong, "strong: mirror | focal(gamma=2)")):
+        (tmp_path / "s.yaml").write_text(others)
+        assert len(spec.load(tmp_path / "s.yaml")[0].arms) == 3
+
+
 @pytest.mark.parametrize(
     ("written", "pruner"), [("true", "median"), ("false", "none"), ("median", "median"), ("hyperband", "hyperband")]
 )
