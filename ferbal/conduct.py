@@ -132,7 +132,7 @@ def _arm(work: _Work, arm: Arm, plan: Plan, number: int, of: int) -> Events:
     )
     complete = [run for run in study.finals(arm).values() if run.complete]
     if complete:
-        scores = tuple(run.scores["select"]["macro_f1"] for run in complete)
+        scores = tuple(study.validated(run) for run in complete)
         yield ArmEnded(
             arm, scores, time.perf_counter() - clock, _pattern([run.path for run in complete], study.folder.root)
         )

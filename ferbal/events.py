@@ -60,7 +60,8 @@ class Trained:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """state: complete, pruned, failed, or kept (it was complete before). score: validation macro-F1."""
+    """state: complete, pruned, failed, or kept (it was complete before). score: validation macro-F1, over the classes
+    that the run knows."""
 
     role: str
     number: int
@@ -84,6 +85,8 @@ class Searched:
 
 @dataclass(frozen=True)
 class ArmEnded:
+    """scores: validation macro-F1 of each final run, over all classes of the data set."""
+
     arm: Arm
     scores: tuple[float, ...]
     seconds: float

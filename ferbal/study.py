@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from ferbal import __version__, combining, data, files, models, spec
+from ferbal import __version__, combining, data, files, metrics, models, spec
 from ferbal.dataset import Dataset
 from ferbal.engine import Workload
 from ferbal.errors import DataError, UsageError, nearest
@@ -69,6 +69,18 @@ class Study:
         if point is None:
             return {}
         return {seed: self.folder.run(self.job(arm, point, seed).slug) for seed in self.spec.seeds}
+
+    def validated(self, run: RunFolder) -> float:
+        """Macro-F1 of a final run on select, over all classes of the data set, so that arms can be compared by it.
+
+        What its search saw is over the classes that the run knows: an easier question where it leaves some out.
+        """
+        becomes, val = np.array(run.about["becomes"]), self.dataset.val
+        if np.array_equal(becomes, np.arange(len(self.dataset.classes))):
+            return float(run.scores["select"]["macro_f1"])
+        rows = data.halves(val).select
+        said = metrics.answered(run.logits("val")[rows], becomes)
+        return metrics.macro_f1(metrics.confusion(val.labels[rows], said, len(becomes)))
 
     def begin(self, arm: Arm) -> Point | None:
         """Where the search of an arm begins: at what was best for its strategy on the first backbone."""
@@ -273,7 +285,7 @@ def status(study: Study) -> dict[str, Any]:
     arms = []
     for arm, _ in study.plans:
         finals = study.finals(arm)
-        complete = [run.scores["select"]["macro_f1"] for run in finals.values() if run.complete]
+        complete = [study.validated(run) for run in finals.values() if run.complete]
         arms.append(
             {
                 "arm": arm.name,

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
-from ferbal import conduct, files, metrics, spec, study
+from ferbal import conduct, data, files, metrics, spec, study
 from ferbal.errors import RunError, UsageError
-from ferbal.events import RunEnded, Trained
+from ferbal.events import ArmEnded, RunEnded, Trained
 from ferbal.search import Point, Search
 from ferbal.settings import Knobs, Training
 from ferbal.store import RunFolder
@@ -218,19 +219,28 @@ def test_a_second_process_on_the_same_study_is_refused_by_the_name_of_the_first(
 
 
 def test_an_arm_that_drops_a_class_is_scored_on_all_and_on_the_kept(root: Path) -> None:
-    run(
-        root,
+    changes = (
         "strategies={all: plain, fewer: 'drop(\"rare\")'}",
         "final.seeds=1",
         "search.trials=1",
         "report.baseline=all",
     )
+    events = run(root, *changes)
     scores = pd.read_csv(root / "studies" / "tiny" / "scores.csv", keep_default_na=False)
     fewer = scores.query("strategy == 'fewer' and split == 'test'")
     assert float(fewer.query("over == 'all' and metric == 'f1' and `class` == 'rare'")["value"].iloc[0]) == 0
     assert fewer.query("over == 'kept' and `class` == 'rare'").empty
     over = {o: float(fewer.query("over == @o and metric == 'macro_f1'")["value"].iloc[0]) for o in ("all", "kept")}
     assert over["kept"] > over["all"]
+    # models are chosen by what validation says of them, which must ask all the same
+    checked = study.prepare(root / "studies" / "tiny.yaml", root, changes)
+    val, (folder,) = checked.dataset.val, (root / "studies" / "tiny" / "runs").glob("fewer-*")
+    rows = data.halves(val).select
+    wanted = f1_score(val.labels[rows], RunFolder(folder).logits("val")[rows].argmax(1), average="macro")
+    assert RunFolder(folder).scores["select"]["macro_f1"] > wanted
+    (told,) = (event.scores for event in events if isinstance(event, ArmEnded) and event.arm.label == "fewer")
+    assert told == pytest.approx((wanted,))
+    assert study.status(checked)["arms"][1]["macro_f1"] == pytest.approx(wanted)
     stack = scores.query("model == 'stack' and metric == 'accuracy' and split == 'test' and over == 'all'")
     assert np.isfinite(stack["value"].astype(float)).all()
 
