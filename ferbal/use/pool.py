@@ -157,11 +157,16 @@ def _ledger(name: str, method: str, folders: Sequence[RunFolder]) -> list[dict[s
     picked = any(folder.about.get("soup", {}).get("kind") == "greedy soup" for folder in folders)
     selected = "select half of validation" + (", adopted ones unknown" if adopted else "")
     selected += ", greedy soups on the blend half too" if picked else ""
+    corrected = dict.fromkeys(folder.about["label"] for folder in folders if folder.about.get("fitted"))
     return [
         {
             "what": "weights of every member",
             "fitted_on": "train" if not adopted else "train, adopted ones unknown",
             "selected_on": selected,
         },
+        *(
+            {"what": f"corrections of {label}", "fitted_on": "blend half of validation", "selected_on": "nothing"}
+            for label in corrected
+        ),
         {"what": f"ensemble {name} ({method})", "fitted_on": fits, "selected_on": "nothing"},
     ]

@@ -78,6 +78,20 @@ def test_a_member_that_knows_the_labels_of_blend_is_refused_and_nothing_is_left(
         folder.save_logits(own, {"val": dataset.val.ids, "test": dataset.test.ids})
 
 
+def test_the_ledger_names_members_that_were_corrected_on_blend(
+    pair: tuple[Path, list[Path]], trained: Trained
+) -> None:
+    root, runs = pair
+    made = pool.combine([*runs, trained("fitted").path], root, "greedy", "corrected")
+    ledger = files.read_json(made.path / "ledger.json")
+    assert [row["what"] for row in ledger] == [
+        "weights of every member",
+        "corrections of fitted",
+        "ensemble corrected (greedy)",
+    ]
+    assert ledger[1]["fitted_on"] == "blend half of validation"
+
+
 def test_a_method_may_be_corrected(pair: tuple[Path, list[Path]]) -> None:
     root, runs = pair
     made = pool.combine(runs, root, "average + offsets")
