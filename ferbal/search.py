@@ -344,10 +344,11 @@ class Search:
 
     def _tried(self) -> list[optuna.trial.FrozenTrial]:
         import optuna
+        from sqlalchemy import make_url
 
-        file = self.database.removeprefix("sqlite:///")
-        if file != self.database and not Path(file).exists():  # asking must not make a database
-            return []
+        kept = make_url(self.database)
+        if kept.get_backend_name() == "sqlite" and not Path(kept.database or "").exists():
+            return []  # asking must not make a database
         try:
             study = optuna.load_study(study_name=self.name, storage=storage(self.database))
         except KeyError:  # the search of this arm has not begun

@@ -283,7 +283,9 @@ class StudyFolder:
 
     @property
     def database(self) -> str:
-        return f"sqlite:///{self.path / 'optuna.db'}"
+        from sqlalchemy import URL
+
+        return URL.create("sqlite", database=str(self.path / "optuna.db")).render_as_string()
 
     @property
     def owner(self) -> str:

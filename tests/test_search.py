@@ -16,6 +16,7 @@ import ferbal.database
 from ferbal.errors import RunError, UsageError
 from ferbal.search import Budget, Choices, Outcome, Point, Pruner, Range, Sampler, Search, Space, Trial
 from ferbal.settings import Arm, Knobs
+from ferbal.store import StudyFolder
 
 ARM = Arm("plain", "plain", "facevgg_small")
 SPACE = Space(Range(1e-4, 1e-1, log=True), Choices((16, 32)), Range(2, 9))
@@ -64,6 +65,16 @@ def test_the_budget_counts_over_all_calls(database: str) -> None:
     assert len(drive(looking(database, unpruned(3)), by_lr)[0]) == 3
     assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 2
     assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 0
+
+
+@pytest.mark.parametrize("place", ["what?now", "100%25 mine", "a#b {ö}"])
+def test_a_search_is_kept_in_its_folder_whatever_that_is_called(tmp_path: Path, place: str) -> None:
+    """Some characters have a meaning in the address of a database."""
+    folder = StudyFolder(tmp_path / place, "tiny")
+    folder.path.mkdir(parents=True)
+    drive(looking(folder.database, unpruned(2)), by_lr)
+    assert [trial["number"] for trial in looking(folder.database, unpruned(2)).trials()] == [0, 1]
+    assert (folder.path / "optuna.db").exists()
 
 
 def test_trials_beyond_the_budget_do_not_count(database: str) -> None:
