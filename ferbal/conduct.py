@@ -189,10 +189,12 @@ def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event
     about = {"run": run.path.name, "message": ""}
     rows = run.checkpoint().rows
     seconds = sum(row["seconds"] for row in rows)
-    for row in rows:  # an interrupted trial may have been stopped between saving an epoch and telling it
-        if trial.report(row["epoch"], row["macro_f1"]):
-            best = max(one["macro_f1"] for one in rows)
-            return (yield from _given_up(arm, number, of, best, row["epoch"], seconds, about))
+    # an interrupted trial may have been stopped between saving an epoch and telling it, or between telling it and
+    # hearing that it is given up: that is decided by all that was told, whichever of these epochs is told again
+    answers = [trial.report(row["epoch"], row["macro_f1"]) for row in rows]
+    if any(answers):
+        best = max(row["macro_f1"] for row in rows if row["stage"] == rows[-1]["stage"])
+        return (yield from _given_up(arm, number, of, best, rows[-1]["epoch"], seconds, about))
     events = _train(work, job, run, role="trial", number=number, of=of, arm=arm)
     try:
         for event in events:

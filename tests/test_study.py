@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from ferbal import conduct, data, files, metrics, spec, study
+from ferbal import conduct, data, engine, files, metrics, spec, study
 from ferbal.errors import RunError, UsageError
 from ferbal.events import ArmEnded, RunEnded, Trained
-from ferbal.search import Point, Search
+from ferbal.search import Point, Search, Trial
 from ferbal.settings import Knobs, Training
 from ferbal.store import RunFolder
 
@@ -344,6 +344,33 @@ def test_a_trial_is_judged_from_the_last_stage_of_its_own_plan(root: Path, monke
     assert next(event.message for event in events if isinstance(event, RunEnded)) == "enough"
     events.close()
     assert judged_from == [range(3, 11), range(9, 11)]
+
+
+def test_a_trial_that_died_as_it_was_given_up_ends_where_it_would_have(root: Path) -> None:
+    checked = study.prepare(root / "studies" / "tiny.yaml", root)
+    arm, _ = checked.plans[0]
+    checked.folder.path.mkdir(parents=True)
+    trial = next(checked.search(arm).run(lambda point: range(2, 4)))
+    rows = [
+        {"epoch": epoch, "stage": min(epoch - 1, 1), "macro_f1": f1, "seconds": 1.0}
+        for epoch, f1 in ((1, 0.9), (2, 0.2), (3, 0.1))
+    ]
+    checked.folder.trial(checked.job(arm, trial.point, conduct.TRIAL_SEED).slug).save_checkpoint(rows, {})
+    told: list[int] = []
+
+    class Poor(Trial):
+        def report(self, epoch: int, macro_f1: float) -> bool:
+            """All three were told before, and each answer follows from all of them."""
+            told.append(epoch)
+            return epoch >= self._judged.start
+
+    poor = Poor(trial.number, trial.point, trial.asked, True, range(2, 4))
+    given = checked.spec
+    where = engine.open(given.engine, checked.dataset, given.training, checked.folder, checked.ahead([arm]))
+    work = conduct._Work(checked, where)
+    (event,) = conduct._try(work, arm, poor, of=1)
+    assert told == [1, 2, 3]
+    assert (event.state, event.epochs, event.score, event.seconds) == ("pruned", 3, 0.2, 3.0)
 
 
 def test_the_folders_of_an_arm_are_told_so_that_a_shell_finds_no_others(tmp_path: Path) -> None:
