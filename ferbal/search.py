@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ferbal import recipe
-from ferbal.database import storage
+from ferbal.database import failure, storage
 from ferbal.errors import RunError, UsageError
 from ferbal.settings import Arm, Knobs
 
@@ -351,9 +351,13 @@ class Search:
             return []  # asking must not make a database
         try:
             study = optuna.load_study(study_name=self.name, storage=storage(self.database))
+            return study.get_trials(deepcopy=False)[: self._most]
         except KeyError:  # the search of this arm has not begun
             return []
-        return study.get_trials(deepcopy=False)[: self._most]
+        except Exception as error:
+            if (told := failure(error)) is not None:
+                raise told from error
+            raise
 
     @property
     def _most(self) -> int:

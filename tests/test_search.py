@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 import ferbal.database
-from ferbal.errors import RunError, UsageError
+from ferbal.errors import FerbalError, RunError, UsageError
 from ferbal.search import Budget, Choices, Outcome, Point, Pruner, Range, Sampler, Search, Space, Trial
 from ferbal.settings import Arm, Knobs
 from ferbal.store import StudyFolder
@@ -65,6 +65,14 @@ def test_the_budget_counts_over_all_calls(database: str) -> None:
     assert len(drive(looking(database, unpruned(3)), by_lr)[0]) == 3
     assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 2
     assert len(drive(looking(database, unpruned(5)), by_lr)[0]) == 0
+
+
+def test_a_database_that_is_none_is_told_in_a_sentence_also_to_who_only_asks(tmp_path: Path) -> None:
+    (tmp_path / "optuna.db").write_bytes(bytes(range(1, 251)) * 20)
+    search = looking(f"sqlite:///{tmp_path / 'optuna.db'}", unpruned(2))
+    for ask in (search.trials, search.chosen):
+        with pytest.raises(FerbalError, match=r"^the search's database: file is not a database; see that it"):
+            ask()
 
 
 @pytest.mark.parametrize("place", ["what?now", "100%25 mine", "a#b {ö}"])
