@@ -26,16 +26,18 @@ import shutil
 import sys
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
 from ferbal import files, remote
-from ferbal.errors import DataError, UsageError
+from ferbal.errors import DataError, UsageError, first_line
 from ferbal.metrics import softmax
 from ferbal.shapes import Float, Int, UInt8
 
@@ -158,7 +160,8 @@ class RunFolder:
     def history(self) -> pd.DataFrame:
         import pandas as pd
 
-        return pd.read_csv(self.path / "history.csv")
+        with self._whole("history.csv") as content:
+            return pd.read_csv(content)
 
     def save_weights(self, weights: dict[str, Tensor]) -> None:
         from safetensors.torch import save
@@ -199,13 +202,14 @@ class RunFolder:
 
     def logits(self, split: str) -> Float[np.ndarray, "n k"]:
         """Logits of a split, in the order of its rows in the data set. A class the model left out has -inf."""
-        with np.load(self.path / "logits.npz") as saved:
+        with self._whole("logits.npz") as content, np.load(content) as saved:
             return np.asarray(saved[split], np.float64)
 
     @property
     def logits_hash(self) -> str:
         """A hash of the logits that are here."""
-        return hashlib.sha256((self.path / "logits.npz").read_bytes()).hexdigest()[:16]
+        with self._whole("logits.npz") as content:
+            return hashlib.sha256(content.getbuffer()).hexdigest()[:16]
 
     def save_blend(self, ids: np.ndarray, labels: Int[np.ndarray, " b"]) -> None:
         """The rows that an ensemble was fitted on, so that it can be fitted again without its data set."""
@@ -239,8 +243,21 @@ class RunFolder:
 
     def rows(self, split: str) -> np.ndarray:
         """The names of the rows whose logits are here, as they lie."""
-        with np.load(self.path / "logits.npz") as saved:
+        with self._whole("logits.npz") as content, np.load(content) as saved:
             return np.asarray(saved[f"{split}_ids"])
+
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[io.BytesIO]:
+        """What is in a file of a complete folder. Raises DataError where it is gone, or cannot be read in here."""
+        path = self.path / name
+        try:
+            yield io.BytesIO(path.read_bytes())
+        except (FileNotFoundError, BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+            what = "is gone" if isinstance(error, FileNotFoundError) else f"is damaged ({first_line(error)})"
+            raise DataError(
+                f"{path} {what}, and the folder is not whole; put it back from a copy, or remove the folder and run "
+                "the study or the command that made it again"
+            ) from None
 
     def _checkpoints(self) -> list[Path]:
         """Newest first."""

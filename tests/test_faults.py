@@ -26,7 +26,7 @@ from ferbal import batches, conduct, data, run, study, train
 from ferbal.augment import View
 from ferbal.dataset import Dataset
 from ferbal.device import Machine, pick
-from ferbal.errors import RunError
+from ferbal.errors import DataError, RunError
 from ferbal.events import Log, Noticed, RunEnded, Started, Trained
 from ferbal.models.build import build
 from ferbal.plan import start
@@ -237,6 +237,24 @@ class TestCheckpoints:
         events = happened(root, FIXED, "final.seeds=1")
         assert notices(events).count("is damaged") == 2
         assert next(event.epoch for event in events if isinstance(event, Trained)) == 1
+
+
+class TestFolders:
+    @pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "emptied"])
+    def test_logits_that_are_gone_or_damaged_are_named_with_what_to_do(self, tmp_path: Path, damage: str) -> None:
+        """As a copy leaves it that was stopped, or that took some kinds of files alone."""
+        folder, path = RunFolder(tmp_path / "run"), tmp_path / "run" / "logits.npz"
+        said, ids = np.arange(600.0).reshape(200, 3) ** 0.5, np.arange(200).astype(str)
+        folder.save_logits({"val": said, "test": said}, {"val": ids, "test": ids})
+        content = bytearray(path.read_bytes())
+        for place in range(100, len(content) // 4):
+            content[place] ^= 1
+        path.write_bytes({"cut": content[:500], "flipped": bytes(content)}.get(damage, b""))
+        if damage == "gone":
+            path.unlink()
+        what = "gone" if damage == "gone" else "damaged"
+        with pytest.raises(DataError, match=rf"run/logits.npz is {what}.* or remove the folder and run the study"):
+            folder.logits("val")
 
 
 class TestDeaths:

@@ -73,7 +73,7 @@ def complaint(tmp_path: Path, text: str, *changes: str) -> str:
             "plain: plain\n  again: plain()",
             "s.yaml:6: strategies.again: the same as 'plain'; every arm",
         ),
-        ("{seeds: 2}", "{seeds: 2}\nensembles: [stack, greedy, stack]", "ensembles.2: 'stack' is the same as 'stack'"),
+        ("{seeds: 2}", "{seeds: 2}\nensembles: [stack, vote, stack]", "ensembles.2: 'stack' is the same as 'stack'"),
         (
             "{seeds: 2}",
             "{seeds: 2}\nensembles: [greedy log loss, greedy log-loss]",
