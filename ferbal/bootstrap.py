@@ -2,8 +2,8 @@
 
 Rows are drawn class by class, so that a resample has as many of each as the test set, by the rescaled bootstrap of
 Rao and Wu 1988 (JASA 83:231): n_k - 1 of n_k, weighted by n_k / (n_k - 1), whose variance is that of n_k new rows
-even where a class has few. Rows that are copies of one picture are drawn together, as one unit. Every run meets the
-same resamples.
+even where a class has few. Rows of a class that are copies of one picture are drawn together, as one unit. Every run
+meets the same resamples.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def score(
 ) -> dict[str, Scores]:
     """Score every run of every arm on the test set and on its resamples.
 
-    group [N]: rows of one number are copies of one picture, and drawn together. Raises DataError for predictions that
-    do not fit the labels.
+    group [N]: rows of one number are copies of one picture, and drawn together where they have one label. Raises
+    DataError for predictions that do not fit the labels.
     """
     for name, arm in arms.items():
         _check(name, arm, len(labels), classes)
@@ -96,10 +96,15 @@ def _check(name: str, arm: Predicted, rows: int, classes: int) -> None:
 def _units(
     labels: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"] | None
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " u"]]:
-    """The unit of each row, 0..U-1, and the class within which each unit is drawn: that of its first row."""
+    """The unit of each row, 0..U-1, and the class within which each unit is drawn.
+
+    Copies of one picture that have different labels are a unit in each class: else it would have more rows in some
+    resamples than in others.
+    """
     if group is None:
         return np.arange(len(labels)), labels
-    _, first, unit = np.unique(group, return_index=True, return_inverse=True)
+    both = np.stack([group, labels])
+    _, first, unit = np.unique(both, axis=1, return_index=True, return_inverse=True)
     return unit.reshape(-1), labels[first]
 
 

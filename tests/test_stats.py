@@ -197,13 +197,18 @@ def test_copies_of_a_picture_make_nothing_surer() -> None:
         assert (doubled.mean, doubled.p) == pytest.approx((one.mean, one.p))
 
 
-def test_copies_with_several_labels_are_drawn_with_the_first() -> None:
-    labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-    group = np.array([7, 8, 9, 7, 10, 11, 12, 13])  # 7 is both of class 0 and of class 1
-    arm = guesses(0.5, 6, 1, labels)
-    scores = score(labels, {"a": arm}, K, group=group, resamples=50)["a"]
-    assert scores.pictures.tolist() == [3, 1, 3]
-    assert 0 <= estimate(scores).macro_f1.interval.low <= estimate(scores).macro_f1.interval.high <= 1
+def test_a_copy_that_has_another_label_is_drawn_in_its_own_class() -> None:
+    """Drawn with the class of the first, it would leave some resamples without a row of its own class."""
+    labels = np.repeat([0, 1, 2], [60, 40, 4])
+    group = np.arange(len(labels))
+    group[-4:] = [3, 3, 5, 7]  # all of class 2 are also pictures of class 0
+    arm = guesses(0.7, 6, 1, labels)
+    found = score(labels, {"a": arm}, K, group=group)["a"]
+    assert found.pictures.tolist() == [60, 40, 3]
+    assert found.resampled[:, :, -1].mean() == pytest.approx(found.seen[:, -1].mean(), abs=0.03)
+    group[-4:-2] = [3, 4]  # and no two of them are of one picture
+    alone = score(labels, {"a": arm}, K)["a"]
+    assert estimate(score(labels, {"a": arm}, K, group=group)["a"]) == estimate(alone)
 
 
 @pytest.mark.parametrize(
