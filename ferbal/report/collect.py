@@ -174,8 +174,8 @@ def _truth(dataset: Dataset, blend: Int[np.ndarray, " b"]) -> Truth:
 def _add(scored: Scored, who: Who, source: Source, run: RunFolder, blend: Int[np.ndarray, " b"]) -> None:
     about = run.about
     val, test = (source.logits(run, name) for name in ("val", "test"))
-    worth = run.scores["blend"]["macro_f1"] if who.kind == "ensemble" else None  # out of fold
-    scored.add(who, val[blend], test, about.get("classes", ()), about.get("becomes", ()), worth)
+    unseen = run.scores["blend"] if who.kind == "ensemble" else None  # out of fold
+    scored.add(who, val[blend], test, about.get("classes", ()), about.get("becomes", ()), unseen)
 
 
 def _about(sources: Sequence[Source], first: Source, labels: Mapping[str, str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -70,12 +71,13 @@ class Scored:
         test: Float[np.ndarray, "n k"],
         known: Sequence[str] = (),
         becomes: Sequence[int] = (),
-        worth: float | None = None,
+        unseen: Mapping[str, float] | None = None,
     ) -> None:
         """Logits of one run over all classes, -inf for those it does not know.
 
         known: the classes it knows, by default all. becomes [K]: the place of each class among them, -1 for none.
-        worth: macro-F1 on blend, where that of these logits would flatter: an ensemble was fitted to these rows.
+        unseen: scores on blend as a whole, by metric, where those of these logits would flatter: an ensemble was
+        fitted to these rows.
         """
         truth, names = self.truth, self.truth.classes
         known, place = known or names, np.array(becomes or range(len(names)))
@@ -87,6 +89,11 @@ class Scored:
             parts.append(("test without twins", test[truth.untwinned], truth.test[truth.untwinned]))
         about = {key: value for key, value in asdict(who).items() if key != "run"}
         for part, logits, labels in parts:
+            if part == "blend" and unseen is not None:
+                for over, metric in product(("all", "kept"), unseen):
+                    row = {"split": part, "over": over, "class": "", "metric": metric, "value": unseen[metric]}
+                    self._scores.append(about | row)
+                continue
             matrix = found[part] = metrics.confusion(labels, metrics.answered(logits, place), len(names))
             head = about | {"split": part}
             for over, square in (("all", matrix), ("kept", own.T @ matrix @ own)):
@@ -98,7 +105,9 @@ class Scored:
             self._matrices[key] = self._matrices.get(key, 0) + matrix
         # single precision halves what hundreds of runs keep in memory
         said = blend.astype(np.float32), metrics.softmax(test).astype(np.float32)
-        if worth is None:
+        if unseen is not None:
+            worth = unseen["macro_f1"]
+        else:
             worth = metrics.macro_f1(found["blend"]) if "blend" in found else float("nan")
         self._said[who] = _Said(*said, metrics.answered(test, place), worth)
 

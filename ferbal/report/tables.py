@@ -47,8 +47,9 @@ class Tables:
                 energy_of (whose: "CPU", "GPU and CPU"), and whatever else the search has set, by name
                 (`focal.gamma`): one row a final run
     scores      model, kind ("arm" | "ensemble"), strategy, backbone, seed (-1 for ensembles), split ("blend" |
-                "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value
-    confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm
+                "test" | "test without twins"), over ("kept" | "all"), class ("" for the whole), metric, value; of an
+                ensemble on blend, which it was fitted to, those out of fold, for the whole alone
+    confusion   model, kind, split, true, predicted, count: summed over the seeds of an arm; of ensembles not on blend
     intervals   model, class ("" for the whole), metric, seeds, mean, low, high, note: of test over all classes, 95 %
     comparisons model, baseline, class, metric, seeds, mean, low, high, p, adjusted, significant, seeds_needed,
                 more_right, rows, note: each arm less the baseline on its backbone, as `stats.Comparison` has it

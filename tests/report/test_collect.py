@@ -388,7 +388,11 @@ def test_the_ensemble_that_is_best_out_of_fold_is_chosen(tmp_path: Path) -> None
         said = {"val": np.eye(3)[val.labels] * (9 if method == "stack" else 0), "test": folder.logits("test")}
         folder.save_logits(said, {"val": val.ids, "test": made.dataset.test.ids})
         files.write_json(folder.path / "scores.json", folder.scores | {"blend": {"macro_f1": expected}})
-    assert study.report(made).found.duels["first"].iloc[0] == "average", "the stack knows blend by heart, and no more"
+    found = study.report(made).found
+    assert found.duels["first"].iloc[0] == "average", "the stack knows blend by heart, and no more"
+    told = found.scores.query("kind == 'ensemble' and split == 'blend' and over == 'all'")
+    assert told.set_index("model")["value"].to_dict() == {"average": 0.6, "stack": 0.4}
+    assert set(found.confusion.query("kind == 'ensemble'")["split"]) == {"test"}
 
 
 def test_an_oracle_is_right_where_any_run_is(fixed: Tables) -> None:
