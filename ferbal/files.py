@@ -38,6 +38,12 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # the rename itself must survive a power cut
+        except OSError as error:
+            if error.errno not in (
+                errno.EINVAL,
+                errno.EOPNOTSUPP,
+            ):  # some network file systems know no flushed folders
+                raise
         finally:
             os.close(folder)
 

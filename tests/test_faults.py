@@ -3,15 +3,18 @@ happen, and the study says what it was, loses nothing, and goes on."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import torch
 from conftest import STUDY, table
 from torch import Tensor, nn
 
-from ferbal import batches, conduct, data, run, study, train
+from ferbal import batches, conduct, data, files, run, study, train
 from ferbal.augment import View
 from ferbal.dataset import Dataset
 from ferbal.device import Machine, pick
@@ -200,6 +203,21 @@ class TestDisk:
         happened(root)
         assert bits(place) == bits(root)
         assert not list(place.rglob(".*.partial"))
+
+    @pytest.mark.parametrize(
+        ("refused", "passes"), [(errno.EINVAL, True), (errno.EOPNOTSUPP, True), (errno.EIO, False)]
+    )
+    def test_a_file_system_that_cannot_flush_a_folder_will_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int, passes: bool
+    ) -> None:
+        def flushed(number: int) -> None:
+            if stat.S_ISDIR(os.fstat(number).st_mode):
+                raise OSError(refused, os.strerror(refused))
+
+        monkeypatch.setattr(os, "fsync", flushed)
+        with nullcontext() if passes else pytest.raises(OSError, match="Input/output error"):
+            files.write_text(tmp_path / "one.txt", "whole")
+        assert (tmp_path / "one.txt").read_text() == "whole"
 
 
 class TestCheckpoints:
