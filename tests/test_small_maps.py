@@ -39,7 +39,7 @@ def both(**how: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
     return ours, theirs
 
 
-def passed(layer: nn.Conv2d, images: Tensor, bf16: bool = False) -> dict[str, Tensor]:
+def passed(layer: nn.Module, images: Tensor, bf16: bool = False) -> dict[str, Tensor]:
     """What a layer says, and the gradients of its weights and of what it was given, for a loss that is not linear."""
     given = images.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -112,6 +112,20 @@ def test_evaluated_it_is_torchs_convolution_which_can_be_exported() -> None:
     assert torch.equal(ours.eval()(images), theirs(images))
     program = torch.export.export(ours, (images,))
     assert "conv2d" in program.graph_module.code
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("side", [2, 5])
+def test_what_follows_may_act_in_place(side: int, kernel: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, _ = both(kernel_size=kernel, padding=kernel // 2, bias=bias)
+    images = torch.randn(6, 5, side, side).contiguous(memory_format=torch.channels_last)
+    apart, in_place = (nn.Sequential(layer, nn.ReLU(inplace=inplace)) for inplace in (False, True))
+    expected = passed(apart, images)
+    layer.zero_grad()
+    for name, value in passed(in_place, images).items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_what_is_frozen_has_no_gradient() -> None:

@@ -73,8 +73,13 @@ class _Products(torch.autograd.Function):
         ctx.stride, ctx.padding, ctx.whole = stride, padding, whole
         if not whole:
             return functional.conv2d(given, weight, bias, stride, padding)
-        patches, shape = _patches(given, weight, stride, padding)
-        return functional.linear(patches, _rows(weight), bias).view(*shape, -1).permute(0, 3, 1, 2)
+        patches, (batch, height, width) = _patches(given, weight, stride, padding)
+        size = (batch, len(weight), height, width)
+        # no view of the product: what follows may act in place, as VGG's ReLU, which autograd forbids on one
+        said = torch.empty(size, dtype=given.dtype, memory_format=torch.channels_last)
+        places, kernels = said.permute(0, 2, 3, 1).view(len(patches), -1), _rows(weight).T
+        torch.mm(patches, kernels, out=places) if bias is None else torch.addmm(bias, patches, kernels, out=places)
+        return said
 
     @staticmethod
     @once_differentiable
