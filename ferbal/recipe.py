@@ -8,13 +8,15 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from ferbal.errors import UsageError, nearest
-from ferbal.plan import Strategy, chain
+from ferbal.plan import Plan, Strategy, chain
 from ferbal.strategies import CATALOGUE
 
 GROUP = "ferbal.strategies"
@@ -126,9 +128,36 @@ def _strategy(node: ast.expr, text: str) -> Strategy:
         strategy = factory(*positional, **named)
     except TypeError as error:
         raise UsageError(f"recipe {text!r}: {name}: {error}; it takes {signature(factory)}") from None
+    except UsageError:
+        raise
+    except Exception as error:  # somebody else's strategy may fail in any way
+        raise UsageError(f"recipe {text!r}: {_raised(name, error)}") from error
     if not callable(strategy):
         raise UsageError(f"recipe {text!r}: {name} gave {strategy!r}, which is no function Plan -> Plan")
-    return strategy
+    return strategy if name in CATALOGUE else _watched(strategy, name)
+
+
+def _watched(strategy: Strategy, name: str) -> Strategy:
+    """A strategy of somebody else's, whose mistakes are one message and not the end of ferbal."""
+
+    def apply(plan: Plan) -> Plan:
+        try:
+            changed = strategy(plan)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(_raised(name, error)) from error
+        if not isinstance(changed, Plan):
+            raise UsageError(f"{name}: it gave {changed!r} where it must return a Plan")
+        return changed
+
+    return apply
+
+
+def _raised(name: str, error: Exception) -> str:
+    """Which error a strategy raised, and where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{name} raised {type(error).__name__}: {error} ({Path(last.filename).name}:{last.lineno})"
 
 
 def signature(factory: Callable[..., Strategy]) -> str:

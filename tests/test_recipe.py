@@ -335,6 +335,23 @@ def test_a_plugin_that_gives_no_function_is_a_usage_error(tmp_path: Path, writte
         recipe.parse("lying")
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("raise ValueError('3 is too much')", "mine.odd raised ValueError: 3 is too much (mine.py:3)"),
+        ("return lambda plan: plan.classes['x']", "mine.odd raised TypeError: tuple indices must be integers"),
+        ("return lambda plan: None", "mine.odd: it gave None where it must return a Plan"),
+    ],
+)
+def test_a_mistake_in_a_strategy_of_ones_own_is_a_usage_error_that_says_where(
+    written: Write, body: str, message: str
+) -> None:
+    written("mine", f"from ferbal.plan import Strategy\ndef odd() -> Strategy:\n    {body}\n")
+    with pytest.raises(UsageError) as error:
+        recipe.parse("plain | mine.odd")(plan_of())
+    assert message in str(error.value)
+
+
 def test_a_signature_shows_parameters_and_defaults_without_types() -> None:
     assert recipe.signature(CATALOGUE["focal"]) == "(gamma=2.0)"
     assert recipe.signature(CATALOGUE["deferred"]) == "(inner, after=0.8)"
