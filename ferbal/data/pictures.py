@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO
 from os import cpu_count
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +100,8 @@ class Pictures:
                 raise Unreadable("is an empty file")
             with Image.open(file) as image:
                 _check(image, file)
-                turned = image.getexif().get(0x0112, 1) >= 5  # orientation: on its side
+                # orientation: on its side, as Pillow tells a TIFF's size already
+                turned = image.getexif().get(0x0112, 1) >= 5 and image.format != "TIFF"
                 return (image.size[::-1] if turned else image.size), image.mode in GRAY, ""
         except Exception as error:  # Pillow raises as many kinds as it knows formats
             return (0, 0), True, _reason(error)
@@ -114,7 +116,7 @@ class Pictures:
     def _decoded(self, file: Path) -> np.ndarray:
         from PIL import Image, ImageOps
 
-        with Image.open(file) as image:
+        with _unmapped(file) as opened, Image.open(opened) as image:
             size = self.how.size
             if size and self.how.find is None:
                 image.draft(None, (2 * size, 2 * size))  # a JPEG is decoded near its final size, four times as fast
@@ -159,18 +161,21 @@ def photo(source: Path | bytes, near: int | None = None) -> UInt8[np.ndarray, "h
 
     near: the side that it will be resized to, for JPEGs are decoded faster in a size near to that. Raises Unreadable.
     """
-    from io import BytesIO
-
     from PIL import Image, ImageOps
 
     try:
-        with _no_warnings(), Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _no_warnings(), _unmapped(source) as opened, Image.open(opened) as image:
             _check(image, None if isinstance(source, bytes) else source)
             if near:
                 image.draft(None, (2 * near, 2 * near))
             return np.asarray(eight_bit(ImageOps.exif_transpose(image)))
     except Exception as error:  # Pillow raises as many kinds as it knows formats
         raise Unreadable(_reason(error)) from None
+
+
+def _unmapped(source: Path | bytes) -> BufferedReader | BytesIO:
+    """A picture's bytes, to be read: TIFFs that Pillow is given by name it maps, and then leaves on their side."""
+    return BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
 def framed(

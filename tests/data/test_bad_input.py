@@ -443,12 +443,14 @@ def test_bytes_stored_as_long_numbers_stay_bytes_and_floats_are_refused(tmp_path
         decoded(tmp_path / "float.tif")
 
 
-def test_a_photo_on_its_side_is_turned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["png", "webp", "tif"])
+def test_a_photo_on_its_side_is_turned(ending: str, tmp_path: Path) -> None:
     image = Image.fromarray(np.repeat([[255], [0]], [4, 12], axis=0).astype(np.uint8).repeat(8, 1))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
-    image.save(tmp_path / "side.png", exif=exif)
-    turned = decoded(tmp_path / "side.png")[0]
+    image.save(tmp_path / f"side.{ending}", exif=exif, lossless=True)
+    turned = decoded(tmp_path / f"side.{ending}")[0]
+    assert np.array_equal(pictures.photo(tmp_path / f"side.{ending}").reshape(8, 16, -1)[:, :, 0], turned)
     assert turned.shape == (8, 16)
     assert turned[:, -4:].min() == 255
     assert turned[:, :12].max() == 0
