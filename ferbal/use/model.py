@@ -18,7 +18,7 @@ from ferbal.device import Machine
 from ferbal.errors import DataError
 from ferbal.run import over_all
 from ferbal.settings import Tta
-from ferbal.shapes import Float, Int, UInt8
+from ferbal.shapes import Float, Int, Real, UInt8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +93,13 @@ class Model:
     path: Path | None
     about: dict[str, Any]
 
-    def logits(self, images: UInt8[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:
-        """Corrected logits of images [N,C,H,W] or [N,H,W], gray or in colour; -inf for a class it does not know."""
+    def logits(self, images: Real[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:
+        """Corrected logits of images [N,C,H,W] or [N,H,W], gray or in colour; -inf for a class it does not know.
+
+        Raises DataError where they are not uint8: of other numbers nobody knows which of them is white.
+        """
+        if images.dtype != np.uint8:
+            raise DataError(f"images are {images.dtype}; give uint8, of values from 0 (black) to 255 (white)")
         return self.body.logits(images[:, None] if images.ndim == 3 else images)
 
     def probabilities(self, images: UInt8[np.ndarray, "n *c h w"]) -> Float[np.ndarray, "n k"]:

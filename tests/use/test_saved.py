@@ -79,6 +79,13 @@ def test_colour_is_made_gray_as_pillow_does_it(base: Path, trained: Trained) -> 
         model.logits(colour[:, :2])
 
 
+def test_pictures_whose_white_is_not_255_are_refused(base: Path, trained: Trained) -> None:
+    model, images = saved.load(trained().path), data.open("tiny", base).test.images[:5]
+    for scaled in ((images / 255).astype(np.float32), images.astype(np.uint16) * 257):
+        with pytest.raises(DataError, match=rf"images are {scaled.dtype}; give uint8, of values from 0"):
+            model.logits(scaled)
+
+
 @pytest.mark.parametrize("method", ["average", "weighted", "greedy", "stack"])
 def test_a_loaded_ensemble_says_on_pictures_what_it_said_of_logits(
     base: Path, trained: Trained, tmp_path: Path, method: str
