@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from ferbal import __version__, metrics
+from ferbal.data.table import FER2013
 from ferbal.dataset import Dataset
 from ferbal.store import RunFolder
 from ferbal.use import scores
 from ferbal.use.model import Model
 
 FRONT = "---\nlibrary_name: timm\npipeline_tag: image-classification\ntags: [image-classification, timm, ferbal]\n---"
+
+EXPRESSIONS = {*FER2013, "contempt"}
+"""Classes by which a data set is known to show faces."""
 
 
 def text(model: Model, config: dict[str, Any], dataset: Dataset | None) -> str:
@@ -125,14 +129,18 @@ def _scores(model: Model, dataset: Dataset | None) -> str:
 def _limits(model: Model, config: dict[str, Any]) -> str:
     left_out = [name for name in model.classes if name not in config["label_names"]]
     lines = [
-        "- It says one of its classes of any picture, of one without a face too. Its probabilities are as calibrated "
-        "as the error above tells, and on pictures like those of its data set only.",
-        "- A face must fill the picture as in that data set; `ferbal predict --faces` cuts faces out first.",
-        "- An expression in a photo is not what a person feels. Labels are those of the data set's annotators, who "
-        "agree in part only; the scores of rare classes rest on few rows, as their intervals show.",
-        "- Who is in the data set, by age, sex or origin, was not recorded, so scores by group are not known. Do not "
-        "decide about people by it.",
+        "- It says one of its classes of any picture, of one that shows none of them too. Its probabilities are as "
+        "calibrated as the error above tells, and on pictures like those of its data set only.",
+        "- Labels are those of the data set's annotators, who agree in part only; the scores of rare classes rest on "
+        "few rows, as their intervals show.",
     ]
+    if EXPRESSIONS & {name.casefold() for name in model.classes}:
+        lines += [
+            "- A face must fill the picture as in that data set; `ferbal predict --faces` cuts faces out first. An "
+            "expression in a photo is not what a person feels.",
+            "- Who is in the data set, by age, sex or origin, was not recorded, so scores by group are not known. Do "
+            "not decide about people by it.",
+        ]
     if left_out:
         lines.insert(0, f"- It does not know {', '.join(left_out)}, and never says so.")
     return "\n".join([*lines, "", f"Made by ferbal {__version__}."])

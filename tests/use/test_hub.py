@@ -89,6 +89,19 @@ def test_the_card_tells_data_protocol_scores_and_limits(base: Path, trained: Tra
     assert "Not measured at export" in card.text(model, config, None)
 
 
+def test_the_card_speaks_of_faces_where_the_classes_are_expressions_alone(trained: Trained) -> None:
+    model = saved.load(trained().path)
+    config = {
+        "architecture": "facevgg_small",
+        "label_names": list(model.classes),
+        "pretrained_cfg": {"input_size": [1, 16, 16]},
+        "ferbal": {"own_net": False},
+    }
+    assert "face" not in card.text(model, config, None).partition("## Known limits")[2]
+    faces = replace(model, classes=("Happy", "sad", "neutral"))
+    assert "A face must fill the picture" in card.text(faces, config, None)
+
+
 def test_the_card_scores_what_is_exported_which_averages_no_views(
     base: Path, trained: Trained, tmp_path: Path
 ) -> None:
