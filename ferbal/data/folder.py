@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, label_names, shown
+from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, class_name, label_names, shown
 from ferbal.errors import DataError
 
 LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional), or <class>/*.jpg"
@@ -95,7 +95,7 @@ def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterato
         for file in _images(place):
             folder, *deeper = file.relative_to(place).parts
             if deeper:
-                yield file, part, shown(folder)
+                yield file, part, class_name(shown(folder))
             elif part == "test":
                 yield file, UNLABELLED, ""
     for file in _images(top) if not splits else ():
@@ -104,7 +104,7 @@ def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterato
         if deeper and called == "test":
             yield file, UNLABELLED, ""
         elif deeper and (not called or folder == like_a_split):
-            yield file, "", shown(folder)
+            yield file, "", class_name(shown(folder))
 
 
 def _layout(top: Path) -> tuple[dict[str, Path], str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ferbal.data import csv_text
 from ferbal.data.pictures import FORMATS, Decoding, Pictures
-from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, check_classes, label_names
+from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, check_classes, class_name, label_names
 from ferbal.errors import DataError
 
 PATH: Final = ("path", "file", "filename", "filepath", "image", "image_path", "pth")
@@ -57,7 +57,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
             bad.append((f"row {number + 1}", what))
             continue
         files.append(path.parent / cells[named])
-        labels.append(cells[labelled])
+        labels.append(class_name(cells[labelled]))
         split.append(UNLABELLED if not labels[-1] else "" if divided < 0 else SPLIT_OF[cells[divided].lower()])
         places.append(number)
     skipped = Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip_bad)
@@ -88,7 +88,9 @@ def images(path: Path) -> dict[Path, str]:
         rows = csv_text.rows(path, strict=False)
     except DataError:
         return {}
-    listed = ((row[named].strip(), row[labelled].strip()) for row in rows if len(row) > max(named, labelled))
+    listed = (
+        (row[named].strip(), class_name(row[labelled].strip())) for row in rows if len(row) > max(named, labelled)
+    )
     return {path.parent / text: label for text, label in listed if not _unusable(path.parent / text, text)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,6 +106,11 @@ class Problems:
             + "\n".join(shown)
             + "\nNothing was imported; mend or remove them, or leave them out with --skip-bad"
         )
+
+
+def class_name(text: str) -> str:
+    """A class as it is typed: macOS keeps accents in names of files, and in its zip files, apart from letters."""
+    return unicodedata.normalize("NFC", text)
 
 
 def label_names(names: set[str]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -215,6 +216,17 @@ def test_a_zip_that_holds_its_own_folder_is_read(tmp_path: Path, name: str) -> N
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr(zipfile.ZipInfo(name), b"")
     assert counts(archive) == {"train": 12, "val": 12, "test": 12}
+
+
+def test_a_class_is_one_however_its_accents_are_written(tmp_path: Path) -> None:
+    apart = unicodedata.normalize("NFD", "café")
+    tree = pictures(tmp_path / "tree", [f"{split}/{name}" for split in ("train", "val") for name in ("café", "tea")])
+    pictures(tree, [f"test/{name}" for name in (apart, "tea")])
+    assert imported(tree)["classes"] == ["café", "tea"]
+    flat = pictures(tmp_path / "flat", [apart, "tea"], 12)
+    assert imported(flat)["classes"] == ["café", "tea"]
+    listed(flat, lambda file: unicodedata.normalize("NFD" if file.stem in "246" else "NFC", file.parent.name))
+    assert imported(flat / "labels.csv")["classes"] == ["café", "tea"]
 
 
 def test_names_that_are_no_utf8_are_spelled_out(tmp_path: Path) -> None:
