@@ -38,6 +38,7 @@ else:
     _unchecked = no_type_check
 
 SMALLEST = 8  # side of an image that a net is given
+COLOURS = 4  # channels of a picture at most, transparency included
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn says no types
@@ -187,11 +188,16 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
             low, high = self.range_
             scaled = (X.astype(np.float64) - low) / ((high - low) or 1.0) * 255
             X = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
-        if X.ndim == 4:
-            return X
         if X.ndim == 3:
             return X[:, None]
-        return X.reshape(len(X), *self._shape(X.shape[1]))
+        images = X if X.ndim == 4 else X.reshape(len(X), *self._shape(X.shape[1]))
+        _, channels, height, width = images.shape
+        if channels > COLOURS >= width:  # it would train, on rows of pixels for channels
+            raise ValueError(
+                f"images are [N, C, H, W], channels first, but these have {channels} channels of {height} x {width} "
+                "pixels; of [N, H, W, C] give X.transpose(0, 3, 1, 2)"
+            )
+        return images
 
     def _shape(self, features: int) -> tuple[int, int, int]:
         """Channels, height and width of flat rows."""

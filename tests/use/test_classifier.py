@@ -64,6 +64,16 @@ def test_it_learns_from_images_in_every_shape(images: tuple[np.ndarray, np.ndarr
         Classifier(image_shape=(4, 4), **SMALL).fit(X.reshape(len(X), -1), y)
 
 
+def test_images_whose_channels_come_last_are_refused(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    for channels in (1, 3):
+        last = np.repeat(X, channels, axis=1).transpose(0, 2, 3, 1)
+        with pytest.raises(ValueError, match=rf"16 channels of 16 x {channels} pixels; of \[N, H, W, C\] give"):
+            Classifier(**SMALL).fit(last, y)
+        with pytest.raises(ValueError, match="channels first"):
+            Classifier(image_shape=(16, 16, channels), **SMALL).fit(last.reshape(len(X), -1), y)
+
+
 def test_a_data_set_is_made_in_the_memory_of_its_images() -> None:
     images = np.random.default_rng(0).integers(0, 200, (400, 3, 100, 100), dtype=np.uint8)
     tracemalloc.start()
