@@ -47,6 +47,7 @@ def named(what: str, stdin: Callable[[], bytes]) -> list[tuple[str, Path | bytes
     path = Path(what)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS and file.is_file())
+        found = [file for file in found if not any(map(_hidden, file.relative_to(path).parts))]
         if not found:
             raise DataError(f"{path}: no picture in this folder; known are {', '.join(FORMATS)}")
         return [(str(file), file) for file in found]
@@ -124,6 +125,11 @@ def _seen(
         return [(name, face.box, image, "") for face, image in zip(found, images, strict=True)]
     except Unreadable as error:
         return [(name, None, None, str(error))]
+
+
+def _hidden(name: str) -> bool:
+    """Of a file or a folder that importing passes over too, such as what macOS keeps beside each picture."""
+    return name.startswith((".", "__MACOSX"))
 
 
 def _piped(content: bytes) -> list[tuple[str, Path | bytes]]:

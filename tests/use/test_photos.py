@@ -90,6 +90,14 @@ def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
         photos.named(str(tmp_path), bytes)
 
 
+def test_what_importing_passes_over_in_a_folder_is_no_picture(tmp_path: Path) -> None:
+    for place in ("one.png", ".hidden/two.png", "__MACOSX/three.png", "in/._four.png", "in/five.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    named = photos.named(str(tmp_path), bytes)
+    assert [Path(name).name for name, _ in named] == ["five.png", "one.png"]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (said,) = photos.answers(photos.named(str(tmp_path / "none.png"), bytes), brightness, SHAPE)
     assert said.wrong == "does not exist"
