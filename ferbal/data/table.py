@@ -118,7 +118,7 @@ def label_names(names: set[str]) -> tuple[str, ...]:
     if names == set(FER2013):
         return FER2013
     if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=lambda name: (int(name), name)))  # 1 and 01 are two classes
     return tuple(sorted(names))
 
 

@@ -19,6 +19,7 @@ from ferbal import data
 from ferbal.data import demo_files
 from ferbal.data.demo import CLASSES
 from ferbal.data.storage import Rows
+from ferbal.data.table import label_names
 from ferbal.errors import DataError, UsageError
 
 
@@ -161,6 +162,10 @@ def test_classes_that_are_numbers_can_be_named(tmp_path: Path) -> None:
     assert named["counts"] == plain["counts"]
     with pytest.raises(DataError, match=r"2 names for the 7 classes 1, 2, 3"):
         data.import_(tmp_path / "DATASET", tmp_path / "data" / "z", data.Options(classes=("a", "b")))
+
+
+def test_classes_of_one_number_have_one_order() -> None:
+    assert label_names({"10", "1", "2", "001", "01"}) == ("001", "01", "1", "2", "10")
 
 
 @pytest.mark.parametrize(("mode", "gray", "channels"), [("L", False, 1), ("RGB", False, 3), ("RGB", True, 1)])
