@@ -41,8 +41,10 @@ def as_json(answers: list[Answer], classes: tuple[str, ...], top: int, faces: bo
 
 
 def as_csv(answers: list[Answer], classes: tuple[str, ...], top: int, faces: bool) -> None:
+    from ferbal.use.photos import BOX
+
     out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow(["image", *(["left", "top", "width", "height"] if faces else []), "class", "probability", *classes])
+    out.writerow(["image", *(BOX if faces else []), "class", "probability", *classes])
     for one in answers:
         assert one.probabilities is not None
         (name, share), *_ = _best(one, classes, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ferbal.errors import DataError
 from ferbal.run import over_all
 from ferbal.settings import Tta
 from ferbal.shapes import Float, Int, Real, UInt8
+from ferbal.use import photos
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,6 +110,30 @@ class Model:
     def predict(self, images: UInt8[np.ndarray, "n *c h w"]) -> pd.DataFrame:
         """A row for each image: its `class`, the `probability` of that, and a column for each class."""
         return as_frame(self.probabilities(images), self.classes)
+
+    def predict_files(self, files: str | Path | Iterable[str | Path], *, faces: bool = False) -> pd.DataFrame:
+        """`predict` of pictures in files, or in folders: a row for each, or for each face found in it, largest first.
+
+        `image`, its name, comes first, with `faces` also `left`, `top`, `width` and `height` of the face in pixels.
+        `wrong` comes last: why nothing is said of a picture, else "". Raises DataError for a folder without one.
+        """
+        import pandas as pd
+
+        some = [files] if isinstance(files, str | Path) else files
+        named = [one for file in some for one in photos.named(str(file), bytes)]
+        said = list(photos.answers(named, self.probabilities, self.shape, faces=faces))
+        good = {place: one.probabilities for place, one in enumerate(said) if one.probabilities is not None}
+        told = as_frame(np.array([*good.values()]).reshape(-1, len(self.classes)), self.classes).set_axis([*good])
+        boxes = pd.DataFrame([one.box or (None,) * 4 for one in said], columns=photos.BOX, dtype="Int64")
+        return pd.concat(
+            [
+                pd.Series([one.name for one in said], name="image", dtype=object),
+                *([boxes] if faces else []),
+                told.reindex(range(len(said))),
+                pd.Series([one.wrong for one in said], name="wrong", dtype=object),
+            ],
+            axis=1,
+        )
 
     def seeing(self, tta: Tta) -> Model:
         """The same model, each of its networks with this test-time augmentation."""

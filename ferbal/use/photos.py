@@ -22,6 +22,7 @@ AT_ONCE = 256  # pictures that are in memory at the same time
 STDIN = "-"
 
 Box = tuple[int, int, int, int]
+BOX = ["left", "top", "width", "height"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -66,6 +67,28 @@ def test_predictions_are_a_table_with_a_column_for_each_class(base: Path, traine
     assert [told.loc[row, name] for row, name in enumerate(told["class"])] == told["probability"].tolist()
     assert model.predict(images[:, 0]).equals(told)
     assert len(model.predict(images[:0])) == 0
+
+
+def test_predictions_of_files_are_those_of_their_pictures(base: Path, trained: Trained, tmp_path: Path) -> None:
+    from PIL import Image
+
+    model, images = ferbal.load(trained().path), data.open("tiny", base).test.images[:3]
+    paths = [tmp_path / f"{name}.png" for name in "acd"]
+    for file, image in zip(paths, images, strict=True):
+        Image.fromarray(image[0]).save(file)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    told = model.predict_files(tmp_path)
+    assert list(told.columns) == ["image", *model.predict(images).columns, "wrong"]
+    assert [Path(name).name for name in told["image"]] == ["a.png", "b.png", "c.png", "d.png"]
+    assert (told["wrong"] != "").tolist() == told["class"].isna().tolist() == [False, True, False, False]
+    answered = told.drop(index=1).reset_index(drop=True)
+    assert answered[model.predict(images).columns].equals(model.predict(images))
+    assert model.predict_files([str(file) for file in paths]).equals(answered)
+    assert model.predict_files(paths[0])["class"].tolist() == answered["class"].tolist()[:1]
+    assert len(model.predict_files([])) == 0
+    Image.new("L", (200, 200), 128).save(tmp_path / "empty.png")
+    boxed = model.predict_files(tmp_path / "empty.png", faces=True) if importlib.util.find_spec("cv2") else None
+    assert boxed is None or boxed["wrong"].tolist() == ["no face was found"]
 
 
 def test_colour_is_made_gray_as_pillow_does_it(base: Path, trained: Trained) -> None:
