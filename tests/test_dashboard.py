@@ -111,6 +111,7 @@ def test_the_dashboard_shows_the_arms_their_plans_and_the_figures_of_a_trial(sea
 
         page.get_by_label("show artifact table").click()
         page.get_by_role("columnheader", name="macro_f1").wait_for()
+        page.goto("about:blank")  # or it may ask on, and be hung up on as the server ends
 
 
 @needs_browser
@@ -124,6 +125,7 @@ def test_the_dashboard_waits_for_a_study_that_is_writing(searched: Path, page: P
             page.goto(address)
             page.get_by_text("plain · facevgg_small", exact=False).first.wait_for()
             release.join()
+        page.goto("about:blank")  # or it may ask on, and be hung up on as the server ends
 
 
 def test_ctrl_c_ends_it_without_a_word(searched: Path) -> None:
