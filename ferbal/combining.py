@@ -10,8 +10,8 @@ import numpy as np
 from ferbal import data, ensemble, files
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError
+from ferbal.run_folder import RunFolder
 from ferbal.shapes import Float
-from ferbal.store import RunFolder
 
 REVISION = 2  # raised when the same members would be combined otherwise: older ensembles are made again
 

@@ -19,9 +19,9 @@ from ferbal.errors import DiedError, RefusedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Plan
 from ferbal.run import Job
+from ferbal.run_folder import RunFolder
 from ferbal.search import Point
 from ferbal.settings import Arm
-from ferbal.store import RunFolder
 from ferbal.study import Report, Study, cautions, changed, combine, report, trials_left, versions
 
 TRIAL_SEED = 0  # which no final run has

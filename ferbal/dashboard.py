@@ -21,8 +21,8 @@ import numpy as np
 from ferbal import database, files, recipe
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Stage
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm
-from ferbal.store import RunFolder
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

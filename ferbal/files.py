@@ -71,5 +71,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, default: Any = None) -> Any:
+    """default: what a file that is not there says. Without one it is a FileNotFoundError."""
+    if default is not None and not path.exists():
+        return default
     return json.loads(path.read_text(encoding="utf-8"))

@@ -22,9 +22,10 @@ from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
 from ferbal.plan import Adjust, LinearClassifier, Plan, cross_entropy, start
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
 from ferbal.shapes import Float, Int
-from ferbal.store import RunFolder, slug
+from ferbal.store import slug
 from ferbal.strategies.losses import smoothed
 
 if TYPE_CHECKING:

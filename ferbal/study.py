@@ -25,12 +25,13 @@ from ferbal.events import Combined, Log, Noticed
 from ferbal.models import weights_file
 from ferbal.plan import Plan
 from ferbal.run import Job, plan_for
+from ferbal.run_folder import RunFolder
 from ferbal.search import Point, Search
 from ferbal.settings import Arm, Knobs
 from ferbal.shapes import Int
 from ferbal.spec import StudySpec
 from ferbal.standing import after
-from ferbal.store import RunFolder, StudyFolder
+from ferbal.store import StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 
 RECIPES = {
     "plain": "plain",

@@ -9,8 +9,8 @@ from ferbal.data.table import Table
 from ferbal.dataset import Dataset
 from ferbal.plan import Plan
 from ferbal.run import over_all, plan_for
+from ferbal.run_folder import RunFolder
 from ferbal.search import Choices, Values
-from ferbal.store import RunFolder
 from ferbal.study import Study
 
 

@@ -10,8 +10,8 @@ import pytest
 from ferbal import data, metrics, run
 from ferbal.device import Machine, pick
 from ferbal.report.scored import Scored, Truth, Who
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 from ferbal.strategies import CATALOGUE, features
 
 OWN = {

@@ -14,8 +14,8 @@ from ferbal import data, run
 from ferbal.device import Machine, pick
 from ferbal.energy import Meter
 from ferbal.run import Job, execute
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 from ferbal.train import Epoch, Row
 
 Recorded = Callable[[float, float, int], tuple[Generator[Any, None, Any], list[int]]]

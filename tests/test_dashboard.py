@@ -21,7 +21,7 @@ from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
 from ferbal import conduct, dashboard, study
 from ferbal.errors import UsageError
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome here")

@@ -25,7 +25,7 @@ from ferbal.device import Machine
 from ferbal.engine import EngineSpec, Progress, Running, Workload, several
 from ferbal.engine.local import Local
 from ferbal.errors import DataError, DiedError, RefusedError, RunError, UsageError
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 
 CASES = {
     "learns": Case(

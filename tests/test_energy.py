@@ -14,8 +14,8 @@ from ferbal import data, energy
 from ferbal.device import Machine, pick
 from ferbal.energy import Counter, Meter, meter
 from ferbal.run import Job, execute
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -33,9 +33,9 @@ from ferbal.errors import DataError, RunError
 from ferbal.events import Log, Noticed, RunEnded, Started, Trained
 from ferbal.models.build import build
 from ferbal.plan import start
+from ferbal.run_folder import RunFolder
 from ferbal.search import Point
 from ferbal.settings import Knobs, Training
-from ferbal.store import RunFolder
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
 TRAINING = Training(epochs=2, image_size=32, augment="light", ema=0.0, precision="fp32")

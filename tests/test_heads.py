@@ -20,8 +20,8 @@ from ferbal.models import optimizers as which
 from ferbal.models.build import build
 from ferbal.plan import Head, Stage, start
 from ferbal.recipe import parse
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 
 TRAINING = Training(image_size=32)
 

@@ -18,8 +18,8 @@ from ferbal.errors import DataError, UsageError
 from ferbal.models import pretrained, weights_file
 from ferbal.models.build import build
 from ferbal.plan import Head
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 
 COLOUR = "test_resnet"
 

@@ -19,9 +19,9 @@ from ferbal import conduct, own_code, run, study
 from ferbal.device import Machine
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError
 from ferbal.events import Reported, RunEnded, Started, Trained
+from ferbal.run_folder import RunFolder
 from ferbal.search import Point
 from ferbal.settings import Knobs
-from ferbal.store import RunFolder
 
 SHORT = ("training.epochs=1", "final.seeds=1")
 FIXED = "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 3}"

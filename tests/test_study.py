@@ -21,9 +21,9 @@ from sklearn.metrics import f1_score
 from ferbal import conduct, data, engine, files, metrics, spec, study
 from ferbal.errors import RunError, UsageError
 from ferbal.events import ArmEnded, RunEnded, Trained
+from ferbal.run_folder import RunFolder
 from ferbal.search import Point, Search, Trial
 from ferbal.settings import Knobs, Training
-from ferbal.store import RunFolder
 
 Ferbal = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -161,11 +161,8 @@ def test_sam_steps_by_the_gradient_at_the_worst_weights_nearby(
 
     passed = epoch._gradients
     monkeypatch.setattr(epoch, "_gradients", watched)
-    rho, lr, training = (
-        0.3,
-        5e-3,
-        replace(TRAINING, epochs=1, optimizer="sgd", weight_decay=0.0, ema=0.0, dropout=0.0),
-    )
+    rho, lr = 0.3, 5e-3
+    training = replace(TRAINING, epochs=1, optimizer="sgd", weight_decay=0.0, ema=0.0, dropout=0.0)
     knobs = Knobs(lr, len(dataset.train.labels), 1)
     flat = {"training": training, "knobs": knobs, "change": lambda plan: plan.each_stage(_at_full_rate)}
     rows, weights = run(f"sam({rho})", **flat)

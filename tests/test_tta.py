@@ -22,8 +22,8 @@ from ferbal.models.build import build
 from ferbal.plan import start
 from ferbal.policies import POLICIES
 from ferbal.recipe import parse
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 from ferbal.tta import Glimpse, Slant, several
 from ferbal.use import hub, onnx, saved
 from ferbal.use.model import Model, Net

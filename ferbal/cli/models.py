@@ -131,7 +131,8 @@ def adopt_(
 ) -> None:
     """Import weights trained elsewhere: check, evaluate and save them as a run."""
     from ferbal import data
-    from ferbal.store import RunFolder, slug
+    from ferbal.run_folder import RunFolder
+    from ferbal.store import slug
     from ferbal.use import adopt
 
     dataset = data.open(source, root)
@@ -295,7 +296,7 @@ def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Any) ->
 
 def _notes(path: Path, dataset: Dataset, split: str) -> Iterator[str]:
     """What to know of these rows before one reads the scores."""
-    from ferbal.store import RunFolder
+    from ferbal.run_folder import RunFolder
 
     about = RunFolder(path).about
     if split in SEEN and about.get("digest") == dataset.digest and not about.get("adopted"):
@@ -311,7 +312,7 @@ def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:
     """Of a split: those that the model's folder keeps, or else the model is asked."""
     import numpy as np
 
-    from ferbal.store import RunFolder
+    from ferbal.run_folder import RunFolder
     from ferbal.use import scores
 
     folder, rows = RunFolder(path), scores.part(dataset, split)

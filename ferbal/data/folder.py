@@ -22,7 +22,7 @@ LAYOUTS: Final = "train/<class>/*.jpg and test/<class>/*.jpg (val/ is optional),
 
 def recognises(path: Path) -> bool:
     """Whether this is a folder that holds folders with images."""
-    return path.is_dir() and next(_images(_top(path)), None) is not None
+    return path.is_dir() and next(pictures_below(_top(path)), None) is not None
 
 
 def read(path: Path, how: Decoding) -> Table:
@@ -92,13 +92,13 @@ def _top(path: Path) -> Path:
 def _sorted(top: Path, splits: Mapping[str, Path], like_a_split: str) -> Iterator[tuple[Path, str, str]]:
     """Every image that counts, with its split and its class; "" for what it has none of."""
     for part, place in sorted(splits.items()):
-        for file in _images(place):
+        for file in pictures_below(place):
             folder, *deeper = file.relative_to(place).parts
             if deeper:
                 yield file, part, class_name(shown(folder))
             elif part == "test":
                 yield file, UNLABELLED, ""
-    for file in _images(top) if not splits else ():
+    for file in pictures_below(top) if not splits else ():
         folder, *deeper = file.relative_to(top).parts
         called = SPLIT_OF.get(folder.lower())
         if deeper and called == "test":
@@ -115,14 +115,14 @@ def _layout(top: Path) -> tuple[dict[str, Path], str]:
     found: dict[str, Path] = {}
     for folder in _folders(top):
         part = SPLIT_OF.get(folder.name.lower())
-        if part and next(_images(folder), None):
+        if part and next(pictures_below(folder), None):
             if part in found:
                 raise DataError(
                     f"{top}: {found[part].name}/ and {folder.name}/ are both the {part} split; "
                     "put their images into one folder, or move one away"
                 )
             found[part] = folder
-    if any(next(_images(inner), None) for folder in found.values() for inner in _folders(folder)):
+    if any(next(pictures_below(inner), None) for folder in found.values() for inner in _folders(folder)):
         return found, ""
     classes = [folder.name for part, folder in found.items() if part != "test"]
     return {}, classes[0] if len(classes) == 1 else ""
@@ -150,7 +150,8 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(entry.path)
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def pictures_below(folder: Path) -> Iterator[Path]:
+    """Every picture below a folder, sorted, but for what systems hide in it. DataError for a link to a folder."""
     for file in _walk(folder):
         if file.suffix.lower() in FORMATS:
             yield file

@@ -16,8 +16,9 @@ from annotated_types import Ge, Gt
 if TYPE_CHECKING:
     from ferbal.dataset import Dataset
     from ferbal.run import Job
+    from ferbal.run_folder import RunFolder
     from ferbal.settings import Training
-    from ferbal.store import RunFolder, StudyFolder
+    from ferbal.store import StudyFolder
 
 
 @dataclass(frozen=True)

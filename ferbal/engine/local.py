@@ -16,8 +16,9 @@ from ferbal.dataset import Dataset
 from ferbal.engine import EngineSpec, Progress, Running, Workload
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.run import Job, contained, execute, refusing
+from ferbal.run_folder import FollowerFolder, RunFolder
 from ferbal.settings import Training
-from ferbal.store import FollowerFolder, RunFolder, StudyFolder
+from ferbal.store import StudyFolder
 
 if TYPE_CHECKING:
     from ferbal.crew import Crew

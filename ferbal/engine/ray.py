@@ -31,8 +31,9 @@ from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line
 from ferbal.run import Job, contained
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Training
-from ferbal.store import RunFolder, StudyFolder
+from ferbal.store import StudyFolder
 
 _log = logging.getLogger(__name__)
 AT_ONCE = 256  # runs that Ray is given, if nothing is said

@@ -21,8 +21,8 @@ from ferbal.dataset import Dataset
 from ferbal.engine import Progress
 from ferbal.errors import FerbalError, RunError
 from ferbal.run import Job, execute, refusing
+from ferbal.run_folder import FollowerFolder, RunFolder
 from ferbal.settings import Training
-from ferbal.store import FollowerFolder, RunFolder
 
 Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""

@@ -18,10 +18,11 @@ from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm
 from ferbal.shapes import Float, Int
 from ferbal.spec import StudySpec
-from ferbal.store import RunFolder, StudyFolder
+from ferbal.store import StudyFolder
 
 SAMPLES = 8  # pictures of each class
 OTHER = "other"

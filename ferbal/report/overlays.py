@@ -10,8 +10,8 @@ import numpy as np
 
 from ferbal.errors import FerbalError
 from ferbal.report.pictures import png
+from ferbal.run_folder import RunFolder
 from ferbal.shapes import Float, UInt8
-from ferbal.store import RunFolder
 
 COLOUR: Final = (230, 97, 0)  # an orange that is told from gray by colour-blind readers too
 STRONGEST: Final = 0.65  # opaqueness of the strongest place: the face stays visible below it

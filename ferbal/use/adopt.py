@@ -19,9 +19,9 @@ from ferbal.models import weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
 from ferbal.run import made_for, over_all
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Training
 from ferbal.shapes import Float, Int
-from ferbal.store import RunFolder
 from ferbal.use.model import with_channels
 from ferbal.use.saved import filled
 

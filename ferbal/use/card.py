@@ -7,7 +7,7 @@ from typing import Any
 from ferbal import __version__, metrics
 from ferbal.data.table import FER2013
 from ferbal.dataset import Dataset
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 from ferbal.use import scores
 from ferbal.use.model import Model
 

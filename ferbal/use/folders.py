@@ -7,7 +7,7 @@ from pathlib import Path
 from ferbal import data, files
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 
 
 def members_of(folder: RunFolder) -> list[RunFolder]:

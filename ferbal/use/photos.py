@@ -13,6 +13,7 @@ import numpy as np
 
 from ferbal import data
 from ferbal.data.challenge import TEST
+from ferbal.data.folder import pictures_below
 from ferbal.data.pictures import FORMATS, NO_FACE, Unreadable, framed, photo
 from ferbal.data.table import FER2013, UNLABELLED
 from ferbal.errors import DataError
@@ -47,8 +48,7 @@ def named(what: str, stdin: Callable[[], bytes]) -> list[tuple[str, Path | bytes
         return _piped(stdin())
     path = Path(what)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS and file.is_file())
-        found = [file for file in found if not any(map(_hidden, file.relative_to(path).parts))]
+        found = list(pictures_below(path))
         if not found:
             raise DataError(f"{path}: no picture in this folder; known are {', '.join(FORMATS)}")
         return [(str(file), file) for file in found]
@@ -126,11 +126,6 @@ def _seen(
         return [(name, face.box, image, "") for face, image in zip(found, images, strict=True)]
     except Unreadable as error:
         return [(name, None, None, str(error))]
-
-
-def _hidden(name: str) -> bool:
-    """Of a file or a folder that importing passes over too, such as what macOS keeps beside each picture."""
-    return name.startswith((".", "__MACOSX"))
 
 
 def _piped(content: bytes) -> list[tuple[str, Path | bytes]]:

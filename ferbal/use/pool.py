@@ -12,7 +12,8 @@ import numpy as np
 from ferbal import combining, data, ensemble, metrics
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
-from ferbal.store import RunFolder, slug
+from ferbal.run_folder import RunFolder
+from ferbal.store import slug
 from ferbal.use.folders import data_set_under
 
 

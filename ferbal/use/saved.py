@@ -19,9 +19,9 @@ from ferbal.models import heads, weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
 from ferbal.run import corrections, made_for, plan_for
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
-from ferbal.store import RunFolder
 from ferbal.use.folders import data_set_of, members_of
 from ferbal.use.model import Mixture, Model, Net
 

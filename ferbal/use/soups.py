@@ -21,9 +21,9 @@ from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
 from ferbal.plan import Plan
 from ferbal.run import corrections, over_all, plan_for
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
-from ferbal.store import RunFolder
 from ferbal.use import pool
 from ferbal.use.saved import network_of
 

@@ -28,7 +28,7 @@ import pandas as pd
 
 from ferbal import data, metrics
 from ferbal.dataset import Dataset
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 from ferbal.use.scores import Figure, score
 
 REPORTS = Path(__file__).parents[2] / "reports"

@@ -16,8 +16,8 @@ from ferbal.engine import task
 from ferbal.engine.task import Ended, Reached, executed
 from ferbal.errors import DataError, UsageError
 from ferbal.run import Job
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 
 TRAINING = Training(epochs=2, image_size=16, augment="light")
 

@@ -28,8 +28,9 @@ from ferbal.engine.workers import Workers
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.events import Noticed, RunEnded, Trained
 from ferbal.run import Job
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder, StudyFolder
+from ferbal.store import StudyFolder
 
 Start = Callable[..., Generator[Any, None, None]]
 

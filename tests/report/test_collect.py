@@ -24,8 +24,8 @@ from ferbal.report.panels import PANELS
 from ferbal.report.parts import Grid, Remark
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.report.tables import COLUMNS, Tables, frame, further
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm
-from ferbal.store import RunFolder
 
 SETTINGS = (
     "search={trials: 0, lr: 1e-3, batch_size: 16, patience: 2}",

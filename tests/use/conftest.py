@@ -11,8 +11,8 @@ from made_runs import RECIPES, Trained
 from ferbal import data
 from ferbal.device import Machine, pick
 from ferbal.run import Job, execute
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from ferbal import data, ensemble
 from ferbal.errors import DataError, FerbalError, UsageError
 from ferbal.models import weights_file
 from ferbal.models.build import build
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Training
-from ferbal.store import RunFolder
 from ferbal.use import adopt, pool, saved
 
 CLASSES = ("left", "right", "rare")

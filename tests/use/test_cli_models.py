@@ -17,7 +17,7 @@ from made_runs import Trained
 from PIL import Image
 
 from ferbal import data, files, metrics
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 
 RUN, OTHER = "studies/tiny/runs/plain", "studies/tiny/runs/dropped"
 

@@ -15,8 +15,8 @@ from ferbal import data, ensemble, files
 from ferbal.device import Machine, pick
 from ferbal.errors import DataError, UsageError
 from ferbal.run import Job, execute
+from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.store import RunFolder
 from ferbal.use import pool
 from ferbal.use.saved import load
 

@@ -16,7 +16,7 @@ from made_runs import RECIPES, Trained
 import ferbal
 from ferbal import data, files
 from ferbal.errors import DataError, UsageError
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 from ferbal.use import pool, saved
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from ferbal import data, files, metrics
 from ferbal.errors import DataError, UsageError
-from ferbal.store import RunFolder
+from ferbal.run_folder import RunFolder
 from ferbal.use import pool, saved, soups
 
 
