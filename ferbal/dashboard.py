@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ferbal import database, files, recipe
-from ferbal.errors import UsageError
+from ferbal.errors import UsageError, lacking
 from ferbal.plan import Plan, Stage
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm
@@ -186,8 +186,7 @@ def _app(url: str, artifacts: Path) -> WSGIApplication:
     try:
         import optuna_dashboard
     except ImportError:
-        wanted = "`pip install '.[dashboard]'` in a copy of the repository"
-        raise UsageError(f"the dashboard is not installed; get it with {wanted}") from None
+        raise lacking("the dashboard", "optuna-dashboard", "dashboard") from None
     import plotly.offline
     from optuna.artifacts import FileSystemArtifactStore
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
-from ferbal.errors import FerbalError, UsageError
+from ferbal.errors import FerbalError, UsageError, lacking
 
 if TYPE_CHECKING:
     import optuna
@@ -50,12 +50,9 @@ def check(url: str) -> None:
             "no database has such a URL; give sqlite, or a URL such as postgresql+psycopg://user@host/name"
         ) from None
     except ImportError:
-        extra = (
-            " `pip install '.[postgres]'` in a copy of the repository"
-            if parsed.drivername.endswith("psycopg")
-            else " its driver"
-        )
-        raise UsageError(f"{parsed.drivername}: what speaks to it is not installed; get it with{extra}") from None
+        if parsed.drivername.endswith("psycopg"):
+            raise lacking(parsed.drivername, "psycopg", "postgres") from None
+        raise UsageError(f"{parsed.drivername}: its driver is not installed; get that") from None
     if parsed.password is not None or any("password" in name for name in parsed.query):
         raise UsageError(
             f"a password does not belong in a study file or on a command line, where others read it; leave it out "

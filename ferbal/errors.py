@@ -39,6 +39,14 @@ class RefusedError(RunError):
     reached. No trial is spent on it, since a later call may find it mended."""
 
 
+def lacking(what: str, package: str, extra: str) -> UsageError:
+    """`what` needs a package that an extra of ferbal brings."""
+    return UsageError(
+        f"{what} needs {package}, which is not installed; get it with `pip install '.[{extra}]'` in a copy of the "
+        "repository"
+    )
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from ferbal.errors import UsageError
+from ferbal.errors import lacking
 from ferbal.shapes import UInt8
 
 Photo: TypeAlias = UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]  # gray, or red, green and blue
@@ -25,7 +25,6 @@ Gray: TypeAlias = UInt8[np.ndarray, "h w"]
 Point: TypeAlias = tuple[float, float]
 
 # Of the four frontal cascades, alt2 finds the most faces at the same number of false ones.
-EXTRA: Final = "`pip install '.[faces]'` in a copy of the repository"
 FACE: Final = "haarcascade_frontalface_alt2"
 EYES: Final = ("haarcascade_eye", "haarcascade_eye_tree_eyeglasses")
 LONG_SIDE: Final = (160, 640)  # of the picture that is searched, in pixels: others are brought to the nearest
@@ -222,7 +221,7 @@ def _cascade(name: str, thread: int) -> Any:
     cv2 = _cv2()
     cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"{name}.xml"))
     if cascade.empty():
-        raise UsageError(f"opencv {cv2.__version__} lacks {name}.xml. Run {EXTRA}")
+        raise lacking("finding faces", f"an OpenCV with {name}.xml", "faces")
     return cascade
 
 
@@ -235,5 +234,5 @@ def _cv2() -> Any:
     try:
         import cv2
     except ImportError:
-        raise UsageError(f"finding faces needs OpenCV. Run {EXTRA}") from None
+        raise lacking("finding faces", "OpenCV", "faces") from None
     return cv2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ferbal.errors import DataError, UsageError, first_line
+from ferbal.errors import DataError, first_line, lacking
 
 PREFIX: Final = "kaggle:"
 
@@ -19,7 +19,7 @@ def download(handle: str) -> Path:
     try:
         import kagglehub
     except ImportError:
-        raise UsageError("kaggle: needs kagglehub. Run `pip install kagglehub`") from None
+        raise lacking(PREFIX, "kagglehub", "kaggle") from None
     try:
         fetch = kagglehub.dataset_download if "/" in handle else kagglehub.competition_download
         return Path(fetch(handle))

@@ -29,7 +29,7 @@ from ferbal.crew import ALONE
 from ferbal.dataset import Dataset, Split
 from ferbal.engine import EngineSpec, Running, side_by_side
 from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
-from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line
+from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line, lacking
 from ferbal.run import Job, contained
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Training
@@ -47,8 +47,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            wanted = "`pip install '.[ray]'` in a copy of the repository"
-            raise UsageError(f"engine.kind: ray is not installed; get it with {wanted}") from None
+            raise lacking("engine.kind: ray", "Ray", "ray") from None
         if settings.weights:
             remote.check(settings.weights)
         self._ray = ray

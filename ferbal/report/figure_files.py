@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import plotly.graph_objects as go
 
 from ferbal import files
-from ferbal.errors import UsageError, first_line
+from ferbal.errors import UsageError, first_line, lacking
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart, Control
 from ferbal.report.tables import Tables
@@ -35,7 +35,7 @@ def write(tables: Tables, folder: Path, form: Form = "png") -> list[Path]:
         import kaleido
         from choreographer.errors import BrowserFailedError, ChromeNotFoundError
     except ImportError:
-        raise UsageError("--figures needs kaleido; `pip install '.[figures]'` in a copy of the repository") from None
+        raise lacking("--figures", "kaleido", "figures") from None
     import asyncio
 
     async def drawn() -> list[bytes]:

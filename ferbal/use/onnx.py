@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ferbal import ensemble, files
 from ferbal.augment import View
-from ferbal.errors import UsageError
+from ferbal.errors import UsageError, lacking
 from ferbal.shapes import Float, UInt8
 from ferbal.tta import span
 from ferbal.use.model import LUMA, Mixture, Model, Net
@@ -183,6 +183,5 @@ def _libraries() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter imports it
     except ImportError as error:
-        extra = "`pip install '.[export]'` in a copy of the repository"
-        raise UsageError(f"exporting to ONNX needs {error.name}. Run {extra}") from None
+        raise lacking("exporting to ONNX", str(error.name), "export") from None
     return onnx, onnxruntime

@@ -232,7 +232,7 @@ def test_kaggle_downloads_are_read_like_any_other_folder(tmp_path: Path, monkeyp
     with pytest.raises(DataError, match=r"kaggle:nobody/nothing: 404 Client Error"):
         data.import_("kaggle:nobody/nothing", tmp_path / "data" / "z")
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    with pytest.raises(UsageError, match=r"pip install kagglehub"):
+    with pytest.raises(UsageError, match=r"kaggle: needs kagglehub, .* `pip install '\.\[kaggle\]'`"):
         data.import_("kaggle:msambare/fer2013", tmp_path / "data" / "z")
 
 
