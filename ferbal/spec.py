@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from ferbal import database, ensemble, mistakes, recipe, study_file
+from ferbal import database, ensemble, recipe, spec_errors, study_file
 from ferbal.data import Twins
 from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
@@ -288,7 +288,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
     try:
         settings = StudySpec.model_validate(values)
     except ValidationError as error:
-        raise UsageError("\n".join(mistakes.told(error, StudySpec, places))) from None
+        raise UsageError("\n".join(spec_errors.told(error, StudySpec, places))) from None
     if senseless := list(_senseless(settings, places)):
         raise UsageError("\n".join(senseless))
     return settings, places
