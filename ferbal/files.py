@@ -29,7 +29,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         with suppress(OSError):
             draft.unlink()
-        if full(error):
+        if disk_full(error):
             raise FerbalError(
                 f"{path}: no space left on the disk; make some, then run the same command again: it goes on from here"
             ) from None
@@ -39,16 +39,13 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         try:
             os.fsync(folder)  # the rename itself must survive a power cut
         except OSError as error:
-            if error.errno not in (
-                errno.EINVAL,
-                errno.EOPNOTSUPP,
-            ):  # some network file systems know no flushed folders
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some network file systems cannot flush folders
                 raise
         finally:
             os.close(folder)
 
 
-def full(error: BaseException) -> bool:
+def disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full, or all that one may have of it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 

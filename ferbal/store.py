@@ -1,4 +1,4 @@
-"""Every file of a study: its name, how it is written, how it is read. Every write is atomic.
+"""Every file that studies and the models made of them leave under the root. Every write is atomic.
 
     studies/<name>/
       spec.json  provenance.json  ledger.json  speeds.json  optuna.db  scores.csv  log.jsonl  lock  holder.json
@@ -8,11 +8,16 @@
       trials/<slug>-<hash8>/    run.json  history.csv  scores.json
       artifacts/<uuid>          what the dashboard shows of a trial; optuna.db names it
       ensembles/<name>/         run.json  blend.npz  logits.npz  scores.json
+    ensembles/<name>/           of `ferbal ensemble`: as a study's, with ledger.json
+                                a soup is one net: weights.safetensors instead of blend.npz
+    models/<name>/              of `ferbal adopt`: run.json  weights.safetensors  logits.npz  ledger.json  scores.json
+    exports/<name>.onnx         of `ferbal export`, or for timm:
+    exports/<name>/             config.json  model.safetensors  README.md
     reports/<name>.html
 
-While a run trains it holds its last two checkpoints, each with its own checksum, and `attempts.json`;
-`failed.json` says why it could not.
-`scores.json` is written last: where it is, the folder is complete.
+A run or trial in progress also holds epoch-<number>.ckpt, its last two checkpoints, each with its own checksum, and
+attempts.json; failed.json says why a run, trial or ensemble could not be made. `scores.json` is written last: where
+it is, the folder is complete. Data sets, under data/, are `data.storage`'s.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def main() -> NoReturn:
         if isinstance(error, BrokenPipeError):
             sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
             sys.exit(0)
-        if isinstance(error, OSError) and (error.errno in REFUSED or files.full(error)):
+        if isinstance(error, OSError) and (error.errno in REFUSED or files.disk_full(error)):
             print(f"error: {error.filename or 'the disk'}: {(error.strerror or '').lower()}", file=sys.stderr)
             sys.exit(FerbalError.exit_code)
         raise

@@ -178,7 +178,7 @@ def _save(table: Table, folder: Path, overwrite: bool, skip_bad: bool) -> dict[s
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
-        if files.full(error):
+        if files.disk_full(error):
             raise FerbalError(
                 f"{folder}: no space left on the disk; nothing was written. Make some and run it again"
             ) from None
@@ -228,7 +228,7 @@ def _reserve(file: Path) -> None:
         try:
             os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         except OSError as error:  # not every file system can
-            if files.full(error):
+            if files.disk_full(error):
                 raise
 
 

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ferbal.report.tables import Tables, further
+from ferbal.report.tables import UNTWINNED, Tables, further
 from ferbal.report.words import listed
-
-UNTWINNED = "test without twins"
 
 
 def classes(tables: Tables) -> list[str]:

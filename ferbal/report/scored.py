@@ -12,7 +12,7 @@ import pandas as pd
 
 from ferbal import bootstrap, ensemble, metrics
 from ferbal.report import curves, verdicts
-from ferbal.report.tables import frame
+from ferbal.report.tables import UNTWINNED, frame
 from ferbal.shapes import Float, Int
 
 Row = dict[str, Any]
@@ -86,7 +86,7 @@ class Scored:
         parts = [("blend", blend, truth.blend)] if len(truth.blend) else []
         parts.append(("test", test, truth.test))
         if truth.untwinned is not None:
-            parts.append(("test without twins", test[truth.untwinned], truth.test[truth.untwinned]))
+            parts.append((UNTWINNED, test[truth.untwinned], truth.test[truth.untwinned]))
         about = {key: value for key, value in asdict(who).items() if key != "run"}
         for part, logits, labels in parts:
             if part == "blend" and unseen is not None:
@@ -219,7 +219,7 @@ class Scored:
     def _best(self, kind: str) -> list[Who]:
         """Runs, or ensembles, the best macro-F1 on blend first: test must not choose what it is to judge.
 
-        None where blend has no rows, for then nothing tells.
+        An empty list where blend has no rows, for then nothing tells which is best.
         """
         if not len(self.truth.blend):
             return []

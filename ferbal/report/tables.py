@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+UNTWINNED = "test without twins"
+"""The split that is test without its rows whose pictures are in training or validation too."""
 COLUMNS = {
     "runs": "run strategy recipe backbone seed lr batch_size patience epochs best_epoch seconds images_per_s"
     " parameters energy_j energy_of",

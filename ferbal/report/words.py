@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 MISSING = "\N{EN DASH}"
+JOULES_PER_WATT_HOUR = 3600.0
 
 
 def number(value: float, form: str = ".3f") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar, no_type_check
 
 import numpy as np
@@ -218,8 +219,6 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
 
 def _driven(epochs: Generator[Epoch, None, Weights], history: list[dict[str, Any]]) -> Weights:
     """Train to the end, keeping what each epoch was like."""
-    from dataclasses import asdict
-
     while True:
         try:
             history.append(asdict(next(epochs).row))

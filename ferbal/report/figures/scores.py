@@ -22,12 +22,11 @@ from ferbal.report.canvas import (
     seed_of,
     wrapped,
 )
-from ferbal.report.words import between, p_value, points
+from ferbal.report.words import JOULES_PER_WATT_HOUR, between, p_value, points
 
-JOULES = 3600.0  # of a watt-hour
 COSTS = {
     "seconds": ("seconds of training, a run", "s", 1.0),
-    "energy_j": ("watt-hours of training, a run", "Wh", 1 / JOULES),
+    "energy_j": ("watt-hours of training, a run", "Wh", 1 / JOULES_PER_WATT_HOUR),
 }
 """What a training takes: the axis, the unit, and how many units the number in the frame is."""
 

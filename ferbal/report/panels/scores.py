@@ -13,7 +13,7 @@ from ferbal.report.figures import scores as figures
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records, room
 from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
-from ferbal.report.words import MISSING, between, listed, number, p_value, points, rough
+from ferbal.report.words import JOULES_PER_WATT_HOUR, MISSING, between, listed, number, p_value, points, rough
 
 COUNTED = {
     "left_out": "A class that a model leaves out counts as missed, with F1 0.",
@@ -53,11 +53,9 @@ def leaderboard(tables: Tables) -> Iterable[Part]:
 def board_grid(tables: Tables) -> Grid:
     """The leaderboard as texts."""
     board = frames.leaderboard(tables)
-    rare, baseline, fewer = (
-        frames.rarest(tables) or "rarest class",
-        tables.about.get("baseline"),
-        frames.fewer(tables),
-    )
+    rare = frames.rarest(tables) or "rarest class"
+    baseline = tables.about.get("baseline")
+    fewer = frames.fewer(tables)
     rows = records(board)
     columns: dict[str, list[str]] = {
         "model": [_tagged(row, baseline, fewer.get(row["model"], "")) for row in rows],
@@ -169,7 +167,7 @@ def cost(tables: Tables) -> Iterable[Part]:
         whose = listed(list(tables.runs["energy_of"].dropna().unique()))
         said += (
             f" {least['strategy']} · {least['backbone']} takes least energy, "
-            f"{rough(least['energy_j'] / figures.JOULES)} Wh: that of {whose} while it trained, "
+            f"{rough(least['energy_j'] / JOULES_PER_WATT_HOUR)} Wh: that of {whose} while it trained, "
             "other work on the machine included."
         )
     yield Chart(said, tuple(drawn))

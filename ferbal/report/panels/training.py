@@ -9,11 +9,10 @@ import pandas as pd
 from ferbal.report import frames, searches
 from ferbal.report.canvas import looks
 from ferbal.report.figures import training as figures
-from ferbal.report.figures.scores import JOULES
 from ferbal.report.panels.pieces import by, columns_of, controls, most, records
 from ferbal.report.parts import Chart, Gallery, Grid, Part, Picture, Remark
 from ferbal.report.tables import Tables, further
-from ferbal.report.words import counted, rough, setting
+from ferbal.report.words import JOULES_PER_WATT_HOUR, counted, rough, setting
 
 HEADS = {
     "lr": "learning rate",
@@ -91,7 +90,7 @@ def search(tables: Tables) -> Iterable[Part]:
         yield Remark("No search was run: every arm trained with the settings below.")
     if len(chosen):
         form = {"lr": ".2g", "seconds": ",.0f", "images_per_s": ",.0f", "parameters": ",.0f"}
-        chosen["energy_j"] /= JOULES
+        chosen["energy_j"] /= JOULES_PER_WATT_HOUR
         names = [name for name in chosen.dropna(axis=1, how="all").columns if name not in ("strategy", "backbone")]
         columns = {"arm": [f"{row['strategy']} · {row['backbone']}" for row in records(chosen)]}
         columns |= {
