@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from ferbal import __version__, combining, data, files, metrics, models, spec
+from ferbal import __version__, data, ensemble_folder, files, metrics, models, spec
 from ferbal.dataset import Dataset
 from ferbal.engine import Workload
 from ferbal.errors import DataError, UsageError, nearest
@@ -214,12 +214,12 @@ def combine(study: Study) -> Iterator[Combined | Noticed]:
     logits: dict[str, list[np.ndarray]] = {}
     for method in study.spec.ensembles:
         folder = study.folder.ensemble(method)
-        if not combining.current(folder, method, members, study.dataset):
+        if not ensemble_folder.current(folder, method, members, study.dataset):
             logits = logits or {split: [run.logits(split) for run in runs] for split in ("val", "test")}
             try:
-                combining.combine(folder, method, members, logits, study.dataset)
+                ensemble_folder.combine(folder, method, members, logits, study.dataset)
             except DataError as error:
-                combining.refuse(folder, method, members, study.dataset, str(error))
+                ensemble_folder.refuse(folder, method, members, study.dataset, str(error))
                 yield Noticed(f"ensemble {method}: {error}")
                 continue
         yield Combined(method, len(members), folder.scores["blend"]["macro_f1"])

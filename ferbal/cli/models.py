@@ -62,9 +62,9 @@ def ensemble_(
     """Combine runs of any studies on one data set, from their saved logits; or runs of one arm into one net."""
     if method in SOUPS:
         return _soup(runs, root, method, name, as_json)
-    from ferbal.use import pool
+    from ferbal.use import ensembles
 
-    made = pool.combine(runs, root, method, name)
+    made = ensembles.combine(runs, root, method, name)
     if as_json:
         return print_json(
             {

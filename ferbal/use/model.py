@@ -63,7 +63,7 @@ class Net:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class Ensemble:
     """Several networks. weights: those of a convex mixture of their probabilities, or None if `apply` is not one.
 
     unknown: what counts as said of a class that a network does not know, as in `ensemble.members_of`.
@@ -90,7 +90,7 @@ class Model:
     name: str
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
-    body: Net | Mixture
+    body: Net | Ensemble
     path: Path | None
     about: dict[str, Any]
 
@@ -138,7 +138,7 @@ class Model:
     def seeing(self, tta: Tta) -> Model:
         """The same model, each of its networks with this test-time augmentation."""
         nets = tuple(replace(net, tta=tta) for net in self.nets)
-        return replace(self, body=replace(self.body, members=nets) if isinstance(self.body, Mixture) else nets[0])
+        return replace(self, body=replace(self.body, members=nets) if isinstance(self.body, Ensemble) else nets[0])
 
     @property
     def nets(self) -> tuple[Net, ...]:

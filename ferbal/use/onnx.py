@@ -21,7 +21,7 @@ from ferbal.augment import View
 from ferbal.errors import UsageError, lacking
 from ferbal.shapes import Float, UInt8
 from ferbal.tta import span
-from ferbal.use.model import LUMA, Mixture, Model, Net
+from ferbal.use.model import LUMA, Ensemble, Model, Net
 
 SAME = 1e-4  # between probabilities of onnxruntime and torch
 AT_ONCE = 256
@@ -44,7 +44,7 @@ def write(model: Model, path: Path, images: UInt8[np.ndarray, "n c h w"], given:
     given: the type of the pictures it will take, [B, C, H, W] with values 0..255; B is free.
     """
     onnx, runtime = _libraries()
-    if isinstance(model.body, Mixture) and model.body.weights is None:
+    if isinstance(model.body, Ensemble) and model.body.weights is None:
         raise UsageError(
             f"{model.name} combines its members by {model.about.get('method', 'a method')} that is no mixture of "
             "probabilities; average, weighted and greedy can be exported"
@@ -85,12 +85,12 @@ class InOne(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.nets = nn.ModuleList([_Net(net, model.shape) for net in model.nets])
-        mixed = isinstance(model.body, Mixture)
-        weights = model.body.weights if isinstance(model.body, Mixture) else None
+        mixed = isinstance(model.body, Ensemble)
+        weights = model.body.weights if isinstance(model.body, Ensemble) else None
         self.floor = ensemble.FLOOR if mixed else 0.0
         self.weights = [1.0] if weights is None else [float(weight) for weight in weights]
         knows = torch.tensor(np.array([net.becomes >= 0 for net in model.nets]), dtype=torch.float32)
-        filled = isinstance(model.body, Mixture) and model.body.unknown == "fill" and not bool(knows.all())
+        filled = isinstance(model.body, Ensemble) and model.body.unknown == "fill" and not bool(knows.all())
         self.knows: Tensor | None
         self.register_buffer("knows", knows if filled else None)
 

@@ -23,7 +23,7 @@ from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
 from ferbal.use.folders import data_set_of, members_of
-from ferbal.use.model import Mixture, Model, Net
+from ferbal.use.model import Ensemble, Model, Net
 
 KINDS = (
     "a run (studies/NAME/runs/RUN), an ensemble (studies/NAME/ensembles/METHOD, ensembles/NAME), adopted weights "
@@ -169,9 +169,9 @@ def _ensemble(folder: RunFolder) -> Model:
         if all((net.becomes >= 0).all() for net in nets):  # what counts for nothing need not be asked
             used = np.flatnonzero(weights)
             nets, weights = [nets[member] for member in used], weights[used]
-        body = Mixture(tuple(nets), mixture(weights).apply, weights, unknown)
+        body = Ensemble(tuple(nets), mixture(weights).apply, weights, unknown)
     elif apply is not None and _agree(apply(log), told):
-        body = Mixture(tuple(nets), apply, None, unknown)
+        body = Ensemble(tuple(nets), apply, None, unknown)
     else:
         raise DataError(f"{folder.path}: its members no longer say what it was made from; make the ensemble again")
     about |= {"data": models[0].about["data"]}

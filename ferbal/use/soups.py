@@ -24,7 +24,7 @@ from ferbal.run import corrections, over_all, plan_for
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
-from ferbal.use import pool
+from ferbal.use import ensembles
 from ferbal.use.saved import network_of
 
 SHARED = (
@@ -56,15 +56,15 @@ def make(runs: Sequence[Path], root: Path, kind: str = "soup", name: str = "") -
     kind: "soup" is the mean of all, "greedy soup" of those that do not hurt macro-F1 on the blend half of validation.
     Raises UsageError or DataError, with nothing written, where weights cannot be averaged. Test labels are not read.
     """
-    folder = pool.place(runs, root, kind, name)
-    folders = [pool.finished(run) for run in runs]
-    names = tuple(pool.named(run, root) for run in runs)
+    folder = ensembles.place(runs, root, kind, name)
+    folders = [ensembles.finished(run) for run in runs]
+    names = tuple(ensembles.named(run, root) for run in runs)
     ingredients = [_ingredient(run, shown) for run, shown in zip(folders, names, strict=True)]
     soup.check(ingredients)
-    dataset = pool.one_data_set(folders, root)
+    dataset = ensembles.one_data_set(folders, root)
     recipe = {"kind": kind, "of": list(names), "said": [run.logits_hash for run in folders]}
     if not folder.path.exists():
-        _cook(folder, folders[0], ingredients, recipe, dataset)
+        _write(folder, folders[0], ingredients, recipe, dataset)
     elif not recipe.items() <= folder.about.get("soup", {}).items():
         raise UsageError(f"{folder.path} exists already, of other runs or by another method; give another --name")
     return Made(
@@ -81,7 +81,7 @@ def make(runs: Sequence[Path], root: Path, kind: str = "soup", name: str = "") -
 
 
 @dataclass(frozen=True, eq=False)
-class _Pot:
+class _Evaluator:
     """A network that takes on one set of weights after another."""
 
     network: nn.Module
@@ -92,12 +92,12 @@ class _Pot:
     dataset: Dataset
 
     @staticmethod
-    def of(run: RunFolder, dataset: Dataset) -> _Pot:
+    def of(run: RunFolder, dataset: Dataset) -> _Evaluator:
         about = run.about
         training = TypeAdapter(Training).validate_python(about["training"])
         arm = Arm(about["label"], about["recipe"], about["backbone"])
         plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
-        return _Pot(*network_of(run), plan, training, dataset)
+        return _Evaluator(*network_of(run), plan, training, dataset)
 
     def filled(self, weights: soup.Weights) -> soup.Weights:
         """Take these weights, with BatchNorm as the training rows have it."""
@@ -128,7 +128,7 @@ def _ingredient(run: RunFolder, name: str) -> soup.Ingredient:
     return soup.Ingredient(name, about, weights_file.read_safetensors(run.weights()))
 
 
-def _cook(
+def _write(
     folder: RunFolder,
     first: RunFolder,
     ingredients: Sequence[soup.Ingredient],
@@ -136,11 +136,11 @@ def _cook(
     dataset: Dataset,
 ) -> None:
     """Write the soup, whole or not at all."""
-    pot, about, weights = _Pot.of(first, dataset), first.about, [one.weights for one in ingredients]
+    evaluator, about, weights = _Evaluator.of(first, dataset), first.about, [one.weights for one in ingredients]
 
     def worth(some: soup.Weights) -> float:
-        pot.filled(some)
-        logits, _, _ = pot.says()
+        evaluator.filled(some)
+        logits, _, _ = evaluator.says()
         return _scores(logits["val"], about, dataset)["blend"]["macro_f1"]
 
     if recipe["kind"] == "soup":
@@ -149,8 +149,8 @@ def _cook(
         mixed, taken = soup.greedy(weights, worth)
     else:
         raise DataError(f"the blend half of {dataset.name}'s validation has no rows to pick runs on; use `soup`")
-    kept = pot.filled(mixed)
-    logits, correction, fitted = pot.says("test")
+    kept = evaluator.filled(mixed)
+    logits, correction, fitted = evaluator.says("test")
     about = {key: about[key] for key in SHARED} | {
         "soup": {**recipe, "taken": [ingredients[place].name for place in taken]},
         "fitted": fitted,

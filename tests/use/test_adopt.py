@@ -19,7 +19,7 @@ from ferbal.models import weights_file
 from ferbal.models.build import build
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Training
-from ferbal.use import adopt, pool, saved
+from ferbal.use import adopt, ensembles, saved
 
 CLASSES = ("left", "right", "rare")
 
@@ -76,7 +76,7 @@ def test_adopted_weights_are_a_run_like_any_other(base: Path, good: Path, tmp_pa
     dataset, model = data.open("tiny", base), saved.load(tmp_path / "models" / "theirs")
     kept = RunFolder(tmp_path / "models" / "theirs").logits("test")
     assert np.allclose(model.logits(dataset.test.images), kept, atol=1e-6)
-    made = pool.combine([tmp_path / "models" / "theirs", trained().path], base, "average", "with-theirs")
+    made = ensembles.combine([tmp_path / "models" / "theirs", trained().path], base, "average", "with-theirs")
     both = np.stack([ensemble.log_probabilities(kept), _log(trained())])
     said = RunFolder(made.path).logits("test")
     assert np.allclose(np.exp(said), np.exp(both).mean(0), atol=1e-5)

@@ -14,7 +14,7 @@ from made_runs import Trained
 from ferbal import data, device, files, metrics
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
-from ferbal.use import card, hub, pool, saved
+from ferbal.use import card, ensembles, hub, saved
 
 FOLDED = ("plain", "adjusted", "fitted", "normalised", "retrained", "scaled", "dropped", "merged", "experts")
 
@@ -130,7 +130,7 @@ def test_what_cannot_be_such_a_folder_is_refused_and_leaves_nothing(
     with pytest.raises(UsageError, match=r"timm cannot make a facevgg_small with this classifier \(cosine\)"):
         hub.write(saved.load(trained("cosine").path), tmp_path / "out", lambda config: "")
     runs = [trained(name).path for name in ("plain", "adjusted")]
-    both = saved.load(pool.combine(runs, base, "average", "two").path)
+    both = saved.load(ensembles.combine(runs, base, "average", "two").path)
     with pytest.raises(
         UsageError, match="two is an ensemble of 2, and a hub folder holds one network; use --to onnx"
     ):

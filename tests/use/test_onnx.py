@@ -13,7 +13,7 @@ from made_runs import Trained
 
 from ferbal import data
 from ferbal.errors import UsageError
-from ferbal.use import onnx, pool, saved
+from ferbal.use import ensembles, onnx, saved
 from ferbal.use.model import Model
 
 runtime = pytest.importorskip("onnxruntime")
@@ -53,7 +53,7 @@ def test_resizing_and_channels_are_inside(base: Path, trained: Trained, tmp_path
 
 def test_a_whole_ensemble_is_one_file_of_floats(base: Path, trained: Trained, tmp_path: Path) -> None:
     runs = [trained(name).path for name in ("plain", "dropped", "cosine")]
-    model = saved.load(pool.combine(runs, base, "weighted", "to-onnx").path)
+    model = saved.load(ensembles.combine(runs, base, "weighted", "to-onnx").path)
     images = np.array(data.open("tiny", base).test.images)
     onnx.write(model, tmp_path / "model.onnx", images, "float")
     found = said(tmp_path / "model.onnx", images.astype(np.float32))
@@ -76,7 +76,7 @@ def test_what_differs_is_not_written(
 
 def test_a_stack_is_refused_by_name(base: Path, trained: Trained, tmp_path: Path) -> None:
     runs = [trained(name).path for name in ("plain", "adjusted")]
-    model = saved.load(pool.combine(runs, base, "stack", "stacked").path)
+    model = saved.load(ensembles.combine(runs, base, "stack", "stacked").path)
     with pytest.raises(UsageError, match="stacked combines its members by stack that is no mixture"):
         onnx.write(model, tmp_path / "model.onnx", np.zeros((1, 1, 16, 16), np.uint8))
 

@@ -17,7 +17,7 @@ import ferbal
 from ferbal import data, files
 from ferbal.errors import DataError, UsageError
 from ferbal.run_folder import RunFolder
-from ferbal.use import pool, saved
+from ferbal.use import ensembles, saved
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -114,7 +114,7 @@ def test_a_loaded_ensemble_says_on_pictures_what_it_said_of_logits(
     base: Path, trained: Trained, tmp_path: Path, method: str
 ) -> None:
     runs = [trained(name).path for name in ("plain", "adjusted", "dropped", "cosine")]
-    made = pool.combine(runs, base, method, f"of-{method}")
+    made = ensembles.combine(runs, base, method, f"of-{method}")
     dataset, model = data.open("tiny", base), saved.load(made.path)
     kept = RunFolder(made.path).logits("test")
     assert np.allclose(model.probabilities(dataset.test.images), np.exp(kept), atol=1e-5)
@@ -125,7 +125,7 @@ def test_an_ensemble_whose_member_changed_or_went_is_refused(base: Path, trained
     shutil.copytree(trained().path, root / "studies" / "a" / "runs" / "one")
     shutil.copytree(trained("adjusted").path, root / "studies" / "a" / "runs" / "two")
     (root / "data").symlink_to(base / "data")
-    made = pool.combine([root / "studies" / "a" / "runs" / name for name in ("one", "two")], root, "average")
+    made = ensembles.combine([root / "studies" / "a" / "runs" / name for name in ("one", "two")], root, "average")
     saved.load(made.path)
     shutil.rmtree(root / "studies" / "a" / "runs" / "one")
     with pytest.raises(DataError, match="its member studies/a/runs/one is gone"):
@@ -138,7 +138,7 @@ def test_an_ensemble_whose_member_changed_or_went_is_refused(base: Path, trained
 def test_a_model_may_be_named_from_within_its_folder_or_beside_it(
     base: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = pool.combine([trained(name).path for name in ("plain", "adjusted")], base, "average", "near")
+    made = ensembles.combine([trained(name).path for name in ("plain", "adjusted")], base, "average", "near")
     images = data.open("tiny", base).test.images[:3]
     said = saved.load(made.path).logits(images)
     for place, name in ((made.path.parent, "near"), (made.path, ".")):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from ferbal import data, files, metrics
 from ferbal.errors import DataError, UsageError
 from ferbal.run_folder import RunFolder
-from ferbal.use import pool, saved, soups
+from ferbal.use import ensembles, saved, soups
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_soup_is_a_model_like_any_run(
     exported = command_line("export", folder.path, "--to", "hub")
     assert exported.code == 0, exported.err
     assert "A soup: the mean of the weights of `studies/" in (root / "exports" / "soup" / "README.md").read_text()
-    assert pool.combine([folder.path, runs[0]], root, "average").names[0] == "ensembles/soup"
+    assert ensembles.combine([folder.path, runs[0]], root, "average").names[0] == "ensembles/soup"
     assert command_line("ensemble", *runs, "--method", "soup").code == 0, "it is there already"
     with pytest.raises(UsageError, match="exists already, of other runs"):
         soups.make(runs[::-1], root)

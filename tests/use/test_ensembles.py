@@ -17,7 +17,7 @@ from ferbal.errors import DataError, UsageError
 from ferbal.run import Job, execute
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.use import pool
+from ferbal.use import ensembles
 from ferbal.use.saved import load
 
 
@@ -38,7 +38,7 @@ def left(root: Path) -> list[str]:
 @pytest.mark.parametrize("method", ["average", "average_logits", "weighted", "greedy", "stack"])
 def test_it_is_what_the_method_makes_of_the_blend_rows(pair: tuple[Path, list[Path]], method: str) -> None:
     root, runs = pair
-    made = pool.combine(runs, root, method)
+    made = ensembles.combine(runs, root, method)
     dataset = data.open("tiny", root)
     blend = data.halves(dataset.val).blend
     log = {
@@ -55,7 +55,7 @@ def test_it_is_what_the_method_makes_of_the_blend_rows(pair: tuple[Path, list[Pa
     assert made.names == ("studies/a/runs/plain", "studies/b/runs/adjusted")
     ledger = files.read_json(made.path / "ledger.json")
     assert ledger[1]["fitted_on"] == ("nothing" if method.startswith("average") else "blend half of validation")
-    assert pool.combine(runs, root, method) == made
+    assert ensembles.combine(runs, root, method) == made
 
 
 def test_a_member_that_knows_the_labels_of_blend_is_refused_and_nothing_is_left(
@@ -72,7 +72,7 @@ def test_a_member_that_knows_the_labels_of_blend_is_refused_and_nothing_is_left(
     folder.save_logits(leaked, {"val": dataset.val.ids, "test": dataset.test.ids})
     try:
         with pytest.raises(DataError, match=r"studies/a/runs/plain: right on 100.0% of "):
-            pool.combine(runs, root, "greedy", "leaked")
+            ensembles.combine(runs, root, "greedy", "leaked")
         assert not (root / "ensembles" / "leaked").exists()
     finally:
         folder.save_logits(own, {"val": dataset.val.ids, "test": dataset.test.ids})
@@ -82,7 +82,7 @@ def test_the_ledger_names_members_that_were_corrected_on_blend(
     pair: tuple[Path, list[Path]], trained: Trained
 ) -> None:
     root, runs = pair
-    made = pool.combine([*runs, trained("fitted").path], root, "greedy", "corrected")
+    made = ensembles.combine([*runs, trained("fitted").path], root, "greedy", "corrected")
     ledger = files.read_json(made.path / "ledger.json")
     assert [row["what"] for row in ledger] == [
         "weights of every member",
@@ -94,7 +94,7 @@ def test_the_ledger_names_members_that_were_corrected_on_blend(
 
 def test_a_method_may_be_corrected(pair: tuple[Path, list[Path]]) -> None:
     root, runs = pair
-    made = pool.combine(runs, root, "average + offsets")
+    made = ensembles.combine(runs, root, "average + offsets")
     assert made.path.name == "average-offsets"
     assert load(made.path).logits(data.open("tiny", root).test.images) == pytest.approx(
         RunFolder(made.path).logits("test"), abs=1e-4
@@ -110,9 +110,9 @@ def test_test_labels_are_not_read(pair: tuple[Path, list[Path]], monkeypatch: py
         wrong = np.full(len(dataset.test), -999)
         return replace(dataset, test=replace(dataset.test, labels=wrong))
 
-    seeing = pool.combine(runs, root, "stack", "seeing")
+    seeing = ensembles.combine(runs, root, "stack", "seeing")
     monkeypatch.setattr(data, "open", blind)
-    blinded = pool.combine(runs, root, "stack", "blind")
+    blinded = ensembles.combine(runs, root, "stack", "blind")
     kept = [(one.path / "logits.npz").read_bytes() for one in (seeing, blinded)]
     assert kept[0] == kept[1]
 
@@ -121,7 +121,7 @@ def test_rows_are_found_again_in_an_import_that_names_and_orders_them_otherwise(
     pair: tuple[Path, list[Path]],
 ) -> None:
     root, runs = pair
-    expected = pool.combine(runs, root, "greedy", "first")
+    expected = ensembles.combine(runs, root, "greedy", "first")
     (root / "data").unlink()
     rows = table({"train": 96, "val": 48, "test": 48})
     order = np.random.default_rng(1).permutation(len(rows))
@@ -130,7 +130,7 @@ def test_rows_are_found_again_in_an_import_that_names_and_orders_them_otherwise(
         rows, images=rows.images[order], label=rows.label[order], split=rows.split[order], id=rows.id[order[::-1]]
     )
     data.save(other, root / "data" / "again")
-    made = pool.combine(runs, root, "greedy", "second")
+    made = ensembles.combine(runs, root, "greedy", "second")
     assert (made.blend, made.members, made.weights) == (expected.blend, expected.members, expected.weights)
     assert np.array_equal(RunFolder(expected.path).logits("test"), RunFolder(made.path).logits("test"))
 
@@ -139,10 +139,10 @@ def test_an_ensemble_of_members_that_were_made_anew_is_made_anew(
     pair: tuple[Path, list[Path]], trained: Trained
 ) -> None:
     root, runs = pair
-    before = pool.combine(runs, root)
+    before = ensembles.combine(runs, root)
     shutil.rmtree(runs[0])
     shutil.copytree(trained("fitted").path, runs[0])
-    after = pool.combine(runs, root)
+    after = ensembles.combine(runs, root)
     assert after.members != before.members
     assert after.blend != before.blend
     images = data.open("tiny", root).test.images
@@ -155,7 +155,7 @@ def test_runs_of_before_data_sets_were_named_belong_together_by_their_digest(pai
     root, runs = pair
     about = files.read_json(runs[1] / "run.json")
     files.write_json(runs[1] / "run.json", {key: value for key, value in about.items() if key != "data"})
-    assert len(pool.combine(runs, root).names) == 2
+    assert len(ensembles.combine(runs, root).names) == 2
 
 
 def _other_data(root: Path, runs: list[Path]) -> None:
@@ -198,26 +198,26 @@ def test_members_that_do_not_belong_together_are_refused(
     root, runs = pair
     spoil(root, runs)  # type: ignore[operator]
     with pytest.raises(DataError, match=said):
-        pool.combine(runs, root)
+        ensembles.combine(runs, root)
     assert left(root) == []
 
 
 def test_wrong_names_are_refused(pair: tuple[Path, list[Path]]) -> None:
     root, runs = pair
     with pytest.raises(UsageError, match=r"no method 'gredy' \(did you mean 'greedy'\?\); known are average"):
-        pool.combine(runs, root, "gredy")
+        ensembles.combine(runs, root, "gredy")
     with pytest.raises(UsageError, match="lower-case letters, digits and dashes; 'a-b' would do"):
-        pool.combine(runs, root, "greedy", "A/b")
+        ensembles.combine(runs, root, "greedy", "A/b")
     with pytest.raises(UsageError, match="two members or more"):
-        pool.combine(runs[:1], root)
+        ensembles.combine(runs[:1], root)
     with pytest.raises(UsageError, match="is named twice"):
-        pool.combine([*runs, runs[0]], root)
+        ensembles.combine([*runs, runs[0]], root)
     assert left(root) == []
-    made = pool.combine(runs, root, "average", "mine")
+    made = ensembles.combine(runs, root, "average", "mine")
     with pytest.raises(UsageError, match="exists already, of other members or by another method"):
-        pool.combine(runs, root, "greedy", "mine")
+        ensembles.combine(runs, root, "greedy", "mine")
     with pytest.raises(DataError, match="an ensemble; name folders"):
-        pool.combine([made.path, runs[0]], root)
+        ensembles.combine([made.path, runs[0]], root)
 
 
 def test_one_split_of_a_data_set_does_not_pass_for_another(pair: tuple[Path, list[Path]], tmp_path: Path) -> None:
@@ -233,5 +233,5 @@ def test_one_split_of_a_data_set_does_not_pass_for_another(pair: tuple[Path, lis
     run = RunFolder(tmp_path / "other" / "run")
     list(execute(job, dataset, run, machine=Machine(pick()), keep=True))
     with pytest.raises(DataError, match=r"run knows another data set \(tiny [0-9a-f]{8}\) than plain \(tiny "):
-        pool.combine([first, run.path], root)
+        ensembles.combine([first, run.path], root)
     assert left(root) == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import combining, data, ensemble, metrics
+from ferbal import data, ensemble, ensemble_folder, metrics
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
 from ferbal.run_folder import RunFolder
@@ -50,9 +50,9 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
     logits = {part: [_logits(run, part, len(rows), dataset) for run in folders] for part, rows in splits.items()}
     if folder.complete and (folder.about.get("members"), folder.about.get("method")) != (list(members), method):
         raise UsageError(f"{folder.path} exists already, of other members or by another method; give another --name")
-    if not combining.current(folder, method, members, dataset):
+    if not ensemble_folder.current(folder, method, members, dataset):
         ledger = _ledger(folder.path.name, method, folders)
-        combining.combine(folder, method, members, logits, dataset, ledger, data=dataset.name)
+        ensemble_folder.combine(folder, method, members, logits, dataset, ledger, data=dataset.name)
     blend = data.halves(dataset.val).blend
     weights = folder.about["weights"]
     return Pooled(
