@@ -49,9 +49,9 @@ def label(name: object) -> str:
     return html.escape(str(name), quote=False)
 
 
-def wrapped(name: object, width: int = 20, lines: int = 3) -> str:
-    """The name as plain text on at most `lines` lines of `width` characters, an ellipsis for the rest."""
-    rows = textwrap.wrap(str(name), width, max_lines=lines, placeholder="…") or [""]
+def wrapped(name: object, width: int = 20) -> str:
+    """The name as plain text on at most three lines of `width` characters, an ellipsis for the rest."""
+    rows = textwrap.wrap(str(name), width, max_lines=3, placeholder="…") or [""]
     return "<br>".join(label(row) for row in rows)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from ferbal import data, ensemble
 from ferbal.dataset import Dataset, Split
 from ferbal.plan import Plan
-from ferbal.report.curves import Mistake
+from ferbal.report.mistakes import Mistake
 from ferbal.report.overlays import Overlays, overlays
 from ferbal.report.pictures import uri
 from ferbal.report.scored import Scored, Truth, Who

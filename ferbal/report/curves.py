@@ -1,4 +1,4 @@
-"""What probabilities are worth, class by class: precision against recall, calibration, and confident mistakes."""
+"""What probabilities are worth, class by class: precision against recall, and calibration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BINS: Final = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class PrecisionRecall:
     """precision [41] at `RECALLS`, and the average precision; both NaN where the class has no rows."""
 
     precision: Float[np.ndarray, " r"]
@@ -32,17 +32,7 @@ class Calibration:
     true: Float[np.ndarray, " b"]
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A row that is taken for another class. confidence: the probability of that class, 0..1."""
-
-    row: int
-    true: int
-    predicted: int
-    confidence: float
-
-
-def ranking(given: Float[np.ndarray, " n"], belongs: Int[np.ndarray, " n"]) -> Ranking:
+def precision_recall(given: Float[np.ndarray, " n"], belongs: Int[np.ndarray, " n"]) -> PrecisionRecall:
     """How well the probabilities given to one class put its rows first. belongs: 1 for a row of the class, else 0.
 
     Precision at a recall is that at the highest threshold which reaches it, not interpolated (Davis and Goadrich,
@@ -50,13 +40,13 @@ def ranking(given: Float[np.ndarray, " n"], belongs: Int[np.ndarray, " n"]) -> R
     """
     rows = int(belongs.sum())
     if rows == 0:
-        return Ranking(np.full(len(RECALLS), np.nan), float("nan"))
+        return PrecisionRecall(np.full(len(RECALLS), np.nan), float("nan"))
     order = np.argsort(-given, kind="stable")
     ends = np.flatnonzero(np.append(np.diff(given[order]), -1.0))
     hits = belongs[order].cumsum()[ends]
     precision, recall = hits / (ends + 1), hits / rows
     at = np.searchsorted(hits, np.ceil(RECALLS * rows - 1e-9), side="left")
-    return Ranking(precision[at], float((np.diff(recall, prepend=0.0) * precision).sum()))
+    return PrecisionRecall(precision[at], float((np.diff(recall, prepend=0.0) * precision).sum()))
 
 
 def calibration(given: Float[np.ndarray, " n"], belongs: Int[np.ndarray, " n"]) -> Calibration:
@@ -66,19 +56,3 @@ def calibration(given: Float[np.ndarray, " n"], belongs: Int[np.ndarray, " n"]) 
     said, true = (np.bincount(slot, weights=weights, minlength=BINS) for weights in (given, belongs))
     with np.errstate(invalid="ignore"):
         return Calibration(rows, said / rows, true / rows)
-
-
-def mistakes(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], pairs: int = 8, each: int = 8
-) -> list[Mistake]:
-    """The most confident mistakes of the most confused pairs of classes, the most confused pair first."""
-    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
-    wrong = np.flatnonzero(predicted != labels)
-    cells = labels[wrong] * probabilities.shape[1] + predicted[wrong]
-    kinds, counts = np.unique(cells, return_counts=True)
-    found = []
-    for cell in kinds[np.argsort(-counts, kind="stable")][:pairs]:
-        own = wrong[cells == cell]
-        for row in own[np.argsort(-confidence[own], kind="stable")][:each]:
-            found.append(Mistake(int(row), int(labels[row]), int(predicted[row]), float(confidence[row])))
-    return found

@@ -15,7 +15,7 @@ from ferbal.errors import UsageError, first_line, lacking
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart, Control
 from ferbal.report.tables import Tables
-from ferbal.report.words import slug
+from ferbal.report.words import anchor
 
 Form = Literal["png", "svg"]
 SHARPNESS: Final = 2.0  # pixels of a PNG to one of the figure
@@ -72,7 +72,7 @@ def _named(tables: Tables) -> Iterator[tuple[str, go.Figure, int]]:
         for number, (chart, figure) in enumerate(figures, start=1):
             width = max(min(ROOM, chart.at_most), chart.at_least)
             for chosen, shown in _choices(figure, chart.controls):
-                name = "-".join([slug(panel.title), *([str(number)] if len(figures) > 1 else []), *chosen])
+                name = "-".join([anchor(panel.title), *([str(number)] if len(figures) > 1 else []), *chosen])
                 used[name] = used.get(name, 0) + 1  # long names may begin alike
                 yield (f"{name}-{used[name]}" if used[name] > 1 else name), still(figure, shown), width
 
@@ -88,7 +88,7 @@ def _choices(figure: go.Figure, controls: Sequence[Control]) -> Iterator[tuple[l
             if all((trace.meta or {}).get(name, option) == option for name, option in wanted.items())
         ]
         if shown:  # a baseline has no difference from itself
-            yield [slug(option)[:NAME] or "x" for option in options], shown
+            yield [anchor(option)[:NAME] or "x" for option in options], shown
 
 
 def still(figure: go.Figure, traces: Sequence[Any]) -> go.Figure:

@@ -15,7 +15,7 @@ from ferbal.report.answer import answer
 from ferbal.report.panels import PANELS
 from ferbal.report.parts import Chart
 from ferbal.report.tables import Tables
-from ferbal.report.words import slug
+from ferbal.report.words import anchor
 
 
 def render(tables: Tables) -> str:
@@ -45,7 +45,7 @@ def templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(slug=slug, payload=_payload, together=_together)
+    made.filters.update(anchor=anchor, payload=_payload, together=_together)
     return made
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ferbal import bootstrap, ensemble, metrics
-from ferbal.report import curves, verdicts
+from ferbal.report import curves, significance
+from ferbal.report.mistakes import Mistake, confident_mistakes
 from ferbal.report.tables import UNTWINNED, frame
 from ferbal.shapes import Float, Int
 
@@ -119,8 +120,8 @@ class Scored:
         return {
             "scores": frame("scores", self._scores),
             "confusion": frame("confusion", self._confusion()),
-            "intervals": frame("intervals", verdicts.intervals(sampled, names)),
-            "comparisons": frame("comparisons", verdicts.comparisons(sampled, against, names)),
+            "intervals": frame("intervals", significance.intervals(sampled, names)),
+            "comparisons": frame("comparisons", significance.comparisons(sampled, against, names)),
             "ranking": frame("ranking", ranked),
             "calibration": frame("calibration", calibrated),
             "growth": frame("growth", self._growth()),
@@ -129,14 +130,14 @@ class Scored:
             "reach": frame("reach", self._reach()),
         }
 
-    def mistakes(self) -> list[tuple[curves.Mistake, float]]:
+    def mistakes(self) -> list[tuple[Mistake, float]]:
         """Confident mistakes of the mean of all runs, and the share of runs that err on the row too."""
         said = [said for who, said in self._said.items() if who.kind == "arm"]
         if not said:
             return []
         wrong = np.mean([one.predicted != self.truth.test for one in said], 0)
         mean = np.mean([one.test for one in said], axis=0)
-        return [(one, float(wrong[one.row])) for one in curves.mistakes(mean, self.truth.test)]
+        return [(one, float(wrong[one.row])) for one in confident_mistakes(mean, self.truth.test)]
 
     def _predicted(self) -> dict[str, bootstrap.Predicted]:
         by_model = self._by_model()
@@ -168,7 +169,7 @@ class Scored:
             for k, name in enumerate(self.truth.classes):
                 belongs = (self.truth.test == k).astype(np.int64)
                 given = [self._said[who].test[:, k] for who in runs]
-                each = [curves.ranking(one, belongs) for one in given]
+                each = [curves.precision_recall(one, belongs) for one in given]
                 head = {"model": model, "class": name}
                 average = float(np.mean([one.average for one in each]))
                 for recall, precision in zip(
@@ -235,7 +236,7 @@ class Scored:
         if self.truth.group is not None:
             alone = np.sort(np.unique(self.truth.group, return_index=True)[1])
         said = {_named(who): self._said[who].predicted[alone] for pair in pairs for who in pair}
-        return verdicts.duels(self.truth.test[alone], [(_named(one), _named(two)) for one, two in pairs], said)
+        return significance.duels(self.truth.test[alone], [(_named(one), _named(two)) for one, two in pairs], said)
 
     def _reach(self) -> Rows:
         """What share of each class the best run, the best ensemble, and at least one run have right."""

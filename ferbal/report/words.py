@@ -43,7 +43,7 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else number(p)
 
 
-def slug(title: str) -> str:
+def anchor(title: str) -> str:
     """A heading as part of an address or a file's name: `F1 of each class` -> `f1-of-each-class`."""
     return re.sub(r"\W+", "-", title.lower()).strip("-")
 

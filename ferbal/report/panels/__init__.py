@@ -6,7 +6,7 @@ another entry in `PANELS`.
 
 from __future__ import annotations
 
-from ferbal.report.panels import ensembles, predictions, record, scores, training
+from ferbal.report.panels import ensembles, predictions, provenance, scores, training
 from ferbal.report.parts import Panel
 
 PANELS = (
@@ -68,13 +68,13 @@ PANELS = (
         predictions.mistakes,
     ),
     Panel("Cost", "Towards the upper left is better: more macro-F1 at less cost.", scores.cost),
-    Panel("Failed runs", "These are missing from everything above.", record.failed),
+    Panel("Failed runs", "These are missing from everything above.", provenance.failed),
     Panel(
         "Protocol",
         "Training trains; validation selects, one part of it (select) for stopping, pruning and search, the "
         "other (blend) for ensemble weights, temperatures and logit adjustments; test is scored once, for "
         "this page.",
-        record.ledger,
+        provenance.ledger,
     ),
-    Panel("Provenance", "What it takes to get these numbers again.", record.provenance),
+    Panel("Provenance", "What it takes to get these numbers again.", provenance.provenance),
 )

@@ -9,7 +9,7 @@ import pandas as pd
 from ferbal.report import frames
 from ferbal.report.canvas import looks
 from ferbal.report.figures import ensembles as figures
-from ferbal.report.panels.pieces import columns_of, controls, most, records, room
+from ferbal.report.panels.building import columns_of, controls, most, records, room
 from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
 from ferbal.report.words import between, number, p_value

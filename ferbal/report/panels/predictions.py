@@ -9,7 +9,7 @@ from typing import Any
 from ferbal.report import frames
 from ferbal.report.canvas import looks
 from ferbal.report.figures import predictions as figures
-from ferbal.report.panels.pieces import by, controls, most, records, room
+from ferbal.report.panels.building import by, controls, most, records, room
 from ferbal.report.parts import Chart, Gallery, Part, Picture, Remark
 from ferbal.report.tables import Tables
 

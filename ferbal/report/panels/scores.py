@@ -10,7 +10,7 @@ from ferbal.report import frames
 from ferbal.report.answer import seeds_to_settle, too_few_seeds
 from ferbal.report.canvas import looks
 from ferbal.report.figures import scores as figures
-from ferbal.report.panels.pieces import by, columns_of, controls, most, records, room
+from ferbal.report.panels.building import by, columns_of, controls, most, records, room
 from ferbal.report.parts import Chart, Grid, Part, Remark
 from ferbal.report.tables import Tables
 from ferbal.report.words import JOULES_PER_WATT_HOUR, MISSING, between, listed, number, p_value, points, rough

@@ -9,7 +9,7 @@ import pandas as pd
 from ferbal.report import frames, searches
 from ferbal.report.canvas import looks
 from ferbal.report.figures import training as figures
-from ferbal.report.panels.pieces import by, columns_of, controls, most, records
+from ferbal.report.panels.building import by, columns_of, controls, most, records
 from ferbal.report.parts import Chart, Gallery, Grid, Part, Picture, Remark
 from ferbal.report.tables import Tables, further
 from ferbal.report.words import JOULES_PER_WATT_HOUR, counted, rough, setting

@@ -1,10 +1,10 @@
-"""Panels of the record: which split was used for what, what failed, and where the numbers come from."""
+"""Panels of provenance: which split was used for what, what failed, and where the numbers come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ferbal.report.panels.pieces import grid
+from ferbal.report.panels.building import grid
 from ferbal.report.parts import Grid, Part, Remark
 from ferbal.report.tables import Tables
 

@@ -1,4 +1,4 @@
-"""What several panels are made with."""
+"""Frames and figures -> the parts that several panels are built of."""
 
 from __future__ import annotations
 
