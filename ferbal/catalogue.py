@@ -88,13 +88,12 @@ def everything() -> list[Entry]:
     return [*shipped(), *(_installed(name) for name in plugins() if name not in CATALOGUE)]
 
 
-def overview(entries: Iterable[Entry], width: int = 118) -> str:
+def overview(entries: Iterable[Entry]) -> str:
     """The entries as text by where they act, each with its call and one sentence."""
     blocks = []
     for where, group in groupby(entries, key=lambda one: one.where):
         told = [
-            f"  {one.call}\n"
-            + textwrap.fill(_sentence(one), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            f"  {one.call}\n" + textwrap.fill(_sentence(one), 118, initial_indent=" " * 6, subsequent_indent=" " * 6)
             for one in group
         ]
         blocks.append("\n".join([f"{where}:", *told]))

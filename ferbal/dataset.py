@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 from annotated_types import Gt
 
 from ferbal.shapes import Float, Int, UInt8
+
+FER2013: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""The classes of FER2013, in the order of its labels."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,13 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ferbal import files
-from ferbal.errors import DataError, UsageError
-from ferbal.metrics import softmax
+from ferbal.errors import UsageError
 from ferbal.run_folder import RunFolder
-from ferbal.shapes import Float
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,18 +156,3 @@ def _of_job(parent: Path, slug: str) -> RunFolder:
 def slug(text: str) -> str:
     """Text as part of a file name: `mirror + focal` -> `mirror-focal`."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "x"
-
-
-def out_of_sample(runs: list[Path], digest: str) -> dict[str, Float[np.ndarray, "n k"]]:
-    """Mean probabilities that finished runs give to the rows they did not train on: those of val and of test.
-
-    Raises DataError for a folder that is no finished run on the data set with this digest.
-    """
-    for path in runs:
-        run = RunFolder(path)
-        if not (path / "logits.npz").exists() or run.about.get("digest") != digest:
-            what = "trained on another data set" if run.about.get("digest") else "no finished run"
-            raise DataError(f"{path}: {what}; give a folder under studies/<name>/runs/")
-    return {
-        split: np.mean([softmax(RunFolder(path).logits(split)) for path in runs], axis=0) for split in ("val", "test")
-    }

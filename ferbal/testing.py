@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ferbal.dataset import FER2013
 from ferbal.errors import UsageError
 from ferbal.laws import (
     contents,
@@ -30,7 +31,6 @@ from ferbal.plan import Plan, Stage, Strategy, start
 from ferbal.recipe import parse
 from ferbal.shapes import Int
 
-FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 EPOCHS = 10
 
 

@@ -97,7 +97,7 @@ def data_check(
     """Counts, imbalance, leaks, exact and near duplicates, label conflicts, blanks and doubtful labels."""
     from ferbal import data, files
     from ferbal.data.audit import audit, sentences
-    from ferbal.store import out_of_sample
+    from ferbal.use.folders import out_of_sample
 
     rows, about = data.everything(name, root)
     made = audit(rows, about, out_of_sample(runs, about["digest"]) if runs else None)

@@ -17,13 +17,15 @@ from typing import Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ferbal.dataset import FER2013
+
 __all__ = ["CLASSES", "VERSION", "draw", "labels"]
 
 VERSION: Final = "1"  # Goes up whenever the drawn bytes change.
 
-CLASSES: Final[tuple[str, ...]] = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+CLASSES: Final[tuple[str, ...]] = FER2013
 NEIGHBOURS: Final = ("disgust", "angry", "surprise", "neutral", "neutral", "fear", "sad")
-FER2013_COUNTS: Final = (3995, 436, 4097, 7215, 4830, 3171, 4965)
+FER2013_TRAINING_ROWS: Final = (3995, 436, 4097, 7215, 4830, 3171, 4965)
 SPLIT_SIZES: Final = {"train": 3000, "val": 800, "test": 800}
 SIDE: Final = 48
 BATCH: Final = 64  # Small enough for a batch of pixels to stay in the cache.
@@ -368,7 +370,7 @@ def photograph(truth: Labels, rng: np.random.Generator) -> Images:
 
 def quotas(size: int) -> list[int]:
     """Rows per class for `size` rows in FER2013's proportions, by largest remainder."""
-    whole, remainders = np.divmod(size * np.array(FER2013_COUNTS), sum(FER2013_COUNTS))
+    whole, remainders = np.divmod(size * np.array(FER2013_TRAINING_ROWS), sum(FER2013_TRAINING_ROWS))
     whole[np.argsort(-remainders, kind="stable")[: size - whole.sum()]] += 1
     return [int(rows) for rows in whole]
 

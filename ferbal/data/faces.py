@@ -84,10 +84,10 @@ def crop(
     return np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1))
 
 
-def largest(photo: Photo, size: int, margin: float = MARGIN) -> UInt8[np.ndarray, "1 {size} {size}"] | None:
+def largest(photo: Photo, size: int) -> UInt8[np.ndarray, "1 {size} {size}"] | None:
     """The gray crop of the photo's largest face, or None where no face is found."""
     found = find(photo)
-    return crop(photo, found[0], size, margin) if found else None
+    return crop(photo, found[0], size) if found else None
 
 
 @dataclass(frozen=True)

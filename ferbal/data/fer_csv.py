@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from ferbal.data.csv_text import header, text
-from ferbal.data.table import FER2013, UNLABELLED, USAGES, Problems, Table, check_classes
+from ferbal.data.table import UNLABELLED, USAGES, Problems, Table, check_classes
+from ferbal.dataset import FER2013
 from ferbal.errors import DataError
 from ferbal.shapes import Int, UInt8
 
@@ -116,7 +117,7 @@ def _table(
         classes=FER2013,
         reader="fer_csv",
         source=path.name,
-        skipped=problems.left_out(skip_bad),
+        skipped=problems.refuse_unless(skip_bad),
     )
     return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table
 

@@ -13,7 +13,8 @@ from typing import Final, Literal
 import numpy as np
 
 from ferbal.data import csv_text
-from ferbal.data.table import FER2013, USAGES, Problems, Table
+from ferbal.data.table import USAGES, Problems, Table
+from ferbal.dataset import FER2013
 from ferbal.errors import DataError
 from ferbal.shapes import Float, Int
 
@@ -97,7 +98,7 @@ def read(path: Path) -> tuple[Int[np.ndarray, "n 10"], list[str]]:
             bad.append((f"row {number + 1}", f"votes are {', '.join(cells)}; they are whole numbers, not all 0"))
         elif usage[-1] not in USAGES:
             bad.append((f"row {number + 1}", f"Usage is {usage[-1]!r}; known are {', '.join(USAGES)}"))
-    Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip=False)
+    Problems(str(path), tuple(bad), "rows", len(rows)).refuse_unless(skip=False)
     return np.array(votes, dtype=np.int64), usage
 
 

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 
-from ferbal.data.table import FER2013
+from ferbal.dataset import FER2013
 from ferbal.shapes import Int
 
-FER2013_COUNTS: Final = (4953, 547, 5121, 8989, 6077, 4002, 6198)  # of each of its classes in all three splits
+FER2013_TOTALS: Final = (4953, 547, 5121, 8989, 6077, 4002, 6198)  # rows of each class in all three splits
 AGREEING: Final = 5  # twins that a class needs before their labels say anything about its name
 
 
@@ -25,8 +25,8 @@ def label_order(
             "surprise, fear, disgust, angry, contempt from 0. Name them with --classes when you import"
         )
     counts = np.bincount(label[label >= 0], minlength=len(classes)).tolist()
-    if set(classes) == set(FER2013) and sorted(counts) == sorted(FER2013_COUNTS):
-        truth = dict(zip(FER2013_COUNTS, FER2013, strict=True))
+    if set(classes) == set(FER2013) and sorted(counts) == sorted(FER2013_TOTALS):
+        truth = dict(zip(FER2013_TOTALS, FER2013, strict=True))
         told += [
             f"{name!r} has as many rows as FER2013 has of {truth[count]!r}: the names were given in another order; "
             "import again with --classes in the right order"

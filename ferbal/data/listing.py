@@ -60,7 +60,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
         labels.append(class_name(cells[labelled]))
         split.append(UNLABELLED if not labels[-1] else "" if divided < 0 else SPLIT_OF[cells[divided].lower()])
         places.append(number)
-    skipped = Problems(str(path), tuple(bad), "rows", len(rows)).left_out(skip_bad)
+    skipped = Problems(str(path), tuple(bad), "rows", len(rows)).refuse_unless(skip_bad)
     if repeated := _repeated(files):
         raise DataError(f"{path}: {repeated} is listed twice; list every file once")
     classes = label_names({label for label in labels if label})

@@ -133,7 +133,7 @@ class Pictures:
         return pixels.transpose(2, 0, 1) if self.colour else pixels[None]
 
 
-class Found:
+class Crops:
     """What is cut out of images that are arrays already: the face in each of FER2013's, say."""
 
     def __init__(

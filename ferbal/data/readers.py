@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ferbal.data import archive, challenge, csv_text, faces, fer_csv, ferplus, folder, kaggle, listing
-from ferbal.data.pictures import Decoding, Found, middle
+from ferbal.data.pictures import Crops, Decoding, middle
 from ferbal.data.table import Table
 from ferbal.errors import DataError
 
@@ -94,7 +94,7 @@ def _read(path: Path, options: Options) -> Table:
         table = replace(table, classes=options.classes)
     find = options.decoding().find
     if find is not None and isinstance(table.images, np.ndarray):
-        table = replace(table, images=Found(table.images, find, options.size or fer_csv.SIDE))
+        table = replace(table, images=Crops(table.images, find, options.size or fer_csv.SIDE))
     given = {key: value for key, value in asdict(options).items() if value != getattr(Options(), key)}
     return replace(
         table, options={key: value.name if isinstance(value, Path) else value for key, value in given.items()}

@@ -211,7 +211,7 @@ def _decode(table: Table, file: Path, skip_bad: bool) -> tuple[Table, Int[np.nda
     wrong = table.images.fill(out)
     found = [(str(table.id[row]), why) for row, why in wrong.items()]
     bad = Problems(table.source, tuple(f for f in found if f[1] != NO_FACE), "images", len(table))
-    bad.left_out(skip_bad)
+    bad.refuse_unless(skip_bad)
     if faceless := len(found) - len(bad.found):
         table = table.noted(f"{faceless:,} photos in which no face was found are left out")
     if len(wrong) == len(table):

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from ferbal.data.pictures import Found, Pictures
+from ferbal.data.pictures import Crops, Pictures
+from ferbal.dataset import FER2013
 from ferbal.errors import DataError
 from ferbal.shapes import Bool, Float, Int, UInt8
 
@@ -25,7 +26,6 @@ SPLIT_OF: Final = {
     **dict.fromkeys(("test", "testing", "test_class", "test_set", "privatetest"), "test"),
 }
 """The splits by all the names that folders and lists give them, in lower case."""
-FER2013: Final = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 EXAMPLES: Final = 5  # bad rows or files that a message shows; the others are counted
 
 
@@ -39,7 +39,7 @@ class Table:
     skipped: what was left out, and why. notes: what a user should know about how the source was read.
     """
 
-    images: UInt8[np.ndarray, "n c h w"] | Pictures | Found
+    images: UInt8[np.ndarray, "n c h w"] | Pictures | Crops
     label: Int[np.ndarray, " n"]
     split: np.ndarray
     id: np.ndarray
@@ -93,8 +93,8 @@ class Problems:
     of: str
     total: int
 
-    def left_out(self, skip: bool) -> tuple[tuple[str, str], ...]:
-        """What was found, where bad rows may be left out; otherwise the one message about all of them."""
+    def refuse_unless(self, skip: bool) -> tuple[tuple[str, str], ...]:
+        """Raise one DataError about all of them, unless bad rows may be left out; returns what is to be left out."""
         if not self.found or (skip and len(self.found) < self.total):
             return self.found
         shown = [f"  {place}: {what}" for place, what in self.found[:EXAMPLES]]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ferbal import __version__, metrics
-from ferbal.data.table import FER2013
-from ferbal.dataset import Dataset
+from ferbal.dataset import FER2013, Dataset
 from ferbal.run_folder import RunFolder
 from ferbal.use import scores
 from ferbal.use.model import Model

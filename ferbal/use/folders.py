@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ferbal import data, files
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError
+from ferbal.metrics import softmax
 from ferbal.run_folder import RunFolder
+from ferbal.shapes import Float
 
 
 def members_of(folder: RunFolder) -> list[RunFolder]:
@@ -45,3 +49,18 @@ def data_set_under(root: Path, digest: str, twins: data.Twins) -> Dataset | None
         if files.read_json(described).get("digest") == digest:
             return data.open(described.parent.name, root, twins=twins)
     return None
+
+
+def out_of_sample(runs: list[Path], digest: str) -> dict[str, Float[np.ndarray, "n k"]]:
+    """Mean probabilities that finished runs give to the rows they did not train on: those of val and of test.
+
+    Raises DataError for a folder that is no finished run on the data set with this digest.
+    """
+    for path in runs:
+        run = RunFolder(path)
+        if not (path / "logits.npz").exists() or run.about.get("digest") != digest:
+            what = "trained on another data set" if run.about.get("digest") else "no finished run"
+            raise DataError(f"{path}: {what}; give a folder under studies/<name>/runs/")
+    return {
+        split: np.mean([softmax(RunFolder(path).logits(split)) for path in runs], axis=0) for split in ("val", "test")
+    }

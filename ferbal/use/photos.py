@@ -15,7 +15,8 @@ from ferbal import data
 from ferbal.data.challenge import TEST
 from ferbal.data.folder import pictures_below
 from ferbal.data.pictures import FORMATS, NO_FACE, Unreadable, framed, photo
-from ferbal.data.table import FER2013, UNLABELLED
+from ferbal.data.table import UNLABELLED
+from ferbal.dataset import FER2013
 from ferbal.errors import DataError
 from ferbal.shapes import Float, UInt8
 

@@ -28,7 +28,7 @@ from made_up_runs import faces, fill
 from playwright.sync_api import sync_playwright
 
 from ferbal import data, study
-from ferbal.data.table import FER2013
+from ferbal.dataset import FER2013
 
 TRAIN = np.array([3995, 436, 4097, 7215, 4830, 3171, 4965]) // 10
 TEST = np.array([491, 55, 528, 879, 594, 416, 626])

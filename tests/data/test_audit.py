@@ -16,9 +16,10 @@ from scipy.ndimage import gaussian_filter
 
 from ferbal import data
 from ferbal.data.audit import Audit, audit, sentences
-from ferbal.data.label_order import FER2013_COUNTS, label_order
+from ferbal.data.label_order import FER2013_TOTALS, label_order
 from ferbal.data.storage import Rows
-from ferbal.data.table import FER2013, Table
+from ferbal.data.table import Table
+from ferbal.dataset import FER2013
 from ferbal.report import audit_page
 
 
@@ -96,7 +97,7 @@ def test_what_was_planted_is_found(tmp_path: Path) -> None:
 
 
 def test_names_in_the_wrong_order_are_suspected() -> None:
-    label = np.repeat(np.arange(7), FER2013_COUNTS)
+    label = np.repeat(np.arange(7), FER2013_TOTALS)
     one_split = np.full(len(label), "train")
     alone = np.arange(len(label))
     assert label_order(label, one_split, alone, FER2013) == []
