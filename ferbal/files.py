@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,6 +49,58 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 def disk_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full, or all that one may have of it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A draft of a folder, to be filled: when the `with` ends it takes the folder's place, after an error it is gone.
+
+    A folder that is there already is replaced, and removed last. Raises FerbalError where the disk is full.
+    """
+    draft, old = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "old.partial"))
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)  # a kill in between leaves it to be renamed back
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if disk_full(error):
+            raise FerbalError(
+                f"{folder}: no space left on the disk; nothing was written. Make some and run it again"
+            ) from None
+        raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep the place of a folder, and its draft, to this process while it is written."""
+    import filelock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f".{folder.name}.lock")
+    with filelock.FileLock(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone, and makes another
+
+
+def sweep_drafts(place: Path) -> None:
+    """Remove the drafts of folders in a place, and their locks, that killed processes were `alone` with.
+
+    What a running process holds stays, and so does what this one may not touch.
+    """
+    import filelock
+
+    for lock in place.glob(".*.lock"):
+        with suppress(filelock.Timeout, OSError), filelock.FileLock(lock, blocking=False):
+            shutil.rmtree(lock.with_suffix(".partial"), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, name: str = "") -> None:

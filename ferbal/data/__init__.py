@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ferbal import files
 from ferbal.data.readers import Options as Options
 from ferbal.data.readers import reading
 from ferbal.data.splits import Halves as Halves
@@ -38,5 +39,6 @@ def import_(
 
     Returns what its dataset.json says. Raises DataError that names what is wrong with the source, and where.
     """
+    files.sweep_drafts(folder.parent)
     with reading(source, folder.parent, options) as table:
         return save(table, folder, overwrite=overwrite, skip_bad=options.skip_bad)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import lzma
 import shutil
 import stat
-import tempfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from ferbal import files
 from ferbal.errors import DataError
 
 DAMAGED: Final = (
@@ -36,24 +37,26 @@ def unpacked(archive: Path, place: Path) -> Iterator[Path]:
     unpacked, where a member would land outside the folder, is a link, or the whole is a zip bomb or more than the
     disk can take.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{archive.stem}-", suffix=".partial", dir=place))
-    try:
+    lasting = place / f"{archive.stem}-{uuid.uuid4().hex[:8]}"  # never made: its draft is all that is needed
+    folder = lasting.with_name(f".{lasting.name}.partial")
+    with files.alone(lasting):  # so that `files.sweep_drafts` finds it once this process is dead, and not before
         try:
-            with zipfile.ZipFile(archive) as opened:
-                members = [member for member in opened.infolist() if _parts(member)]  # "./" has none
-                _check(archive, members, shutil.disk_usage(place).free)
-                opened.extractall(folder, members)
-        except DAMAGED as error:
-            raise DataError(
-                f"{archive}: not a readable zip file: {error}; download it again, or unpack it "
-                "yourself and import the folder"
-            ) from None
-        yield folder
-    except DataError as error:  # where it lay for a while helps nobody
-        raise DataError(str(error).replace(str(folder), str(archive))) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                with zipfile.ZipFile(archive) as opened:
+                    members = [member for member in opened.infolist() if _parts(member)]  # "./" has none
+                    _check(archive, members, shutil.disk_usage(place).free)
+                    opened.extractall(folder, members)
+            except DAMAGED as error:
+                raise DataError(
+                    f"{archive}: not a readable zip file: {error}; download it again, or unpack it "
+                    "yourself and import the folder"
+                ) from None
+            yield folder
+        except DataError as error:  # where it lay for a while helps nobody
+            raise DataError(str(error).replace(str(folder), str(archive))) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check(archive: Path, members: list[zipfile.ZipInfo], free: int) -> None:

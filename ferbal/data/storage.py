@@ -14,10 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -142,47 +140,17 @@ def describe(source: str, root: Path) -> dict[str, Any]:
 
 def save(table: Table, folder: Path, *, overwrite: bool = False, skip_bad: bool = False) -> dict[str, Any]:
     """Decode, divide and write a data set, as a folder that appears whole or not at all. Returns its description."""
-    with _alone(folder):
+    with files.alone(folder):
         return _save(table, folder, overwrite, skip_bad)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep the place of a data set to this process while it is written."""
-    import filelock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(f".{folder.name}.lock")
-    with filelock.FileLock(lock):
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)  # whoever waits for it sees that it is gone, and makes another
 
 
 def _save(table: Table, folder: Path, overwrite: bool, skip_bad: bool) -> dict[str, Any]:
     if folder.exists() and not overwrite:
         raise DataError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
+    with files.whole_folder(folder) as draft:
         about = _write(*_decode(table, draft / "decoded.npy", skip_bad), draft, folder.name)
         (draft / "decoded.npy").unlink(missing_ok=True)
         files.write_json(draft / "dataset.json", about)
-        old = folder.with_name(f".{folder.name}.old.partial")
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)  # what is replaced goes last: a kill in between leaves it to be renamed back
-        draft.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        if files.disk_full(error):
-            raise FerbalError(
-                f"{folder}: no space left on the disk; nothing was written. Make some and run it again"
-            ) from None
-        raise
     return about
 
 
@@ -306,7 +274,7 @@ def _found(source: str, root: Path) -> tuple[Path, dict[str, Any]]:
     folder = root / "data" / source
     drawn = f"{demo.VERSION}/{FORMAT}"
     if source == "demo" and _described(folder).get("version") != drawn:
-        with _alone(folder):
+        with files.alone(folder):
             if _described(folder).get("version") != drawn:  # nor has another process drawn it meanwhile
                 _save(_drawn(), folder, overwrite=True, skip_bad=False)
     if not (folder / "dataset.json").exists() and (Path(source) / "dataset.json").exists():

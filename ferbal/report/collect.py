@@ -12,6 +12,7 @@ import pandas as pd
 
 from ferbal import data, ensemble
 from ferbal.dataset import Dataset, Split
+from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.plan import Plan
 from ferbal.report.mistakes import Mistake
 from ferbal.report.overlays import Overlays, overlays
@@ -355,13 +356,11 @@ def _failed(source: Source, many: bool) -> Iterator[dict[str, Any]]:
 def _ledger(source: Source, many: bool) -> Iterator[dict[str, str]]:
     """Which split each fitted thing has touched. Test is in no row: it is scored, and nothing is fitted to it."""
     study = f"{source.spec.name}: " if many else ""
-    select, blend = "select half of validation", "blend half of validation"
     if source.spec.search.space.fixed is None:
-        yield {"what": f"{study}knobs of every arm", "fitted_on": "train", "selected_on": select}
+        yield entry(f"{study}knobs of every arm", fitted_on=TRAIN, selected_on=SELECT)
     if source.done:
-        yield {"what": f"{study}weights of every run", "fitted_on": "train", "selected_on": select}
+        yield entry(f"{study}weights of every run", fitted_on=TRAIN, selected_on=SELECT)
     for label in dict.fromkeys(arm.label for arm, _, run in source.done if run.about.get("fitted")):
-        yield {"what": f"corrections of {label}", "fitted_on": blend, "selected_on": "nothing"}
+        yield entry(f"corrections of {label}", fitted_on=BLEND)
     for name, _ in source.ensembles:
-        fitted = blend if ensemble.fits(name) else "nothing"
-        yield {"what": f"{study}ensemble {name}", "fitted_on": fitted, "selected_on": "nothing"}
+        yield entry(f"{study}ensemble {name}", fitted_on=BLEND if ensemble.fits(name) else NOTHING)

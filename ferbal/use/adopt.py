@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ferbal.correction import Correction
 from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, nearest
+from ferbal.ledger import BLEND, UNKNOWN, entry
 from ferbal.models import weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
@@ -97,22 +97,18 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
         for half, rows in (("select", halves.select), ("blend", halves.blend))
         if len(rows)
     }
-    draft = RunFolder(folder.path.with_name(f".{folder.path.name}.partial"))
-    try:
+    with files.whole_folder(folder.path) as place:
+        draft = RunFolder(place)
         draft.save_weights(weights)
         draft.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
-        files.write_json(draft.path / "ledger.json", LEDGER)
+        files.write_json(place / "ledger.json", LEDGER)
         draft.finish(about, scores)
-        draft.path.rename(folder.path)
-    except BaseException:
-        shutil.rmtree(draft.path, ignore_errors=True)
-        raise
     return about | {"scores": scores}
 
 
 LEDGER = [
-    {"what": "weights", "fitted_on": "not known", "selected_on": "not known"},
-    {"what": "order of the classes", "fitted_on": "nothing", "selected_on": "blend half of validation (checked)"},
+    entry("weights", fitted_on=UNKNOWN, selected_on=UNKNOWN),
+    entry("order of the classes", selected_on=f"{BLEND} (checked)"),
 ]
 
 

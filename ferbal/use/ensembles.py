@@ -12,6 +12,7 @@ import numpy as np
 from ferbal import data, ensemble, ensemble_folder, metrics
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
+from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.run_folder import RunFolder
 from ferbal.store import slug
 from ferbal.use.folders import data_set_under
@@ -153,21 +154,13 @@ def named(run: Path, root: Path) -> str:
 
 def _ledger(name: str, method: str, folders: Sequence[RunFolder]) -> list[dict[str, str]]:
     """Who has seen which split, as a study's ledger says it."""
-    fits = "blend half of validation" if ensemble.fits(method) else "nothing"
     adopted = any(folder.about.get("adopted") for folder in folders)
     picked = any(folder.about.get("soup", {}).get("kind") == "greedy soup" for folder in folders)
-    selected = "select half of validation" + (", adopted ones unknown" if adopted else "")
-    selected += ", greedy soups on the blend half too" if picked else ""
+    unknown = ", adopted ones unknown" if adopted else ""
+    selected = SELECT + unknown + (", greedy soups on the blend half too" if picked else "")
     corrected = dict.fromkeys(folder.about["label"] for folder in folders if folder.about.get("fitted"))
     return [
-        {
-            "what": "weights of every member",
-            "fitted_on": "train" if not adopted else "train, adopted ones unknown",
-            "selected_on": selected,
-        },
-        *(
-            {"what": f"corrections of {label}", "fitted_on": "blend half of validation", "selected_on": "nothing"}
-            for label in corrected
-        ),
-        {"what": f"ensemble {name} ({method})", "fitted_on": fits, "selected_on": "nothing"},
+        entry("weights of every member", fitted_on=TRAIN + unknown, selected_on=selected),
+        *(entry(f"corrections of {label}", fitted_on=BLEND) for label in corrected),
+        entry(f"ensemble {name} ({method})", fitted_on=BLEND if ensemble.fits(method) else NOTHING),
     ]

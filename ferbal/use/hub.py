@@ -6,7 +6,6 @@ Whatever corrects the logits is folded into the weights of the classifier, so th
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from ferbal import device, files
@@ -45,20 +45,12 @@ def write(model: Model, folder: Path, card: Callable[[dict[str, Any]], str]) -> 
     known = np.flatnonzero(net.becomes >= 0)
     network = folded(net)
     config = _config(model, net, network, known)
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        from safetensors.torch import save
-
-        content = save({name: value.contiguous() for name, value in network.state_dict().items()})
+    content = save({name: value.contiguous() for name, value in network.state_dict().items()})
+    with files.whole_folder(folder) as draft:
         files.write_bytes(draft / "model.safetensors", content)
         files.write_json(draft / "config.json", config)
         files.write_text(draft / "README.md", card(config))
         gap = _gap(model, net, draft, known)
-        draft.rename(folder)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
     return gap
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ferbal.correction import Correction
 from ferbal.dataset import Dataset
 from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
+from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.models import heads, weights_file
 from ferbal.plan import Plan
 from ferbal.run import corrections, over_all, plan_for
@@ -157,16 +157,12 @@ def _write(
         "correction": None if correction is None else correction.as_json(),
         "ferbal": __version__,
     }
-    draft = RunFolder(folder.path.with_name(f".{folder.path.name}.partial"))
-    try:
+    with files.whole_folder(folder.path) as place:
+        draft = RunFolder(place)
         draft.save_weights({name: value.contiguous() for name, value in kept.items()})
         draft.save_logits(logits, {"val": dataset.val.ids, "test": dataset.test.ids})
-        files.write_json(draft.path / "ledger.json", _ledger(recipe["kind"], fitted))
+        files.write_json(place / "ledger.json", _ledger(recipe["kind"], fitted))
         draft.finish(about, _scores(logits["val"], about, dataset))
-        draft.path.rename(folder.path)
-    except BaseException:
-        shutil.rmtree(draft.path, ignore_errors=True)
-        raise
 
 
 def _scores(
@@ -183,10 +179,9 @@ def _scores(
 
 
 def _ledger(kind: str, fitted: Sequence[str]) -> list[dict[str, str]]:
-    blend, nothing = "blend half of validation", "nothing"
-    told = [
-        {"what": "weights of every run", "fitted_on": "train", "selected_on": "select half of validation"},
-        {"what": "which runs are in it", "fitted_on": nothing, "selected_on": nothing if kind == "soup" else blend},
-        {"what": "means and variances of BatchNorm", "fitted_on": "train", "selected_on": nothing},
+    return [
+        entry("weights of every run", fitted_on=TRAIN, selected_on=SELECT),
+        entry("which runs are in it", selected_on=NOTHING if kind == "soup" else BLEND),
+        entry("means and variances of BatchNorm", fitted_on=TRAIN),
+        *(entry(f"correction ({note})", fitted_on=BLEND) for note in fitted),
     ]
-    return told + [{"what": f"correction ({note})", "fitted_on": blend, "selected_on": nothing} for note in fitted]

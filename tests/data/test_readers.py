@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ferbal import data
-from ferbal.data import demo_files
+from ferbal.data import archive, demo_files
 from ferbal.data.demo import CLASSES
 from ferbal.data.storage import Rows
 from ferbal.data.table import label_names
@@ -234,6 +236,24 @@ def test_kaggle_downloads_are_read_like_any_other_folder(tmp_path: Path, monkeyp
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     with pytest.raises(UsageError, match=r"kaggle: needs kagglehub, .* `pip install '\.\[kaggle\]'`"):
         data.import_("kaggle:msambare/fer2013", tmp_path / "data" / "z")
+
+
+def test_what_a_killed_import_had_unpacked_goes_at_the_next_and_what_a_running_one_has_stays(tmp_path: Path) -> None:
+    source, place = write("zip icml", tmp_path / "s", made_up(3)), tmp_path / "data"
+    code = f"""
+import os, signal
+from pathlib import Path
+from ferbal.data import archive
+with archive.unpacked(Path({str(source)!r}), Path({str(place)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    (left,) = place.glob(".*.partial")
+    with archive.unpacked(source, place) as running:
+        data.import_(source, place / "x")
+        assert not left.exists()
+        assert list(running.iterdir())
+    assert [one.name for one in place.iterdir()] == ["x"]
 
 
 def test_what_dataset_json_says(tmp_path: Path) -> None:
