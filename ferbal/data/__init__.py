@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ferbal import files
-from ferbal.data.readers import Options as Options
+from ferbal.data.options import Options as Options
 from ferbal.data.readers import reading
 from ferbal.data.splits import Halves as Halves
 from ferbal.data.splits import Twins as Twins

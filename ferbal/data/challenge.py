@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ferbal.data import csv_text, fer_csv
+from ferbal.data.options import Options
 from ferbal.data.table import Table
 
 TEST = "test.csv"
@@ -27,11 +28,11 @@ def recognises(path: Path) -> bool:
     return files is not None and "emotion" not in csv_text.header(files[1])
 
 
-def read(path: Path, *, skip_bad: bool = False) -> Table:
+def read(path: Path, options: Options = Options()) -> Table:
     """The labelled rows, which are in no split yet, then those without a label."""
     files = pair(path)
     assert files is not None
-    train, test = fer_csv.read(files[0], skip_bad=skip_bad), fer_csv.unlabelled(files[1], skip_bad=skip_bad)
+    train, test = fer_csv.read(files[0], options), fer_csv.unlabelled(files[1], options)
     rows = len(train) + len(train.skipped)
     return replace(
         train,

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 
 from ferbal.data.csv_text import header, text
+from ferbal.data.options import Options
 from ferbal.data.table import UNLABELLED, USAGES, Problems, Table, check_classes
 from ferbal.dataset import FER2013
 from ferbal.errors import DataError
@@ -51,7 +52,7 @@ def recognises(path: Path) -> bool:
     return path.suffix.lower() == ".csv" and path.is_file() and "pixels" in header(path)
 
 
-def read(path: Path, *, skip_bad: bool = False) -> Table:
+def read(path: Path, options: Options = Options()) -> Table:
     """Every row of the file, validated. PublicTest becomes validation and PrivateTest test.
 
     Raises DataError with file and row (counted from 1, without the header) for anything that is not a face of
@@ -68,14 +69,14 @@ def read(path: Path, *, skip_bad: bool = False) -> Table:
         faces.usage, {name: k for k, name in enumerate(USAGES)}, "Usage", f"known are {', '.join(USAGES)}"
     )
     split = np.array([*USAGES.values(), ""])[code if divided else np.full(len(label), -1)]
-    return _table(path, faces, label, split, {**(bad_usage if divided else {}), **bad_labels}, skip_bad)
+    return _table(path, faces, label, split, {**(bad_usage if divided else {}), **bad_labels}, options.skip_bad)
 
 
-def unlabelled(path: Path, *, skip_bad: bool = False) -> Table:
+def unlabelled(path: Path, options: Options = Options()) -> Table:
     """The rows of a file without labels, such as the competition's test.csv."""
     faces = parse(path)
     count = len(faces.emotion)
-    return _table(path, faces, np.full(count, -1), np.full(count, UNLABELLED), {}, skip_bad)
+    return _table(path, faces, np.full(count, -1), np.full(count, UNLABELLED), {}, options.skip_bad)
 
 
 def present(table: Table, *, named: bool) -> Table:
@@ -117,6 +118,7 @@ def _table(
         classes=FER2013,
         reader="fer_csv",
         source=path.name,
+        fer2013_rows=True,
         skipped=problems.refuse_unless(skip_bad),
     )
     return table.take(np.setdiff1d(np.arange(len(label)), list(wrong))) if wrong else table

@@ -42,7 +42,7 @@ def join(table: Table, path: Path, *, targets: Targets = "hard", contempt: bool 
     in all); without it its rows are left out. A split that the source does not tell comes from the votes.
     """
     votes, usage = read(path)
-    if table.reader not in ("fer_csv", "challenge"):
+    if not table.fer2013_rows:
         raise DataError(
             f"{path}: FER+ joins FER2013 by the position of its rows, "
             "which class folders do not keep; import fer2013.csv"

@@ -13,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from ferbal.data.pictures import FORMATS, Decoding, Pictures
+from ferbal.data.options import Options
+from ferbal.data.pictures import FORMATS, Pictures
 from ferbal.data.table import SPLIT_OF, UNLABELLED, USAGES, Table, check_classes, class_name, label_names, shown
 from ferbal.errors import DataError
 
@@ -25,7 +26,7 @@ def recognises(path: Path) -> bool:
     return path.is_dir() and next(pictures_below(_top(path)), None) is not None
 
 
-def read(path: Path, how: Decoding) -> Table:
+def read(path: Path, options: Options = Options()) -> Table:
     """Every image under the class folders. Rows are sorted by path; classes by name.
 
     A folder is a split if it is called like one and class folders are in it. Pictures of test that are in none have
@@ -35,11 +36,9 @@ def read(path: Path, how: Decoding) -> Table:
     top = _top(path)
     splits, like_a_split = _layout(top)
     found = list(_sorted(top, splits, like_a_split))
-    files, split, labels = (
-        [file for file, _, _ in found],
-        [part for _, part, _ in found],
-        [name for *_, name in found],
-    )
+    files = [file for file, _, _ in found]
+    split = [part for _, part, _ in found]
+    labels = [name for _, _, name in found]
     classes = label_names({label for label in labels if label})
     check_classes(path, classes, "class folders with images", f", as {LAYOUTS}")
     notes: list[str] = []
@@ -55,7 +54,7 @@ def read(path: Path, how: Decoding) -> Table:
         notes.append(f"{unlabelled:,} pictures in no class folder of the test split are kept without a label")
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
-        images=Pictures(files, top, how),
+        images=Pictures(files, top, options.decoding()),
         label=np.array([index[label] for label in labels], dtype=np.int64),
         split=np.array(split),
         id=np.array([shown(file.relative_to(top)) for file in files]),

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from ferbal.data import csv_text
-from ferbal.data.pictures import FORMATS, Decoding, Pictures
+from ferbal.data.options import Options
+from ferbal.data.pictures import FORMATS, Pictures
 from ferbal.data.table import SPLIT_OF, UNLABELLED, Problems, Table, check_classes, class_name, label_names
 from ferbal.errors import DataError
 
@@ -26,7 +27,7 @@ def recognises(path: Path) -> bool:
     return named >= 0 and labelled >= 0
 
 
-def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
+def read(path: Path, options: Options = Options()) -> Table:
     """Every file that is listed. Paths count from the folder of the CSV; a row without a label is unlabelled, unless
     it is to train or to validate.
 
@@ -60,7 +61,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
         labels.append(class_name(cells[labelled]))
         split.append(UNLABELLED if not labels[-1] else "" if divided < 0 else SPLIT_OF[cells[divided].lower()])
         places.append(number)
-    skipped = Problems(str(path), tuple(bad), "rows", len(rows)).refuse_unless(skip_bad)
+    skipped = Problems(str(path), tuple(bad), "rows", len(rows)).refuse_unless(options.skip_bad)
     if repeated := _repeated(files):
         raise DataError(f"{path}: {repeated} is listed twice; list every file once")
     classes = label_names({label for label in labels if label})
@@ -68,7 +69,7 @@ def read(path: Path, how: Decoding, *, skip_bad: bool = False) -> Table:
     unlabelled = labels.count("")
     index = {name: k for k, name in enumerate(classes)} | {"": -1}
     return Table(
-        images=Pictures(files, path.parent, how),
+        images=Pictures(files, path.parent, options.decoding()),
         label=np.array([index[label] for label in labels], dtype=np.int64),
         split=np.array(split),
         id=np.array([file.relative_to(path.parent).as_posix() for file in files]),

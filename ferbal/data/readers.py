@@ -1,57 +1,28 @@
-"""What people have -> a table: which reader a source is for, and the options all of them share."""
+"""What people have -> a table: which reader a source is for, and what is done to every table afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final
 
 import numpy as np
 
-from ferbal.data import archive, challenge, csv_text, faces, fer_csv, ferplus, folder, kaggle, listing
-from ferbal.data.pictures import Crops, Decoding, middle
+from ferbal.data import archive, challenge, csv_text, fer_csv, ferplus, folder, kaggle, listing
+from ferbal.data.options import Options
+from ferbal.data.pictures import Crops
 from ferbal.data.table import Table
 from ferbal.errors import DataError
 
+READERS: Final = (challenge, fer_csv, listing, folder)
+"""Modules with `recognises(path)` and `read(path, options)`, in the order in which they are asked."""
 KNOWN = (
     "a CSV with the columns emotion, pixels and Usage (fer2013.csv, icml_face_data.csv), the competition's train.csv "
     f"beside its test.csv, a CSV with path and label, a folder as {folder.LAYOUTS}, a zip file of any of these, or "
     "kaggle:OWNER/NAME"
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a source is read. What a reader has no use for is left aside.
-
-    size: side in pixels that image files are cropped and resized to. gray: turn colour into gray.
-    classes: other names for the classes, in their order. skip_bad: leave out what cannot be read.
-    faces: cut the largest face out of every photo, gray and upright; no_face: what becomes of photos without one.
-    votes: file of FER+ votes to take the labels from; targets, contempt: see `ferplus.join`.
-    """
-
-    size: int | None = None
-    gray: bool = False
-    classes: tuple[str, ...] = ()
-    skip_bad: bool = False
-    faces: bool = False
-    no_face: Literal["drop", "keep"] = "drop"
-    votes: Path | None = None
-    targets: ferplus.Targets = "hard"
-    contempt: bool = False
-
-    def decoding(self) -> Decoding:
-        """How image files become arrays."""
-        if not self.faces:
-            return Decoding(self.size, self.gray)
-        size = self.size or fer_csv.SIDE
-        return Decoding(size, gray=True, find=lambda photo: self._face(photo, size))
-
-    def _face(self, photo: np.ndarray, size: int) -> np.ndarray | None:
-        found = faces.largest(photo, size)
-        return middle(photo, size) if found is None and self.no_face == "keep" else found
 
 
 @contextmanager
@@ -83,7 +54,7 @@ def _read(path: Path, options: Options) -> Table:
         table = table.noted(f"{left:,} images that {inside.name} does not list were passed over")
     if options.votes is not None:
         table = ferplus.join(table, options.votes, targets=options.targets, contempt=options.contempt)
-    elif table.reader in ("fer_csv", "challenge"):
+    elif table.fer2013_rows:
         table = fer_csv.present(table, named=bool(options.classes))
     if options.classes:
         if len(options.classes) != len(table.classes) or len(set(options.classes)) != len(options.classes):
@@ -92,9 +63,9 @@ def _read(path: Path, options: Options) -> Table:
                 f"{', '.join(table.classes)}; give a different name for each, in this order"
             )
         table = replace(table, classes=options.classes)
-    find = options.decoding().find
-    if find is not None and isinstance(table.images, np.ndarray):
-        table = replace(table, images=Crops(table.images, find, options.size or fer_csv.SIDE))
+    how = options.decoding()
+    if how.find and how.size and isinstance(table.images, np.ndarray):
+        table = replace(table, images=Crops(table.images, how.find, how.size))
     given = {key: value for key, value in asdict(options).items() if value != getattr(Options(), key)}
     return replace(
         table, options={key: value.name if isinstance(value, Path) else value for key, value in given.items()}
@@ -102,14 +73,9 @@ def _read(path: Path, options: Options) -> Table:
 
 
 def _by_kind(path: Path, options: Options) -> Table:
-    if challenge.recognises(path):
-        return challenge.read(path, skip_bad=options.skip_bad)
-    if fer_csv.recognises(path):
-        return fer_csv.read(path, skip_bad=options.skip_bad)
-    if listing.recognises(path):
-        return listing.read(path, options.decoding(), skip_bad=options.skip_bad)
-    if folder.recognises(path):
-        return folder.read(path, options.decoding())
+    for reader in READERS:
+        if reader.recognises(path):
+            return reader.read(path, options)
     if path.suffix.lower() == ".csv":
         fer_csv.parse(path)  # says what is missing
     inner = sorted(child.name for child in folder.levels(path)[-1].iterdir()) if path.is_dir() else []

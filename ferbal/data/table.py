@@ -34,7 +34,8 @@ class Table:
     """A data set as its source has it, in the order of its source.
 
     label: -1 where there is none. split: str [N], each one of SPLITS, UNLABELLED, or "" where the source has none.
-    id: str [N], unique. place: row of the source, counted from 0. votes: share of each class, where people voted, as
+    id: str [N], unique. fer2013_rows: whether the source's rows and labels are those of fer2013.csv, as FER+ needs
+    them. place: row of the source, counted from 0. votes: share of each class, where people voted, as
     training takes it. cast: the share of all their votes that each class had; the rest was for none of the classes.
     skipped: what was left out, and why. notes: what a user should know about how the source was read.
     """
@@ -46,6 +47,7 @@ class Table:
     classes: tuple[str, ...]
     reader: str
     source: str
+    fer2013_rows: bool = False
     version: str = ""
     place: Int[np.ndarray, " n"] | None = None
     votes: Float[np.ndarray, "n k"] | None = None
