@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,11 +34,13 @@ def data_import(
     faces: Annotated[
         bool, typer.Option("--faces", help="Cut the largest face out of every photo: gray, upright, 48 px or --size.")
     ] = False,
-    no_face: Annotated[str, typer.Option(help="What becomes of photos without a face: drop or keep.")] = "drop",
+    no_face: Annotated[Literal["drop", "keep"], typer.Option(help="What becomes of photos without a face.")] = "drop",
     votes: Annotated[
         Path | None, typer.Option(help="FER+ votes (fer2013new.csv) to take FER2013's labels from.")
     ] = None,
-    targets: Annotated[str, typer.Option(help="FER+: hard (majority) or soft (shares of the votes).")] = "hard",
+    targets: Annotated[
+        Literal["hard", "soft"], typer.Option(help="FER+: hard (majority) or soft (shares of the votes).")
+    ] = "hard",
     contempt: Annotated[bool, typer.Option("--contempt", help="FER+: keep contempt as an eighth class.")] = False,
     overwrite: Annotated[bool, typer.Option("--replace", help="Overwrite a data set of that name.")] = False,
     as_json: AsJson = False,
@@ -54,9 +56,6 @@ def data_import(
             f"--as {name!r}: a data set's name is lower-case letters, digits and dashes, and not 'demo'; "
             "'my-photos' would do"
         )
-    for option, value, known in (("no-face", no_face, ("drop", "keep")), ("targets", targets, ("hard", "soft"))):
-        if value not in known:
-            raise UsageError(f"--{option} {value!r}: known are {' and '.join(known)}")
     folder = root / "data" / name
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists already; give another name with --as, or --replace to overwrite it")
@@ -66,9 +65,9 @@ def data_import(
         classes=tuple(part.strip() for part in classes.split(",") if part.strip()),
         skip_bad=skip_bad,
         faces=faces,
-        no_face="keep" if no_face == "keep" else "drop",
+        no_face=no_face,
         votes=votes,
-        targets="soft" if targets == "soft" else "hard",
+        targets=targets,
         contempt=contempt,
     )
     about = data.import_(source, folder, options, overwrite=overwrite)

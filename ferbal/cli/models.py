@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Folder of a run, an ensemble, adopted weights or an exported model.")
 ]
-Augmented = Annotated[
-    str, typer.Option("--tta", help="Average over variants of each image: flip, tencrop or affine.")
-]
+Input = Literal["uint8", "float"]
+Views = Literal["flip", "tencrop", "affine"]
+Augmented = Annotated[Views | None, typer.Option("--tta", help="Average over variants of each image.")]
 
 SOUPS = ("soup", "greedy soup")
 
@@ -156,7 +156,7 @@ def evaluate(
     model: ModelPath,
     source: Annotated[str, typer.Option("--data", help="A data set under data/, or demo.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    tta: Augmented = "",
+    tta: Augmented = None,
     resamples: Annotated[int, typer.Option(help="Number of bootstrap resamples.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     as_json: AsJson = False,
@@ -169,10 +169,10 @@ def evaluate(
     dataset = data.open(source, root, twins=folders.twins_of(model))
     scores.part(dataset, split)
     notes = list(_notes(model, dataset, split))
-    probabilities = metrics.softmax(_logits(model, dataset, split, _tta(tta)))
+    probabilities = metrics.softmax(_logits(model, dataset, split, tta))
     found = scores.official_and_without_twins(probabilities, dataset, split, resamples=resamples, seed=seed)
     if as_json:
-        asked = {"model": str(model), "data": dataset.name, "split": split, "tta": tta or None, "seed": seed}
+        asked = {"model": str(model), "data": dataset.name, "split": split, "tta": tta, "seed": seed}
         told = {"notes": notes, "classes": dataset.classes}
         return print_json(asked | told | {over: scores.as_json(one) for over, one in found.items()})
     how = f"{split}, {tta}" if tta else split
@@ -190,7 +190,7 @@ def predict(
     ] = [],
     faces: Annotated[bool, typer.Option("--faces", help="Predict for every face found in a picture.")] = False,
     top: Annotated[int, typer.Option(help="How many classes to name.", min=1)] = 3,
-    tta: Augmented = "",
+    tta: Augmented = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, with every class, instead of text.")] = False,
     as_json: AsJson = False,
     submission: Annotated[
@@ -205,14 +205,13 @@ def predict(
     """Class and probability of each picture, or of each face in it. 4: some pictures could not be read."""
     from ferbal.use import photos, saved
 
-    kind = _tta(tta)
     if bool(pictures) == bool(source):
         raise UsageError("name pictures, or a data set with --data; one of the two")
     if as_json and as_csv:
         raise UsageError("--json or --csv, not both")
     named = [one for what in pictures for one in photos.named(what, sys.stdin.buffer.read)]
     loaded = saved.load(model)
-    asked = loaded.seeing(kind) if kind else loaded
+    asked = loaded.seeing(tta) if tta else loaded
 
     if source:
         said = list(photos.unlabelled(source, root, asked.probabilities))
@@ -240,17 +239,15 @@ def predict(
 
 def export(
     model: ModelPath,
-    to: Annotated[str, typer.Option("--to", help="onnx: one file. hub: a folder that timm loads.")],
+    to: Annotated[
+        Literal["onnx", "hub"], typer.Option("--to", help="onnx: one file. hub: a folder that timm loads.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Where it goes.", show_default="exports/NAME")] = None,
-    given: Annotated[str, typer.Option("--input", help="onnx: the type of its pictures, uint8 or float.")] = "uint8",
+    given: Annotated[Input, typer.Option("--input", help="onnx: the type of its pictures.")] = "uint8",
     as_json: AsJson = False,
     root: Root = HERE,
 ) -> None:
     """Export a model: ONNX, or a folder for timm with a model card."""
-    if to not in ("onnx", "hub"):
-        raise UsageError(f"--to {to!r}: known are onnx and hub")
-    if given not in ("uint8", "float"):
-        raise UsageError(f"--input {given!r}: known are uint8 and float")
     from ferbal.use import folders, saved
 
     loaded = saved.load(model)
@@ -258,7 +255,7 @@ def export(
     place = out or root / "exports" / (f"{loaded.name}.onnx" if to == "onnx" else loaded.name)
     about: dict[str, Any] = {"model": str(model), "to": to, "path": str(place)}
     if to == "onnx":
-        about |= _to_onnx(loaded, place, dataset, "float" if given == "float" else "uint8")
+        about |= _to_onnx(loaded, place, dataset, given)
         line = (
             f"{about['images']:,} images ({about['checked_on']}): the same class on {about['agreeing']:,}, "
             f"probabilities within {about['max_difference']:.1e} of torch's"
@@ -274,7 +271,7 @@ def export(
     print(f"{place}\n  {line}")
 
 
-def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Any) -> dict[str, Any]:
+def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Input) -> dict[str, Any]:
     import numpy as np
 
     from ferbal.use import onnx
@@ -308,7 +305,7 @@ def _notes(path: Path, dataset: Dataset, split: str) -> Iterator[str]:
         )
 
 
-def _logits(path: Path, dataset: Dataset, split: str, tta: Any) -> Any:
+def _logits(path: Path, dataset: Dataset, split: str, tta: Views | None) -> Any:
     """Of a split: those that the model's folder keeps, or else the model is asked."""
     import numpy as np
 
@@ -338,12 +335,6 @@ def _submit(path: Path, said: list[Answer], wrong: list[Answer], classes: tuple[
     best = [classes[one.probabilities.argmax()] for one in said if one.probabilities is not None]
     files.write_text(path, photos.submission(best, classes))
     print(f"{path}: {len(best):,} labels", file=sys.stderr)
-
-
-def _tta(name: str) -> Any:
-    if name not in ("", "flip", "tencrop", "affine"):
-        raise UsageError(f"--tta {name!r}: known are flip, tencrop and affine")
-    return name
 
 
 def _numbers(option: str, text: str) -> tuple[float, ...] | None:

@@ -228,17 +228,13 @@ def test_weights_of_others_are_adopted(say: Say, tmp_path: Path) -> None:
         (("ensemble", RUN, "nowhere"), 3, "nowhere: there is no such folder"),
         (("evaluate", RUN, "--data", "tinny"), 3, "did you mean 'tiny'?"),
         (("evaluate", RUN, "--data", "tiny", "--split", "tst"), 2, "did you mean 'test'?"),
-        (
-            ("evaluate", RUN, "--data", "tiny", "--tta", "rotate"),
-            2,
-            "--tta 'rotate': known are flip, tencrop and affine",
-        ),
+        (("evaluate", RUN, "--data", "tiny", "--tta", "rotate"), 2, "'rotate' is not one of 'flip'"),
         (("predict", RUN), 2, "name pictures, or a data set with --data"),
         (("predict", RUN, "photos", "--json", "--csv"), 2, "--json or --csv, not both"),
         (("predict", RUN, "--data", "tiny"), 3, "tiny has no rows without labels"),
         (("predict", "nowhere", "photos"), 3, "nowhere: there is no such folder; name a run"),
-        (("export", RUN, "--to", "onxx"), 2, "--to 'onxx': known are onnx and hub"),
-        (("export", RUN, "--to", "onnx", "--input", "int"), 2, "--input 'int': known are uint8 and float"),
+        (("export", RUN, "--to", "onxx"), 2, "'onxx' is not one of 'onnx', 'hub'"),
+        (("export", RUN, "--to", "onnx", "--input", "int"), 2, "'int' is not one of 'uint8', 'float'"),
     ],
 )
 def test_mistakes_are_one_message(say: Say, arguments: tuple[str, ...], code: int, said: str) -> None:
