@@ -295,10 +295,25 @@ def load(path: Path, changes: Sequence[str] = ()) -> tuple[StudySpec, Places]:
 
 
 def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
-    """What is wrong with the arms, the ensembles, the database, the size of batches, and what the search varies."""
+    """What is wrong with settings that are each well formed."""
+    yield from _twice(settings, places)
+    yield from _same_arms(settings, places)
+    yield from _same_ensembles(settings, places)
+    yield from _no_database(settings, places)
+    yield from _uneven_batches(settings, places)
+    yield from _grid_too_large(settings, places)
+    for name, values in settings.search.further.items():
+        yield from _not_searchable(name, values, settings, places.of(("search", "further", name)))
+
+
+def _twice(settings: StudySpec, places: Places) -> Iterator[str]:
     for number, backbone in enumerate(settings.backbones):
         if backbone in settings.backbones[:number]:
             yield f"{places.of(('backbones', str(number)))}: {backbone} is named twice"
+
+
+def _same_arms(settings: StudySpec, places: Places) -> Iterator[str]:
+    """Strategies that are one, or are one with what the search sets."""
     same: dict[str, str] = {}
     searched: dict[str, str] = {}
     for label, text in settings.strategies.items():
@@ -312,49 +327,67 @@ def _senseless(settings: StudySpec, places: Places) -> Iterator[str]:
                     f"{places.of(('strategies', label))}: the same as {first!r} once the search sets what they "
                     "differ in; every arm must differ"
                 )
+
+
+def _same_ensembles(settings: StudySpec, places: Places) -> Iterator[str]:
+    """Ensembles that would lie in one folder."""
     folders: dict[str, str] = {}
     for number, method in enumerate(settings.ensembles):
         if folders.setdefault(slug(method), method) in settings.ensembles[:number]:
             told = f"{method!r} is the same as {folders[slug(method)]!r}; name each ensemble once"
             yield f"{places.of(('ensembles', str(number)))}: {told}"
+
+
+def _no_database(settings: StudySpec, places: Places) -> Iterator[str]:
+    """A URL that is no database's."""
     if settings.storage != "sqlite":
         try:
             database.check(settings.storage)
         except UsageError as error:
             where = places.of(("storage",)).replace(settings.storage, "...")  # it may hold a password
             yield f"{where}: {error}"
+
+
+def _uneven_batches(settings: StudySpec, places: Places) -> Iterator[str]:
+    """Batches that several devices cannot share evenly."""
     devices, sizes = settings.training.devices, settings.search.batch_size
     if uneven := [str(size) for size in (sizes if isinstance(sizes, tuple) else (sizes,)) if size % devices]:
         yield (
             f"{places.of(('search', 'batch_size'))}: training.devices: {devices} share each batch, so its size must "
             f"be a multiple of {devices} but got {', '.join(uneven)}"
         )
-    used = {name for text in settings.strategies.values() for name in recipe.names(text)}
+
+
+def _grid_too_large(settings: StudySpec, places: Places) -> Iterator[str]:
+    """A grid of more points than the search has trials."""
     try:
         _ = settings.trainings
     except UsageError as error:
         yield f"{places.of(('search', 'trials'))}: {error}"
-    for name, values in settings.search.further.items():
-        place = places.of(("search", "further", name))
-        owner = name.rpartition(".")[0]
-        if name not in TUNABLE and owner not in used:
-            known = [*TUNABLE, *(f"{one}.{parameter}" for one in sorted(used) for parameter in _parameters(one))]
-            told = f"no setting of that name can be searched in this study{nearest(name, known)}"
-            yield f"{place}: {told}. Known here: {', '.join(known)}"
-            continue
-        try:
-            for value in values.values if isinstance(values, Choices) else (values.low, values.high):
-                if name in TUNABLE:
-                    TypeAdapter(Training).validate_python({name: value})
-                    continue
-                for text in settings.strategies.values():
-                    if owner in recipe.names(text):
-                        recipe.parse(recipe.tuned(text, {name: value}))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            yield f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]} but got {problem['input']!r}"
-        except UsageError as error:
-            yield f"{place}: {error}"
+
+
+def _not_searchable(name: str, values: Values, settings: StudySpec, place: str) -> Iterator[str]:
+    """What else than the knobs the search varies: a setting of that name that takes these values, or a complaint."""
+    used = {one for text in settings.strategies.values() for one in recipe.names(text)}
+    owner = name.rpartition(".")[0]
+    if name not in TUNABLE and owner not in used:
+        known = [*TUNABLE, *(f"{one}.{parameter}" for one in sorted(used) for parameter in _parameters(one))]
+        told = f"no setting of that name can be searched in this study{nearest(name, known)}"
+        yield f"{place}: {told}. Known here: {', '.join(known)}"
+        return
+    try:
+        for value in values.values if isinstance(values, Choices) else (values.low, values.high):
+            if name in TUNABLE:
+                TypeAdapter(Training).validate_python({name: value})
+                continue
+            for text in settings.strategies.values():
+                if owner in recipe.names(text):
+                    recipe.parse(recipe.tuned(text, {name: value}))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        yield f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]} but got {problem['input']!r}"
+    except UsageError as error:
+        yield f"{place}: {error}"
 
 
 def _tuned(text: str, further: dict[str, Values]) -> str:

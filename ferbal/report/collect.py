@@ -107,17 +107,6 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
         for name, run in source.ensembles:
             model = names[source.spec.name, name] = f"{source.spec.name}: {name}" if many else name
             _add(scored, Who(model, "ensemble", model, "", -1, name), source, run, blend)
-    arms = [(source, arm) for source in sources for arm in source.finals]
-    plain: dict[str, str] = {}
-    for source, arm in arms:
-        if arm.label == labels[source.spec.name] and any(done == arm for done, _, _ in source.done):
-            plain.setdefault(arm.backbone, arm.name)
-    tested = {done.name for source in sources for done, _, _ in source.done}
-    against = {
-        arm.name: plain[arm.backbone]
-        for _, arm in arms
-        if arm.name in tested and arm.backbone in plain and arm.name != plain[arm.backbone]
-    }
     mistaken = scored.mistakes()
     looked = _overlays(sources, mistaken)
     further = dict.fromkeys(name for source in sources for name in source.spec.search.further)
@@ -145,8 +134,21 @@ def collect(sources: Sequence[Source], cast: Float[np.ndarray, "n k"] | None = N
         failed=frame("failed", (row for source in sources for row in _failed(source, many))),
         ledger=frame("ledger", (row for source in sources for row in _ledger(source, many))),
         provenance=_provenance(sources),
-        **scored.tables(against),
+        **scored.tables(_against(sources, labels)),
     )
+
+
+def _against(sources: Sequence[Source], labels: Mapping[str, str]) -> dict[str, str]:
+    """The baseline that each scored arm is compared with: on its backbone, of the first study that has scored one.
+
+    labels: the baseline of each study, by the study's name.
+    """
+    done = dict.fromkeys((source.spec.name, arm) for source in sources for arm, _, _ in source.done)
+    plain: dict[str, str] = {}
+    for study, arm in done:
+        if arm.label == labels[study]:
+            plain.setdefault(arm.backbone, arm.name)
+    return {arm.name: own for _, arm in done if (own := plain.get(arm.backbone, arm.name)) != arm.name}
 
 
 def _unseen(studies: Sequence[tuple[Split, Int[np.ndarray, " n"] | None]]) -> Int[np.ndarray, " b"]:
