@@ -7,7 +7,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -229,13 +229,12 @@ def _executed(
     meter = energy.meter(machine.device) if alone else energy.Meter(())
     weights = yield from _recorded(epochs, rows, folder, job.knobs.batch_size, meter)
     model.load_state_dict(weights)
-    logits, tta = {}, job.training.tta if keep else "none"
+    said, tta = {}, job.training.tta if keep else "none"
     for name in ("val", "test") if keep else ("val",):
         part: Split = getattr(dataset, name)
-        logits[name] = train.answers(model.to(machine.device), part.images, view, machine, tta)
-    adjust, fitted = corrections(plan, logits["val"], dataset.val, halves.blend, heads.linear_classifier(model))
-    correction = Correction.of(adjust, logits["val"])
-    logits = {name: over_all(adjust(said), plan.becomes) for name, said in logits.items()}
+        said[name] = train.answers(model.to(machine.device), part.images, view, machine, tta)
+    head = heads.linear_classifier(model)
+    logits, correction, fitted = corrected_logits(plan, said, dataset.val, halves.blend, head)
     matrix = _confusion(logits["val"][halves.select], dataset.val.labels[halves.select], plan)
     if keep:
         folder.save_weights(weights)
@@ -341,6 +340,22 @@ def _energy(rows: list[dict[str, Any]], meter: Meter) -> dict[str, Any]:
     drawn = [row.get("energy_j") for row in rows]  # rows of a run begun by an older ferbal have none
     known = [joules for joules in drawn if joules is not None]
     return {} if len(known) < len(drawn) else {"energy_j": round(sum(known), 1), "energy_of": meter.of}
+
+
+def corrected_logits(
+    plan: Plan,
+    said: Mapping[str, Float[np.ndarray, "_ k"]],
+    val: Split,
+    blend: Int[np.ndarray, " b"],
+    head: LinearClassifier | None,
+) -> tuple[dict[str, Float[np.ndarray, "_ k0"]], Correction | None, list[str]]:
+    """Corrected logits over all classes; how they are corrected, None where numbers cannot tell; what each fit found.
+
+    said: what the trained network says, by split; what is fitted is fitted on the rows `blend` of "val".
+    """
+    adjust, found = corrections(plan, said["val"], val, blend, head)
+    logits = {name: over_all(adjust(one), plan.becomes) for name, one in said.items()}
+    return logits, Correction.of(adjust, said["val"]), found
 
 
 def corrections(

@@ -24,7 +24,7 @@ from ferbal.device import Machine
 from ferbal.models import heads, pretrained
 from ferbal.models.build import build
 from ferbal.plan import Plan
-from ferbal.run import corrections, plan_for, within_plan
+from ferbal.run import corrected_logits, plan_for, within_plan
 from ferbal.settings import Arm, Knobs, Training
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.train import Epoch, Weights
@@ -177,9 +177,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         """What the strategy does to the logits; fitted on the rows that were held out for it, or on all held out."""
         fitted_on = dataset.val if len(dataset.val) else dataset.train
         rows = blend if len(blend) else np.arange(len(fitted_on))
-        said = train.predict(network, fitted_on.images, view, machine)
-        adjust, found = corrections(plan, said, fitted_on, rows, heads.linear_classifier(network))
-        correction = Correction.of(adjust, said)
+        said = {"val": train.predict(network, fitted_on.images, view, machine)}
+        _, correction, found = corrected_logits(plan, said, fitted_on, rows, heads.linear_classifier(network))
         if correction is None:
             raise ValueError(f"strategy {self.strategy!r} corrects logits in a way that cannot be kept with a model")
         return correction, found

@@ -18,7 +18,7 @@ from ferbal.errors import DataError, UsageError
 from ferbal.models import heads, weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
-from ferbal.run import corrections, made_for, plan_for
+from ferbal.run import corrected_logits, made_for, plan_for
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
@@ -144,9 +144,9 @@ def _worked_out(
     plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
     if plan.adjust is None and not plan.fits:
         return {"correction": Correction.none(len(plan.classes)).as_json(), "data": made_for(dataset)}
-    said = train.predict(network, dataset.val.images, view, machine)
-    adjust, _ = corrections(plan, said, dataset.val, data.halves(dataset.val).blend, heads.linear_classifier(network))
-    found = Correction.of(adjust, said)
+    val, head = dataset.val, heads.linear_classifier(network)
+    said = {"val": train.predict(network, val.images, view, machine)}
+    _, found, _ = corrected_logits(plan, said, val, data.halves(val).blend, head)
     return {"correction": None if found is None else found.as_json(), "data": made_for(dataset)}
 
 

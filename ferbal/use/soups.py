@@ -20,7 +20,7 @@ from ferbal.errors import DataError, UsageError
 from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.models import heads, weights_file
 from ferbal.plan import Plan
-from ferbal.run import corrections, over_all, plan_for
+from ferbal.run import corrected_logits, plan_for
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
@@ -105,18 +105,14 @@ class _Evaluator:
         return soup.renormalised(self.network, weights, images, self.machine)
 
     def says(self, *splits: str) -> tuple[dict[str, Float[np.ndarray, "n k0"]], Correction | None, list[str]]:
-        """Corrected logits over all classes of validation and of these splits; and how they are corrected."""
-        val, plan = self.dataset.val, self.plan
+        """`corrected_logits` of validation and of these splits."""
+        parts = {name: getattr(self.dataset, name) for name in ("val", *splits)}
         said = {
-            name: train.answers(
-                self.network, getattr(self.dataset, name).images, self.view, self.machine, self.training.tta
-            )
-            for name in ("val", *splits)
+            name: train.answers(self.network, part.images, self.view, self.machine, self.training.tta)
+            for name, part in parts.items()
         }
-        blend = data.halves(val).blend
-        adjust, fitted = corrections(plan, said["val"], val, blend, heads.linear_classifier(self.network))
-        logits = {name: over_all(adjust(one), plan.becomes) for name, one in said.items()}
-        return logits, Correction.of(adjust, said["val"]), fitted
+        val, head = self.dataset.val, heads.linear_classifier(self.network)
+        return corrected_logits(self.plan, said, val, data.halves(val).blend, head)
 
 
 def _ingredient(run: RunFolder, name: str) -> soup.Ingredient:
