@@ -77,7 +77,7 @@ def refuse(folder: RunFolder, method: str, members: Mapping[str, RunFolder], dat
 
 
 def _made_of(method: str, members: Mapping[str, RunFolder], dataset: Dataset) -> dict[str, Any]:
-    """What an ensemble follows from. said: hashes of the members' logits, who may have been made anew since."""
+    """What an ensemble follows from. said: hashes of the members' logits, since members may have been made again."""
     return {
         "method": method,
         "members": list(members),

@@ -47,7 +47,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full, or all that one may have of it."""
+    """Whether an error says that the disk, or the user's quota of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -1,4 +1,4 @@
-"""How what a model says, and how good it is, are printed."""
+"""Predictions and scores of a model as they are printed."""
 
 from __future__ import annotations
 

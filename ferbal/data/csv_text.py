@@ -18,7 +18,7 @@ def header(path: Path) -> tuple[str, ...]:
 
 
 def rows(path: Path, *, strict: bool = True) -> list[list[str]]:
-    """The cells of every row below the header; blank lines are none.
+    """The cells of every row below the header; blank lines are left out.
 
     Raises DataError that names the line: of bytes that are no UTF-8, unless they need not be right (`strict`), and
     of a quote that is never closed.
@@ -37,5 +37,5 @@ def rows(path: Path, *, strict: bool = True) -> list[list[str]]:
 
 
 def text(content: bytes) -> str:
-    """Bytes as text; what is no UTF-8 becomes a sign that says so."""
+    """Bytes as text; what is not UTF-8 becomes U+FFFD."""
     return content.decode("utf-8-sig", errors="replace")

@@ -113,7 +113,7 @@ def _developed(picture: Image.Image, rng: np.random.Generator) -> UInt8[np.ndarr
 
 
 def _colour(rng: np.random.Generator, darkest: int = 25, lightest: int = 230) -> Colour:
-    """One that a room might have: a gray with some colour in it."""
+    """A colour that a room might have: a gray with some colour in it."""
     red, green, blue = (int(rng.integers(darkest, lightest)) + rng.integers(-25, 25, 3)).tolist()
     return red, green, blue
 

@@ -193,7 +193,7 @@ def _lean(left: Point, right: Point) -> float:
 
 
 def _distinct(faces: list[Face]) -> list[Face]:
-    """Of faces that lie on one another the one with the highest score."""
+    """Of overlapping faces the one with the highest score."""
     kept: list[Face] = []
     for face in sorted(faces, key=lambda face: (-face.score, face.box)):
         if not any(_overlap(face, other) for other in kept):
@@ -208,7 +208,7 @@ def _overlap(a: Face, b: Face) -> bool:
 
 
 def _detect(name: str, picture: Gray, agreeing: int, smallest: float) -> list[tuple[tuple[int, int, int, int], int]]:
-    """Boxes (left, top, width, height) in which a cascade sees what it knows, each with how many windows agree."""
+    """Boxes (left, top, width, height) that a cascade detects, each with the number of overlapping windows."""
     cascade = _cascade(name, threading.get_ident())
     side = round(smallest)
     boxes, scores = cascade.detectMultiScale2(picture, STEP, agreeing, minSize=(side, side))

@@ -44,7 +44,7 @@ class Faces:
     usage: list[str]
     columns: tuple[str, ...]
     bad: tuple[tuple[int, str], ...]
-    """Rows, counted from 0, whose pixels are none, with what is wrong; their images are blank."""
+    """Rows, counted from 0, with invalid pixels, and what is wrong with them; their images are blank."""
 
 
 def recognises(path: Path) -> bool:
@@ -185,7 +185,7 @@ def _all_at_once(lines: bytes, columns: tuple[str, ...]) -> Faces | None:
     if len(commas) != len(ends) * (len(columns) - 1):
         return None
     bounds = np.column_stack([np.r_[-1, ends[:-1]], commas.reshape(len(ends), -1), ends])
-    if (np.diff(bounds) <= 0).any():  # a comma in another line than it should be in
+    if (np.diff(bounds) <= 0).any():  # one line lacks a comma, and another has one too many
         return None
 
     def column(name: str) -> list[bytes]:
@@ -233,7 +233,7 @@ def _one_by_one(lines: bytes, columns: tuple[str, ...]) -> Faces:
 
 
 def _fields(line: str) -> list[str]:
-    """The columns of one line. A quote that it leaves open ends with it, and swallows no other row."""
+    """The columns of one line. A quote left open ends with the line, instead of swallowing the rows below."""
     try:
         return next(text_csv.reader([line]), [])
     except text_csv.Error:

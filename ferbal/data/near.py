@@ -29,7 +29,7 @@ THRESHOLD = 0.85
 
 SIDE = 12  # frequencies each way
 BITS = 64  # of a hash
-QUARTER = 16  # bits of a quarter of it
+QUARTER = 16  # bits of a quarter of a hash
 DISTANCE = 14  # most bits in which the hashes of near duplicates differ
 FLIPS = [0, *(sum(1 << bit for bit in bits) for size in (1, 2) for bits in combinations(range(QUARTER), size))]
 CROWD = 32  # pictures of one hash that are compared with each other; later ones only with the first
@@ -166,7 +166,9 @@ def _sharing_a_quarter(
     turned = key ^ int(np.array([turn]).view(np.uint16)[quarter])
     for flip in FLIPS:
         wanted = turned ^ flip
-        count = np.where(wanted >= key, size[wanted], 0)  # the other half would be the same pairs, seen from behind
+        count = np.where(
+            wanted >= key, size[wanted], 0
+        )  # the other half would be the same pairs with their rows swapped
         end = np.cumsum(count)
         cut = np.searchsorted(end, np.arange(PAIRS_AT_ONCE, count.sum(), PAIRS_AT_ONCE))
         for lower, upper in pairwise(np.unique([0, *cut, len(end)]).tolist()):

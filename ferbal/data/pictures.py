@@ -1,4 +1,4 @@
-"""Image files as they lie on people's disks -> arrays of bytes, and what is wrong with those that cannot be read."""
+"""Image files of any common format -> arrays of bytes, and what is wrong with those that cannot be read."""
 
 from __future__ import annotations
 
@@ -174,14 +174,14 @@ def photo(source: Path | bytes, near: int | None = None) -> UInt8[np.ndarray, "h
 
 
 def _unmapped(source: Path | bytes) -> BufferedReader | BytesIO:
-    """A picture's bytes, to be read: TIFFs that Pillow is given by name it maps, and then leaves on their side."""
+    """A picture's bytes, to be read: Pillow maps a TIFF that it is given by name, and then leaves it on its side."""
     return BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
 
 def framed(
     photo: UInt8[np.ndarray, "h w *c"], shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "{shape[0]} {shape[1]} {shape[2]}"]:
-    """A photo as images of this shape (channels, height, width) are made of files: cut to the form, and resized."""
+    """A photo cropped and resized to this shape (channels, height, width), as imported images are."""
     from PIL import Image, ImageOps
 
     channels, height, width = shape
@@ -253,21 +253,21 @@ def _common_size(
 
 
 def _side_by_side(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """In threads, for Pillow lets go of the interpreter while it decodes."""
+    """In threads: Pillow releases the interpreter lock while it decodes."""
     with ThreadPoolExecutor(min(8, cpu_count() or 1)) as pool:
         yield from pool.map(work, items)
 
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Pillow warns of odd metadata and of large pictures, which are looked at here."""
+    """Silence Pillow's warnings of odd metadata and of large pictures, both of which are checked here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _reason(error: Exception) -> str:
-    """What Pillow or the system says, in plain words where theirs puzzle."""
+    """What Pillow or the system says, reworded where it would puzzle."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):

@@ -116,7 +116,7 @@ def order_of(sources: tuple[str, str], root: Path) -> dict[str, Int[np.ndarray, 
 
 
 def _near_groups(rows: Rows, folder: Path, digest: str) -> Int[np.ndarray, " n"]:
-    """Found once, and kept beside the images where that can be written: half a million of them take a minute."""
+    """Groups of near twins. They are cached beside the images if possible: half a million images take a minute."""
     kept = folder / f"near-{digest[:16]}-{NEAR}.npy"
     if kept.exists():
         return np.load(kept)
@@ -201,7 +201,7 @@ def _reserve(file: Path) -> None:
 
 
 def _one_channel(images: UInt8[np.ndarray, "n c h w"]) -> UInt8[np.ndarray, "n d h w"]:
-    """The images with one channel where all are gray: WebP and many tools know no gray and say it three times."""
+    """The images with one channel where all are gray: WebP and many tools store gray as three equal channels."""
     at_once = max(AT_ONCE // max(images[0].nbytes, 1), 1)
     batches = (images[first : first + at_once] for first in range(0, len(images), at_once))
     return images[:, :1] if all((batch == batch[:, :1]).all() for batch in batches) else images

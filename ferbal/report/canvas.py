@@ -135,7 +135,7 @@ def seed_of(name: object, seed: Any) -> str:
 
 
 def numbers(column: Iterable[Any]) -> list[float | None]:
-    """Floats for a figure, of the six digits that anybody sees; None where there is no number."""
+    """Floats for a figure, rounded to six significant digits; None where there is no number."""
     return [None if pd.isna(value) else float(f"{value:.6g}") for value in column]
 
 

@@ -272,7 +272,7 @@ def _mistakes(
 
 
 def _votes(share: Float[np.ndarray, " k"], names: Sequence[str]) -> str:
-    """What people said of a picture, the most votes first; those for none of the classes last."""
+    """People's votes on a picture as text, the most votes first; those for none of the classes last."""
     said = {names[k]: float(share[k]) for k in np.argsort(-share, kind="stable")} | {OTHER: 1 - float(share.sum())}
     return ", ".join(f"{name} {part:.0%}" for name, part in said.items() if part > 0.005)
 
@@ -294,7 +294,7 @@ def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _counts(source: Source) -> Iterator[dict[str, Any]]:
-    """By class of the data set, the mean over runs: those taken as one are drawn as their rows are many."""
+    """Rows and share of each class of the data set under each strategy, means over its runs."""
     names, labels = source.dataset.classes, source.dataset.train.labels
     for label, plan in {arm.label: plan for arm, plan in source.plans}.items():
         rows = np.bincount(labels[plan.samples.source], minlength=len(names))
@@ -304,7 +304,7 @@ def _counts(source: Source) -> Iterator[dict[str, Any]]:
 
 
 def _drawn(about: Mapping[str, Any], rows: Int[np.ndarray, " k0"]) -> Float[np.ndarray, "2 k0"]:
-    """Rows and share of each class of the data set. rows: by which those taken as one share what the whole has."""
+    """Rows and share of each class of the data set. rows: by which merged classes divide what is theirs."""
     becomes = np.array(about["becomes"])
     known = becomes >= 0
     own = becomes[known]
@@ -323,7 +323,7 @@ def _notes(source: Source) -> Iterator[dict[str, Any]]:
 
 
 def _planned(source: Source, label: str) -> Sequence[Mapping[str, Any]]:
-    """What the plans of a strategy's runs were, with what the search has set; before there are any, its plan."""
+    """The plans of a strategy's runs, with what the search has set; before it has runs, its plan as it is written."""
     if done := [run.about for arm, _, run in source.done if arm.label == label]:
         return done
     arm, plan = next((arm, plan) for arm, plan in source.plans if arm.label == label)

@@ -10,9 +10,9 @@ import numpy as np
 from ferbal.shapes import Float, Int
 
 RECALLS: Final = np.round(np.arange(41) / 40, 3)
-"""Where precision is read off."""
+"""The recalls at which precision is read off."""
 BINS: Final = 10
-"""Of probability, of equal width."""
+"""Bins of probability, all equally wide."""
 
 
 @dataclass(frozen=True, eq=False)

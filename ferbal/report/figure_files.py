@@ -1,4 +1,4 @@
-"""The page's figures as files, for theses and slides, drawn by a Chrome that nobody sees."""
+"""The page's figures as files, for theses and slides, drawn by a headless Chrome."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def classes(tables: Tables) -> list[str]:
 
 
 def strategies(tables: Tables) -> list[str]:
-    """Every strategy of the study, in the order in which it was written down."""
+    """Every strategy of the study, in the order of the study file."""
     known = models(tables)
     arms = known.loc[known["kind"] == "arm", "strategy"]
     return _distinct([*tables.counts["strategy"], *tables.runs["strategy"], *arms])

@@ -91,7 +91,10 @@ def layer(evidence: Float[np.ndarray, "h w"], shape: tuple[int, int], crop: floa
 
 
 def place(evidence: Float[np.ndarray, "h w"], crop: float = 1.0) -> str:
-    """The centre of what a map of the middle shows, in words: a third of the picture's height, one of its width."""
+    """In words, which third of the picture's height and of its width the evidence is centred in.
+
+    crop: share of each side that the map covers, around the middle.
+    """
     rows, columns = (evidence.sum(axis) for axis in (1, 0))
     down, across = (_third(mass, crop) for mass in (rows, columns))
     if (down, across) == (1, 1):

@@ -45,7 +45,7 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class _Said:
-    """Logits of blend, probabilities of test, and the classes that they come to.
+    """Logits on blend, probabilities on test, and the classes predicted from them.
 
     worth: macro-F1 on blend, by which the best run and the best ensemble are told.
     """
@@ -260,7 +260,7 @@ class Scored:
 
 
 def _over_pairs(each: Float[np.ndarray, "m m"], member: Float[np.ndarray, "a m"]) -> Float[np.ndarray, "a a"]:
-    """The mean of a measure of pairs over those of two different runs, by model; NaN where it is of none of them.
+    """The mean of a pairwise measure over pairs of different runs, by model; NaN where there is no such pair.
 
     member: 1 where a run, across, is one of a model's.
     """

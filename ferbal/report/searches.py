@@ -13,7 +13,7 @@ from ferbal.report.words import setting
 
 KNOBS: Final = {"lr": "learning rate", "batch_size": "batch size", "patience": "patience"}
 VALUE: Final = "macro-F1"
-ENOUGH: Final = 8  # complete trials: below, importances are made of chance
+ENOUGH: Final = 8  # complete trials: with fewer, importances are noise
 WIDE: Final = 100  # times the lowest value: from there on, a setting is shown on a logarithmic scale
 
 
@@ -71,7 +71,7 @@ def _axes(own: pd.DataFrame, knobs: list[str]) -> Iterator[tuple[str, Any, list[
 
 
 def _places(values: pd.Series) -> pd.Series:
-    """Where the values of a setting lie along its axis: names in the order of the alphabet."""
+    """Where the values of a setting lie along its axis: names in alphabetical order."""
     if not _numeric(values):
         return values.map({name: place for place, name in enumerate(sorted(values.unique(), key=str))}).astype(float)
     numbers = values.astype(float)

@@ -84,7 +84,7 @@ def _written(path: Path, text: str) -> Path:
 
 
 def _one_line(cell: str) -> str:
-    """What stands below a figure, behind it."""
+    """A cell of several lines as one: the further lines in brackets."""
     first, *more = cell.splitlines() or [""]
     return f"{first} ({', '.join(more)})" if more else first
 

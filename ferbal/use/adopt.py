@@ -1,4 +1,4 @@
-"""Weights that were not made here, as a run: checked, evaluated once, their logits kept."""
+"""Weights trained elsewhere -> a run: checked, evaluated once, their logits kept."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ LEDGER = [
 
 
 def _places(classes: tuple[str, ...], dataset: Dataset) -> Int[np.ndarray, " k0"]:
-    """For each class of the data set its place among the logits, -1 where the weights do not know it."""
+    """For each class of the data set its place among the logits, -1 for a class the weights do not know."""
     for name in classes:
         if name not in dataset.classes:
             raise DataError(

@@ -69,7 +69,7 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
 
 
 def place(runs: Sequence[Path], root: Path, method: str, name: str = "") -> RunFolder:
-    """Where what is made of these runs goes, by default under the method's name. Raises UsageError."""
+    """The folder of what is made of these runs, by default under the method's name. Raises UsageError."""
     name = name or slug(method)
     if slug(name) != name:
         raise UsageError(f"--name {name!r}: lower-case letters, digits and dashes; {slug(name)!r} would do")
@@ -93,7 +93,7 @@ def finished(run: Path) -> RunFolder:
 
 
 def one_data_set(folders: Sequence[RunFolder], root: Path) -> Dataset:
-    """The data set that all runs were made on, divided as for all of them."""
+    """The data set that all runs were made on, with the division of validation that all of them used."""
     # adopted weights have seen no half of this validation split: they fit any division of it
     own = [folder for folder in folders if not folder.about.get("adopted")]
     first = (own or folders)[0]
@@ -147,7 +147,7 @@ def _macro_f1(said: np.ndarray, labels: np.ndarray, dataset: Dataset) -> float:
 
 
 def named(run: Path, root: Path) -> str:
-    """A run's way from the root, so that the whole can be moved; the full one if it lies elsewhere."""
+    """A run's path relative to the root, so that the root can be moved; the full path if it lies elsewhere."""
     where = run.resolve()
     return where.relative_to(root.resolve()).as_posix() if where.is_relative_to(root.resolve()) else str(where)
 

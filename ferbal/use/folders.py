@@ -15,7 +15,7 @@ from ferbal.shapes import Float
 
 
 def members_of(folder: RunFolder) -> list[RunFolder]:
-    """The runs that an ensemble is made of: a study's named by their folders, others by their way from the root."""
+    """The runs that an ensemble is made of: a study's named by their folders, others by their paths from the root."""
     found = []
     for name in folder.about["members"]:
         places = [folder.path.parents[1] / "runs" / name, folder.path.parents[1] / name]

@@ -1,4 +1,4 @@
-"""A trained model, ready to be asked: pictures in, logits and classes out."""
+"""A trained model, ready to use: pictures in, logits and classes out."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _channels(about: dict[str, Any]) -> int:
 def _worked_out(
     folder: RunFolder, about: dict[str, Any], network: nn.Module, view: View, machine: Machine
 ) -> dict[str, Any]:
-    """What a run made before corrections were kept would say of them: fitted again, on the same rows as then."""
+    """The correction of a run from before corrections were saved: fitted again, on the same rows as then."""
     dataset = data_set_of(folder.path, about["digest"], about["twins"])
     if dataset is None:
         raise DataError(
@@ -166,7 +166,7 @@ def _ensemble(folder: RunFolder) -> Model:
         apply, weights = fitted.apply, fitted.weights
     nets = [model.nets[0] for model in models]
     if weights is not None and _agree(mixture(weights).apply(log), told):
-        if all((net.becomes >= 0).all() for net in nets):  # what counts for nothing need not be asked
+        if all((net.becomes >= 0).all() for net in nets):  # members of weight 0 need not be asked
             used = np.flatnonzero(weights)
             nets, weights = [nets[member] for member in used], weights[used]
         body = Ensemble(tuple(nets), mixture(weights).apply, weights, unknown)

@@ -1,4 +1,4 @@
-"""Runs of one arm -> a soup on disk: the mean of their weights, as a run that every command takes."""
+"""Runs of one arm -> a soup on disk: the mean of their weights, in a folder that every command takes for a run."""
 
 from __future__ import annotations
 

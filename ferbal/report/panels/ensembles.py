@@ -70,7 +70,7 @@ def ensembles(tables: Tables) -> Iterable[Part]:
 
 
 def _fixed(tables: Tables) -> Iterable[Part]:
-    """The models that one could take home, image by image; and what no choice among them can reach."""
+    """The best run and the best ensemble compared image by image, and the bound that no choice of runs can pass."""
     duels, reach = records(tables.duels), tables.reach
     if duels:
         told = duels[0]

@@ -1,4 +1,4 @@
-"""Panels of the way there: the data, what strategies made of it, training, search."""
+"""Panels of what came before the scores: the data, what strategies made of it, training, search."""
 
 from __future__ import annotations
 
