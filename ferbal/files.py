@@ -97,10 +97,12 @@ def sweep_drafts(place: Path) -> None:
     """
     import filelock
 
-    for lock in place.glob(".*.lock"):
-        with suppress(filelock.Timeout, OSError), filelock.FileLock(lock, blocking=False):
-            shutil.rmtree(lock.with_suffix(".partial"), ignore_errors=True)
-            lock.unlink(missing_ok=True)
+    for draft in place.glob(".*.partial"):
+        lock = draft.with_suffix(".lock")
+        if lock.exists():  # without one it is nobody's, or what `whole_folder` has set aside
+            with suppress(filelock.Timeout, OSError), filelock.FileLock(lock, blocking=False):
+                shutil.rmtree(draft, ignore_errors=True)
+                lock.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, name: str = "") -> None:
