@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ferbal.errors import DataError
-from ferbal.shapes import Float, Float64, Int
+from ferbal.shapes import Float, Int
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,14 +15,11 @@ class Doubts:
     """Rows whose label is likely wrong, the most doubtful first.
 
     suggested: the class the model is confident of. margin: p of the label minus the largest other p, -1..1, rising.
-    joint: how many rows of each given label (row) are expected to be truly of each class (column); its rows sum to
-    the number of each label. What is off the diagonal estimates the number of wrong labels.
     """
 
     rows: Int[np.ndarray, " d"]
     suggested: Int[np.ndarray, " d"]
     margin: Float[np.ndarray, " d"]
-    joint: Float64[np.ndarray, "k k"]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,14 +51,7 @@ def label_doubts(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray
     margin = own - others.max(1)
     rows = np.flatnonzero(judged & (confident != labels))
     rows = rows[np.argsort(margin[rows], kind="stable")]
-    counts = np.bincount(labels[judged] * k + confident[judged], minlength=k * k).reshape(k, k)
-    return Doubts(rows, confident[rows], margin[rows], _calibrated(counts, count))
-
-
-def _calibrated(counts: Int[np.ndarray, "k k"], labelled: Int[np.ndarray, " k"]) -> Float64[np.ndarray, "k k"]:
-    """The confident counts, scaled to sum to the labels given, row by row. What was not judged is right."""
-    counts = counts + np.diag(counts.sum(1) == 0)
-    return counts * (labelled / counts.sum(1))[:, None]
+    return Doubts(rows, confident[rows], margin[rows])
 
 
 def _check(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> None:
