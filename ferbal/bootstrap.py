@@ -39,7 +39,7 @@ class Predicted:
 class Scores:
     """The scores of one arm's runs on the test set, and on resamples of it that are the same for all arms.
 
-    seen [S, 3 + K], resampled [R, S, 3 + K], right [S, K]: rows of each class that each run has right;
+    seen [S, 3 + K], resampled [R, S, 3 + K], right [S, K]: rows of each class that each run predicts right;
     pictures [K]: distinct ones of each class; rows: of test
     """
 
@@ -152,11 +152,5 @@ def _scores(matrices: Float[np.ndarray, "*m k k"] | Int[np.ndarray, "*m k k"]) -
     f1 = metrics.f1(matrices)
     with np.errstate(invalid="ignore"):
         accuracy = matrices.trace(axis1=-2, axis2=-1) / matrices.sum((-2, -1))
-    whole = np.stack([_mean(f1), _mean(metrics.recall(matrices)), accuracy], -1)
-    return np.concatenate([whole, f1], -1)
-
-
-def _mean(values: Float[np.ndarray, "*m k"]) -> Float[np.ndarray, "*m"]:
-    """Over the classes that have a value; NaN where none has."""
-    with np.errstate(invalid="ignore"):
-        return np.nansum(values, -1) / (~np.isnan(values)).sum(-1)
+    whole = [metrics.class_mean(f1), metrics.class_mean(metrics.recall(matrices)), accuracy]
+    return np.concatenate([np.stack(whole, -1), f1], -1)

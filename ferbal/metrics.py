@@ -30,9 +30,15 @@ def f1(matrix: Real[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m k"]:
     return _ratio(2 * matrix.diagonal(axis1=-2, axis2=-1), matrix.sum(-2) + matrix.sum(-1), empty=np.nan)
 
 
+def class_mean(values: Float[np.ndarray, "*m k"]) -> Float[np.ndarray, "*m"]:
+    """Mean over the classes that have a value; NaN where none has."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(values, -1) / (~np.isnan(values)).sum(-1))
+
+
 def macro_f1(matrix: Int[np.ndarray, "k k"]) -> float:
     """Mean F1 over the classes that are seen or predicted (the convention of scikit-learn)."""
-    return float(np.nanmean(f1(matrix))) if matrix.sum() else float("nan")
+    return float(class_mean(f1(matrix)))
 
 
 def accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
@@ -42,7 +48,7 @@ def accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
 
 def balanced_accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
     """Mean recall over the classes that have rows, 0..1."""
-    return float(np.nanmean(recall(matrix))) if matrix.sum() else float("nan")
+    return float(class_mean(recall(matrix)))
 
 
 def gmean(matrix: Int[np.ndarray, "k k"]) -> float:
@@ -91,11 +97,11 @@ def log_softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
     return shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
 
 
-def answered(logits: Float[np.ndarray, "n k0"], becomes: Int[np.ndarray, " k0"]) -> Int[np.ndarray, " n"]:
-    """The class that a model says, among those of the data set: of merged classes, the first.
+def predicted(logits: Float[np.ndarray, "n k0"], becomes: Int[np.ndarray, " k0"]) -> Int[np.ndarray, " n"]:
+    """The predicted class of each row, as a class of the data set.
 
-    becomes: the model's own class for each, -1 for one that it does not know. The members of a merged class, which
-    share its probability, speak together.
+    becomes: the model's own class for each class of the data set, -1 for one that it does not know. A merged class
+    counts with the summed probability of its members and is reported as the first of them.
     """
     known = np.flatnonzero(becomes >= 0)
     own, first = np.unique(becomes[known], return_index=True)

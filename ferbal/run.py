@@ -398,7 +398,7 @@ def over_all(logits: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k0"]) 
     """Logits with a column for every class of the data set: -inf for those the model does not know.
 
     Classes that were merged share the probability of the whole evenly, for mixing with what others say of each; which
-    class is the answer is `metrics.answered`'s to tell.
+    class is the answer is `metrics.predicted`'s to tell.
     """
     known = becomes >= 0
     members = np.bincount(becomes[known])
@@ -411,5 +411,5 @@ def _confusion(
     logits: Float[np.ndarray, "n k0"], labels: Int[np.ndarray, " n"], plan: Plan
 ) -> Int[np.ndarray, "k k"]:
     """Counts over the classes the model knows."""
-    true, said = plan.becomes[labels], plan.becomes[metrics.answered(logits, plan.becomes)]
+    true, said = plan.becomes[labels], plan.becomes[metrics.predicted(logits, plan.becomes)]
     return metrics.confusion(true[true >= 0], said[true >= 0], len(plan.classes))

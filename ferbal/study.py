@@ -80,7 +80,7 @@ class Study:
         if np.array_equal(becomes, np.arange(len(self.dataset.classes))):
             return float(run.scores["select"]["macro_f1"])
         rows = data.halves(val).select
-        said = metrics.answered(run.logits("val")[rows], becomes)
+        said = metrics.predicted(run.logits("val")[rows], becomes)
         return metrics.macro_f1(metrics.confusion(val.labels[rows], said, len(becomes)))
 
     def begin(self, arm: Arm) -> Point | None:

@@ -152,14 +152,14 @@ def test_a_merged_class_answers_with_its_whole_probability() -> None:
     """Of a + c .45, b .30 and d .25 it is a + c that is said, though a and c have .225 each."""
     with np.errstate(divide="ignore"):  # a class that was left out
         logits = np.log([[0.225, 0.30, 0.225, 0.0, 0.25], [0.10, 0.45, 0.10, 0.0, 0.35]])
-    assert metrics.answered(logits, np.array([0, 1, 0, -1, 2])).tolist() == [0, 1]
-    assert metrics.answered(logits, np.array([1, 0, 1, -1, 2])).tolist() == [0, 1]
+    assert metrics.predicted(logits, np.array([0, 1, 0, -1, 2])).tolist() == [0, 1]
+    assert metrics.predicted(logits, np.array([1, 0, 1, -1, 2])).tolist() == [0, 1]
 
 
 def test_without_merged_classes_the_largest_logit_answers() -> None:
     logits = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
-    assert np.array_equal(metrics.answered(logits, np.arange(4)), logits.argmax(1))
-    assert np.array_equal(metrics.answered(logits, np.array([2, 0, 1, 3])), logits.argmax(1))
+    assert np.array_equal(metrics.predicted(logits, np.arange(4)), logits.argmax(1))
+    assert np.array_equal(metrics.predicted(logits, np.array([2, 0, 1, 3])), logits.argmax(1))
 
 
 def test_the_geometric_mean_of_a_thousand_recalls_is_no_zero() -> None:

@@ -1,8 +1,8 @@
 """How much members differ, and what each one more adds.
 
-n11, n10, n01 and n00 count the rows that both members of a pair, the first alone, the second alone, and neither have
-right. Measures after Kuncheva and Whitaker 2003 ("Measures of diversity in
-classifier ensembles", Machine Learning 51), where not said otherwise.
+n11, n10, n01 and n00 count the rows that both members of a pair, the first alone, the second alone, and neither
+predict right. The measures follow Kuncheva and Whitaker 2003 ("Measures of diversity in classifier ensembles",
+Machine Learning 51) unless noted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Growth:
     """Macro-F1 of the average of more and more members.
 
     best: of the best single member. path [S]: of the first 1, 2 .. S of a given order, in which members may come more
-    than once. random [R, M]: of the first 1, 2 .. M of each of R random orders. What is gained is either less `best`.
+    than once. random [R, M]: of the first 1, 2 .. M of each of R random orders. The gain is either, minus `best`.
     """
 
     best: float
@@ -52,7 +52,7 @@ class Growth:
 
 
 def diversity(predicted: Int[np.ndarray, "m n"], labels: Labels, classes: int) -> Diversity:
-    """How members differ by what they answer for these rows. Memory: a few [M, N] and [M, M]."""
+    """How much the predictions of members for these rows differ. Memory: a few [M, N] and [M, M]."""
     right = predicted == labels
     r = right.astype(np.float32)  # counts stay exact below 2 ** 24 rows
     both = (r @ r.T).astype(np.float64)
@@ -79,11 +79,11 @@ def diversity(predicted: Int[np.ndarray, "m n"], labels: Labels, classes: int) -
 def growth(
     members: Members, labels: Labels, path: Sequence[int] | Int[np.ndarray, " s"], orders: int = 20, seed: int = 0
 ) -> Growth:
-    """What members add on these rows: along a path, which other rows should have chosen, and in random orders."""
+    """What each member more adds on these rows: along a path, best chosen on other rows, and in random orders."""
     draw = np.random.default_rng(seed)
     shuffled = [draw.permutation(len(members)) for _ in range(orders)]
     return Growth(
-        best=max(_macro_f1(member, labels) for member in members),
+        best=max(metrics.macro_f1_of(member, labels) for member in members),
         path=_along(members, labels, path),
         random=np.array([_along(members, labels, order) for order in shuffled]),
     )
@@ -93,12 +93,8 @@ def _along(members: Members, labels: Labels, order: Sequence[int] | Int[np.ndarr
     total, scores = np.zeros(members.shape[1:]), []
     for m in order:
         total += np.exp(members[m])
-        scores.append(_macro_f1(total, labels))
+        scores.append(metrics.macro_f1_of(total, labels))
     return np.array(scores)
-
-
-def _macro_f1(votes: Float[np.ndarray, "n k"], labels: Labels) -> float:
-    return metrics.macro_f1(metrics.confusion(labels, votes.argmax(1), votes.shape[1]))
 
 
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from ferbal import metrics
 from ferbal.ensemble.members import Combined, Labels, Members, mixture
 from ferbal.errors import UsageError, nearest
 from ferbal.shapes import Bool, Float, Int
@@ -160,13 +161,10 @@ class _Votes:
 
 
 def _scores(counts: Int[np.ndarray, "m k k"], metric: Metric) -> Float[np.ndarray, " m"]:
-    """A metric of every matrix, as `ferbal.metrics` defines it."""
-    right = np.diagonal(counts, axis1=1, axis2=2)
+    """A metric of every matrix."""
     if metric == "accuracy":
-        return right.sum(1) / counts.sum((1, 2))
-    base = counts.sum(2) if metric == "balanced_accuracy" else (counts.sum(1) + counts.sum(2)) / 2
-    each = np.divide(right, base, out=np.zeros(right.shape), where=base > 0)
-    return each.sum(1) / (base > 0).sum(1)
+        return counts.trace(axis1=1, axis2=2) / counts.sum((1, 2))
+    return metrics.class_mean(metrics.recall(counts) if metric == "balanced_accuracy" else metrics.f1(counts))
 
 
 def _weights(path: Selection, members: int) -> Float[np.ndarray, " m"]:

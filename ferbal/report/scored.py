@@ -95,7 +95,7 @@ class Scored:
                     row = {"split": part, "over": over, "class": "", "metric": metric, "value": unseen[metric]}
                     self._scores.append(about | row)
                 continue
-            matrix = found[part] = metrics.confusion(labels, metrics.answered(logits, place), len(names))
+            matrix = found[part] = metrics.confusion(labels, metrics.predicted(logits, place), len(names))
             head = about | {"split": part}
             for over, square in (("all", matrix), ("kept", own.T @ matrix @ own)):
                 for row in _of_matrix(square, names if over == "all" else known):
@@ -110,7 +110,7 @@ class Scored:
             worth = unseen["macro_f1"]
         else:
             worth = metrics.macro_f1(found["blend"]) if "blend" in found else float("nan")
-        self._said[who] = _Said(*said, metrics.answered(test, place), worth)
+        self._said[who] = _Said(*said, metrics.predicted(test, place), worth)
 
     def tables(self, against: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         """The tables that follow. against: the baseline of each model that is compared with one."""
@@ -271,7 +271,7 @@ def _over_pairs(each: Float[np.ndarray, "m m"], member: Float[np.ndarray, "a m"]
 
 
 def _answers(shares: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:
-    """Probabilities in which the first of merged classes has those of all, so that it is what `answered` says."""
+    """Probabilities in which the first of merged classes has those of all, so that it is what is predicted."""
     known = np.flatnonzero(becomes >= 0)
     first = known[np.unique(becomes[known], return_index=True)[1]]
     whole = np.zeros_like(shares)

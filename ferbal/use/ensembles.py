@@ -63,7 +63,7 @@ def combine(runs: Sequence[Path], root: Path, method: str = "greedy", name: str 
         None if weights is None else tuple(weights),
         folder.scores["blend"]["macro_f1"],
         tuple(folder.scores["interval"]["macro_f1"]),
-        tuple(_macro_f1(one[blend], dataset.val.labels[blend], dataset) for one in logits["val"]),
+        tuple(metrics.macro_f1_of(one[blend], dataset.val.labels[blend]) for one in logits["val"]),
         dataset.name,
     )
 
@@ -140,10 +140,6 @@ def _logits(run: RunFolder, part: str, rows: int, dataset: Dataset) -> np.ndarra
             f"{dataset.name} has {rows:,} and {len(dataset.classes)}; the run is damaged, train it again"
         )
     return logits
-
-
-def _macro_f1(said: np.ndarray, labels: np.ndarray, dataset: Dataset) -> float:
-    return metrics.macro_f1(metrics.confusion(labels, said.argmax(1), len(dataset.classes)))
 
 
 def named(run: Path, root: Path) -> str:

@@ -166,7 +166,7 @@ def _scores(
 ) -> dict[str, dict[str, float]]:
     """Of each half of validation that has rows, over all classes."""
     labels, halves = dataset.val.labels, data.halves(dataset.val)
-    predicted = metrics.answered(said, np.array(about["becomes"]))
+    predicted = metrics.predicted(said, np.array(about["becomes"]))
     return {
         half: metrics.summary(metrics.confusion(labels[rows], predicted[rows], len(dataset.classes)))
         for half, rows in (("select", halves.select), ("blend", halves.blend))
