@@ -4,9 +4,9 @@ fitted on the blend half of validation.
 Every method is a function (members on blend, labels of blend) -> Combined, which turns members on any rows into
 log-probabilities. Members are arrays [M, N, K] of log-probabilities, as `members_of` makes them.
 
-`tempered` and `with_offsets` turn a method into another one that also corrects what it says. `estimate` says what
-a method scores on rows it has not seen, `suspicious` finds members that have seen blend, `diversity` and `growth` say
-how much the members differ and what each one more adds.
+`tempered` and `with_offsets` add a correction to a method. `estimate` says what a method scores on rows it has not
+seen, `suspicious` finds members that have seen blend, `diversity` and `growth` say how much the members differ and
+what each one more adds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ferbal.ensemble.greedy import Metric, bagged, greedy, greedy_path
 from ferbal.ensemble.leaks import Suspicion, refuse_leaks, suspicious
 from ferbal.ensemble.members import FLOOR, Combined, Method, Unknown, log_probabilities, members_of
 from ferbal.ensemble.mixtures import average, average_logits, vote, weighted
-from ferbal.ensemble.stacks import stack, stack_boosted, stack_plain
+from ferbal.ensemble.stacks import stack, stack_boosted
 from ferbal.errors import UsageError, nearest
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "refuse_leaks",
     "stack",
     "stack_boosted",
-    "stack_plain",
     "suspicious",
     "temperature",
     "tempered",
@@ -60,10 +59,9 @@ __all__ = [
     "with_offsets",
 ]
 
+FITTING_NOTHING: dict[str, Method] = {"average": average, "average_logits": average_logits, "vote": vote}
 METHODS: dict[str, Method] = {
-    "average": average,
-    "average_logits": average_logits,
-    "vote": vote,
+    **FITTING_NOTHING,
     "weighted": weighted,
     "greedy": greedy,
     "bagged": bagged,
@@ -79,8 +77,8 @@ CORRECTIONS: dict[str, Callable[[Method], Method]] = {"temperature": tempered, "
 
 
 def fits(text: str) -> bool:
-    """Whether the method of a name fits anything on blend. Members count the same in both averages and the vote."""
-    return text.strip() not in ("average", "average_logits", "vote")
+    """Whether the method of a name, with its corrections, fits anything on blend."""
+    return text.strip() not in FITTING_NOTHING
 
 
 def named(text: str) -> Method:

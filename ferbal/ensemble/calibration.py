@@ -1,6 +1,6 @@
-"""Corrections of what an ensemble says: a temperature for its confidence, offsets of the classes for macro-F1.
+"""Corrections of an ensemble's predictions: a temperature for its confidence, class offsets for macro-F1.
 
-Both are fitted on what the ensemble says of rows that it was not fitted on: what it says of its own rows is too sure.
+Both are fitted on out-of-fold predictions: of the rows that it was fitted on, an ensemble is too sure.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def temperature(log_probs: LogProbabilities, labels: Labels) -> float:
 
 
 def tempered(method: Method) -> Method:
-    """The method, whose answers are then divided by the temperature that suits its answers out of fold."""
+    """The method, followed by a temperature that is fitted on its out-of-fold predictions."""
 
     def fit(members: Members, labels: Labels) -> Combined:
         t = temperature(out_of_fold(method, members, labels), labels)
@@ -45,7 +45,7 @@ def tempered(method: Method) -> Method:
 
 
 def with_offsets(method: Method) -> Method:
-    """The method, to whose answers the offsets are then added that suit its answers out of fold."""
+    """The method, followed by class offsets that are fitted on its out-of-fold predictions."""
 
     def fit(members: Members, labels: Labels) -> Combined:
         moved = best_offsets(out_of_fold(method, members, labels), labels)

@@ -11,6 +11,8 @@ from ferbal.ensemble.members import Labels, LogProbabilities, Members, Method
 from ferbal.errors import DataError
 from ferbal.shapes import Int
 
+FOLDS = 5
+SEED = 0  # of the folds and the bootstrap
 DRAWS = 1000  # of the bootstrap
 TAIL = 2.5  # percent of them to either side of an interval
 
@@ -19,8 +21,8 @@ TAIL = 2.5  # percent of them to either side of an interval
 class Estimate:
     """A nested estimate. scores and intervals: by the names of `metrics.summary`; log_probabilities: out of fold.
 
-    An interval holds the middle 95 % of the scores of bootstrap samples. It tells the noise of these rows, not what
-    another draw of training would bring.
+    An interval holds the middle 95 % of the scores of bootstrap samples. It reflects the noise of these rows, not
+    that of training again.
     """
 
     scores: dict[str, float]
@@ -29,23 +31,18 @@ class Estimate:
 
 
 def estimate(
-    method: Method,
-    members: Members,
-    labels: Labels,
-    folds: int = 5,
-    groups: Int[np.ndarray, " n"] | None = None,
-    seed: int = 0,
+    method: Method, members: Members, labels: Labels, groups: Int[np.ndarray, " n"] | None = None
 ) -> Estimate:
-    """What the method scores on rows like these: fitted on all folds but one, it predicts that one; pooled.
+    """Nested cross-validation: fitted on all folds but one, the method predicts that one; the predictions are pooled.
 
     groups: rows of one group (equal pictures) stay in one fold, and in the bootstrap. Whatever the method chooses, it
     chooses inside the folds it is fitted on. A member that knew the labels looks perfect here too: see `suspicious`.
     """
-    said = out_of_fold(method, members, labels, folds, groups, seed)
+    said = out_of_fold(method, members, labels, groups)
     predicted, classes = said.argmax(1), members.shape[2]
     cells = labels * classes + predicted
     own = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(SEED)
     drawn = []
     for _ in range(DRAWS):
         times = np.bincount(draw.integers(own.max() + 1, size=own.max() + 1), minlength=own.max() + 1)[own]
@@ -62,15 +59,10 @@ def _middle(scores: list[float]) -> tuple[float, float]:
 
 
 def out_of_fold(
-    method: Method,
-    members: Members,
-    labels: Labels,
-    folds: int = 5,
-    groups: Int[np.ndarray, " n"] | None = None,
-    seed: int = 0,
+    method: Method, members: Members, labels: Labels, groups: Int[np.ndarray, " n"] | None = None
 ) -> LogProbabilities:
-    """What the method says of every row when it is fitted on the other folds."""
-    fold = dealt(labels, groups, folds, seed)
+    """What the method predicts for every row when it is fitted on the other folds."""
+    fold = dealt(labels, groups, FOLDS, SEED)
     if len(np.unique(fold)) < 2:
         raise DataError(
             f"{len(labels)} rows in {len(np.unique(fold))} fold: nothing is left to fit on. "

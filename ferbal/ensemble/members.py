@@ -1,7 +1,4 @@
-"""The arrays that ensembles are made of, and a fitted ensemble.
-
-Also what a member counts as saying of a class that it does not know.
-"""
+"""The arrays that ensembles are made of, also where a member does not know a class, and a fitted ensemble."""
 
 from __future__ import annotations
 

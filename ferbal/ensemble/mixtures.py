@@ -1,4 +1,4 @@
-"""Means of what the members say, plain or weighted, and their vote."""
+"""Means of the members' predictions, plain or weighted, and their vote."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def average_logits(members: Members, labels: Labels) -> Combined:
 def vote(members: Members, labels: Labels) -> Combined:
     """One vote a member, for the class that it predicts; their mean probability breaks ties. Nothing is fitted.
 
-    (v_k + TIE mean_m p_mk) / (M + TIE), v_k the votes for class k. What a member is sure of beyond its answer counts
-    for little, which helps where members are calibrated badly or each in its own way.
+    (v_k + TIE mean_m p_mk) / (M + TIE), v_k the votes for class k. How sure a member is counts for little,
+    which helps where members are calibrated badly or each in its own way.
     """
 
     def apply(some: Members) -> LogProbabilities:

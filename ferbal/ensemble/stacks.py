@@ -1,22 +1,21 @@
-"""Models fitted on what the members say: stacked generalisation (Wolpert 1992).
+"""Models fitted on the members' predictions: stacked generalisation (Wolpert 1992).
 
-The usual form, `stack_plain`, has a weight for every member, every class it speaks of and every class spoken for:
-K K M of them, shrunk towards zero. With a dozen members and some 1,800 rows it loses macro-F1 to the average, for two
-reasons. It has more weights than rows, and what it is shrunk to is no ensemble at all. And log loss brings back the
-prior: members that were trained to favour rare classes are corrected until they no longer do, which the rarest class
-pays for. `stack` therefore begins at the average, has one weight for each member, and counts rare classes for more.
+The usual form, scikit-learn's StackingClassifier say, is a logistic regression with a weight for every member, every
+class that it scores and every class that is predicted: K K M of them, shrunk towards zero. With a dozen members and
+some 1,800 rows it loses macro-F1 to the average, for two reasons. It has a weight for every three rows, and what it
+is shrunk to is no ensemble at all. And log loss brings back the prior: members that were trained to favour rare
+classes are corrected until they no longer do, at the expense of the rarest class. `stack` therefore begins at the
+average, has one weight for each member, and counts rare classes for more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from ferbal import metrics
-from ferbal.ensemble.estimate import dealt
+from ferbal.ensemble.estimate import FOLDS, SEED, dealt
 from ferbal.ensemble.members import (
     FLOOR,
     Combined,
@@ -31,15 +30,12 @@ from ferbal.ensemble.mixtures import average
 from ferbal.shapes import Float
 
 STRENGTHS = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of the pull towards the average, strongest first
-FOLDS = 5
 BALANCE = 0.5
-TREES = 0.8  # of the answer of `stack_boosted`; the rest is the average's
+TREES = 0.8  # of the prediction of `stack_boosted`; the rest is the average's
 OFFSET_PULL = 1e-3  # on the offsets of the classes, which a class without rows would otherwise send to infinity
 
 
-def stack(
-    members: Members, labels: Labels, *, strength: float | None = None, balance: float = BALANCE, seed: int = 0
-) -> Combined:
+def stack(members: Members, labels: Labels, *, strength: float | None = None, balance: float = BALANCE) -> Combined:
     """Multinomial logistic regression with L2 around the average, with one weight a member and one offset a class.
 
     z_k = (1 + a) log mean_m p_mk + sum_m v_m log p_mk + b_k
@@ -54,61 +50,40 @@ def stack(
     """
     problem = _Problem.of(members, labels, balance)
     if strength is None:
-        strength = _chosen(problem, labels, seed)
+        strength = _chosen(problem, labels)
     theta = problem.fitted(strength, problem.weights)
     theta[len(members) + 1 :][np.bincount(labels, minlength=members.shape[2]) == 0] = -np.inf
     return _pooled(theta, len(members))
 
 
-def stack_plain(members: Members, labels: Labels, strength: float | None = None) -> Combined:
-    """Multinomial logistic regression with L2 on the members' standardised log-probabilities: the textbook's stack.
+def stack_boosted(members: Members, labels: Labels) -> Combined:
+    """Gradient boosting of scikit-learn on the mean and the spread of the members, averaged with their average.
 
-    As scikit-learn's StackingClassifier fits it to members that are trained already. strength: its C, the inverse of
-    the pull towards zero; None takes it from inner cross-validation by log loss, as far as the rarest class allows
-    folds.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength or 1e-3, max_iter=2000))
-    folds = min(FOLDS, int(np.bincount(labels)[np.unique(labels)].min()))
-    if strength is None and folds >= 2:
-        model = GridSearchCV(
-            model,
-            {"logisticregression__C": np.logspace(-5, 0, 6)},
-            scoring="neg_log_loss",
-            cv=StratifiedKFold(folds, shuffle=True, random_state=0),
-        )
-    return _of_scikit_learn(model, _side_by_side, members, labels)
-
-
-def stack_boosted(members: Members, labels: Labels, seed: int = 0) -> Combined:
-    """Gradient boosting of scikit-learn on how the members stand together, averaged with their average.
-
-    Of each class: the mean of the members' log-probabilities, and their deviation. Trees find no use for every member
-    on its own among so few rows. Rows count as for `stack`, and a fifth of the answer is the average's.
+    Features are the mean of the members' log-probabilities of each class, and their standard deviation: so few rows
+    teach trees nothing about single members. Rows count as for `stack`, and a fifth of the prediction is the
+    average's. A class without rows on blend gets FLOOR from the trees.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    model = HistGradientBoostingClassifier(
+    trees = HistGradientBoostingClassifier(
         learning_rate=0.05,
         max_iter=60,
         max_leaf_nodes=6,
         min_samples_leaf=20,
         l2_regularization=10.0,
         early_stopping=False,
-        random_state=seed,
+        random_state=SEED,
     )
     plain = average(members, labels)
     if len(np.unique(labels)) < 2:  # trees tell classes apart, and there is but one
         return replace(plain, weights=None)
     weights = _row_weights(labels, members.shape[2], BALANCE)
-    trees = _of_scikit_learn(model, _spread, members, labels, sample_weight=weights)
+    trees.fit(_spread(members), labels, sample_weight=weights)
 
     def apply(some: Members) -> LogProbabilities:
-        return np.logaddexp(np.log(TREES) + trees.apply(some), np.log(1 - TREES) + plain.apply(some))
+        share = np.full(some.shape[1:], FLOOR)
+        share[:, trees.classes_] = trees.predict_proba(_spread(some))
+        return np.logaddexp(np.log(TREES) + floored(share), np.log(1 - TREES) + plain.apply(some))
 
     return Combined(apply, None)
 
@@ -185,9 +160,9 @@ def _row_weights(labels: Labels, classes: int, balance: float) -> Float[np.ndarr
     return weights / weights.mean()
 
 
-def _chosen(problem: _Problem, labels: Labels, seed: int) -> float:
+def _chosen(problem: _Problem, labels: Labels) -> float:
     """The strength with the least loss on rows held out; the strongest for a single row."""
-    fold = dealt(labels, None, FOLDS, seed)
+    fold = dealt(labels, None, FOLDS, SEED)
     losses = np.zeros(len(STRENGTHS))
     for held_out in range(FOLDS):
         inside = np.where(fold == held_out, 0.0, problem.weights)
@@ -213,28 +188,6 @@ def _pooled(theta: Float[np.ndarray, " t"], count: int) -> Combined:
         return log_probabilities(logits)
 
     return Combined(apply, None)
-
-
-def _of_scikit_learn(
-    model: Any,
-    features: Callable[[Members], Float[np.ndarray, "n f"]],
-    members: Members,
-    labels: Labels,
-    **options: Any,
-) -> Combined:
-    """A classifier fitted on features of the members. A class without rows on blend gets FLOOR."""
-    model.fit(features(members), labels, **options)
-
-    def apply(some: Members) -> LogProbabilities:
-        share = np.full(some.shape[1:], FLOOR)
-        share[:, model.classes_] = model.predict_proba(features(some))
-        return floored(share)
-
-    return Combined(apply, None)
-
-
-def _side_by_side(members: Members) -> Float[np.ndarray, "n f"]:
-    return np.moveaxis(members, 0, 1).reshape(members.shape[1], -1)
 
 
 def _spread(members: Members) -> Float[np.ndarray, "n f"]:

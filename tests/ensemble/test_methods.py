@@ -25,7 +25,6 @@ from ferbal.ensemble import (
     log_probabilities,
     stack,
     stack_boosted,
-    stack_plain,
     weighted,
 )
 from ferbal.errors import UsageError
@@ -173,7 +172,7 @@ def test_weights_are_shares_of_one_and_mix_probabilities(method: str, seed: int,
     assert np.exp(fitted.apply(members)) == pytest.approx(mixed, rel=1e-9)
 
 
-@pytest.mark.parametrize("fit", [stack, stack_plain, stack_boosted])
+@pytest.mark.parametrize("fit", [stack, stack_boosted])
 def test_a_stack_has_no_weights(fit: Fit) -> None:
     assert fit(*made_up(0)).weights is None
 
