@@ -1,7 +1,7 @@
 """What holds of every plan that a strategy makes, each law an AssertionError that says what came out instead.
 
-`ferbal.testing` runs them all on a strategy. Laws of the data look at a plan or two; laws of the functions that a
-plan holds (losses, mixing, ...) try them on a few rows, as `contents` comes by.
+`ferbal.testing` runs them all on a strategy. Laws of the data look at a plan or two. Laws of the functions that a
+plan holds (losses, mixing, ...) try each on a few rows, as `contents` walks the plan.
 """
 
 from __future__ import annotations

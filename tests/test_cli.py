@@ -45,7 +45,7 @@ def edited(root: Path, old: str, new: str) -> None:
             "strategies.weighted: unknown strategy 'weigted' (did you mean 'weighted'?)",
         ),
         ("weighted(beta=0.9)", "weighted(bta=1)", "unexpected keyword argument 'bta'"),
-        ("weighted(beta=0.9)", "'weighted(beta=2)'", "beta must be in 0..1, below 1, but got 2"),
+        ("weighted(beta=0.9)", "'weighted(beta=2)'", "beta must be at least 0 and below 1, or None, but got 2"),
         ("weighted(beta=0.9)", "'weighted('", "was never closed"),
         ("weighted(beta=0.9)", 'drop("rar")', "no class 'rar' among left, right, rare (did you mean 'rare'?)"),
         ("facevgg_small", "resnet81", "studies/tiny.yaml:3: backbones.0: unknown backbone 'resnet81' (did you mean"),

@@ -114,7 +114,7 @@ def test_the_canonical_text_is_one_spelling_of_the_same_strategy(text: str) -> N
         ("focal(1, gamma=2)", "focal: multiple values for argument 'gamma'"),
         ("deferred", "deferred: missing a required argument: 'inner'; it takes (inner, after=0.8)"),
         ("mirror(below='half')", "mirror: "),
-        ("mirror(below=-1)", "mirror: below must be positive but got -1"),
+        ("mirror(below=-1)", "mirror: below must be above 0 but got -1"),
         ("deferred(0.8)", "deferred: "),
         ("drop(some)", "unknown strategy 'some'"),
     ],

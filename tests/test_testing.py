@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from random_plans import every_recipe
 
+from ferbal import catalogue
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Stage, Strategy, chain
 from ferbal.recipe import parse
@@ -22,6 +24,18 @@ from ferbal.testing import check_strategy, plans
 @pytest.mark.parametrize("recipe", every_recipe())
 def test_every_strategy_keeps_every_law(recipe: str) -> None:
     check_strategy(recipe)
+
+
+def test_the_strategy_that_contributing_shows_keeps_every_law() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.search(r"## A strategy\n.*?```python\n(.*?)```", text, flags=re.DOTALL)
+    assert shown is not None
+    names: dict[str, Any] = {"__name__": "shown"}
+    exec(shown[1], names)
+    check_strategy(names["focal"](gamma=1.5))
+    one = catalogue.entry("focal", names["focal"])
+    assert parse(one.example)
+    assert (one.reference, one.formula) == ("Lin et al. 2017, arXiv:1708.02002", "(1 - p_true) ** gamma * loss")
 
 
 def test_a_function_is_taken_as_well_as_a_recipe_and_classes_by_their_names() -> None:

@@ -2,6 +2,7 @@
 
 A strategy is a function that returns a function `Plan -> Plan`. To add one, write it in the module of what it changes
 (`rows`, `losses`, `margins`, `mixing`, `stages`, `features`, `logits`) and name it in that module's `__all__`.
+`building` holds what they are written with.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ import numpy as np
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Resample, Strategy
 from ferbal.shapes import Float, Int
+from ferbal.strategies.building import require
 
 __all__ = ["adasyn", "borderline_smote", "edited_nearest_neighbours", "near_miss", "smote", "tomek_links"]
 
 
 def smote(k: int = 5) -> Strategy:
-    """Fill small classes up with points between neighbours of the same class (Chawla et al. 2002, arXiv:1106.1813).
+    """Fill up small classes with points between neighbours of the same class (Chawla et al. 2002, arXiv:1106.1813).
 
     k: neighbours to choose from; a class with fewer uses those it has, and one of a single row stays as it is.
 
@@ -73,8 +74,8 @@ def adasyn(k: int = 5) -> Strategy:
 def tomek_links() -> Strategy:
     """Remove pairs of nearest neighbours of two classes, but for rows of the smallest class (Tomek 1976).
 
-    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows, and so does one that would lose them all; of
-    two others, both lose theirs.
+    doi:10.1109/TSMC.1976.4309452. The smallest class keeps all its rows, and so does one that would lose them all; a
+    link of two other classes loses both rows.
 
     Formula: x and y are a link if each is the other's nearest neighbour and their labels differ
     Example: retrain_head(tomek_links)
@@ -114,13 +115,13 @@ def edited_nearest_neighbours(k: int = 3) -> Strategy:
 def near_miss(version: int = 1) -> Strategy:
     """Keep of large classes the rows that lie nearest to the smallest class, as many as it has (Mani & Zhang 2003).
 
-    version: 1 by the mean distance to the nearest rows of the smallest class, 2 to the farthest, 3 only neighbours.
+    version: nearest by the mean distance to the nearest rows of the smallest class (1), to the farthest ones (2), or
+    among the neighbours of its rows alone (3).
 
     Formula: keep the n_min rows with the least mean distance to their 3 nearest rows of the smallest class
     Example: retrain_head(near_miss)
     """
-    if version not in (1, 2, 3):
-        raise UsageError(f"near_miss: version is 1, 2 or 3 but got {version}")
+    require("near_miss", "whole and in 1..3", version=version)
 
     def resample(
         x: Float[np.ndarray, "n d"], y: Int[np.ndarray, " n"], seed: int
@@ -173,11 +174,9 @@ def _filled(sampler: Callable[[dict[int, int], int, int], Any]) -> Resample:
     return resample
 
 
-def _on_features(name: str, resample: Resample, *, evens_out: bool = True, **positive: int) -> Strategy:
+def _on_features(name: str, resample: Resample, *, evens_out: bool = True, **neighbours: int) -> Strategy:
     """Resampling in every stage, after what resamples there already: SMOTE and then Tomek links, say."""
-    for key, value in positive.items():
-        if not isinstance(value, int) or value < 1:
-            raise UsageError(f"{name}: {key} must be a whole number, at least 1, but got {value}")
+    require(name, "whole and at least 1", **neighbours)
 
     def after(before: Resample | None) -> Resample:
         return resample if before is None else lambda x, y, seed: resample(*before(x, y, seed), seed)

@@ -15,7 +15,7 @@ from ferbal.errors import UsageError
 from ferbal.offsets import best_offsets
 from ferbal.plan import Adjust, Fit, LinearClassifier, Plan, Strategy
 from ferbal.shapes import Float, Int
-from ferbal.strategies.losses import by_class
+from ferbal.strategies.building import by_class, require
 
 __all__ = ["class_offsets", "logit_adjust", "tau_norm"]
 
@@ -33,12 +33,11 @@ def logit_adjust(tau: float | None = 1.0) -> Strategy:
     Formula: z_k - tau * log pi_k
     Example: logit_adjust(tau=0.5)
     """
-    if tau is not None and not np.isfinite(tau):
-        raise UsageError(f"logit_adjust: tau must be a number, or None to fit it, but got {tau}")
+    require("logit_adjust", "finite, or None", tau=tau)
 
     def apply(plan: Plan) -> Plan:
         prior = plan.prior()
-        log_prior = np.log(np.where(prior > 0, prior, 1.0))  # a class never met has no logit worth raising
+        log_prior = np.log(np.where(prior > 0, prior, 1.0))  # a class that is never drawn has no logit worth raising
         corrected = plan.rebalanced("logit_adjust", lasting=True)
         if tau is None:
             fitted = _best_of_taus("logit_adjust", lambda logits, tau: logits - tau * log_prior)
@@ -64,8 +63,7 @@ def tau_norm(tau: float | None = None) -> Strategy:
     Formula: (w_k . x) / |w_k| ** tau
     Example: tau_norm
     """
-    if tau is not None and not (np.isfinite(tau) and tau >= 0):
-        raise UsageError(f"tau_norm: tau cannot be negative but got {tau}; None fits it")
+    require("tau_norm", "at least 0, or None", tau=tau)
 
     def normalised(logits: Logits, head: LinearClassifier, tau: float) -> Logits:
         return (logits - head.bias) / head.norms**tau
@@ -93,7 +91,7 @@ def class_offsets() -> Strategy:
     """Add to each class's logit the constant that gives the best macro-F1 on blend (Lipton et al. 2014).
 
     arXiv:1402.1892. Found class by class until none moves, within 3 nats to either side, and averaged over bootstrap
-    samples of the rows, so that a few of them do not decide. It may follow other corrections, and mends what they
+    samples of the rows, so that a few of them do not decide. It may follow other corrections, and corrects what they
     leave.
 
     Formula: z_k + b_k, b = argmax over b of macro-F1 on blend

@@ -11,10 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ferbal.errors import UsageError
 from ferbal.plan import Loss, Plan, Stage, Strategy, Tensor
 from ferbal.shapes import Float
-from ferbal.strategies.losses import by_class, constant, images, not_negative, shares
+from ferbal.strategies.building import by_class, class_images, constant, filled_prior, require
 
 __all__ = ["balanced_softmax", "cdt", "ldam", "logit_adjusted_loss", "seesaw", "vector_scaling"]
 
@@ -41,7 +40,7 @@ def logit_adjusted_loss(tau: float = 1.0) -> Strategy:
     Formula: loss at z_k -> z_k + tau log prior_k
     Example: logit_adjusted_loss(tau=1)
     """
-    not_negative("logit_adjusted_loss", tau=tau)
+    require("logit_adjusted_loss", "at least 0", tau=tau)
     return _scaled_and_shifted("logit_adjusted_loss", gamma=0, tau=tau)
 
 
@@ -54,7 +53,7 @@ def vector_scaling(gamma: float = 0.3, tau: float = 1.0) -> Strategy:
     Formula: loss at z_k -> z_k (n_k / n_max) ** gamma + tau log prior_k
     Example: vector_scaling(gamma=0.3, tau=1)
     """
-    not_negative("vector_scaling", gamma=gamma, tau=tau)
+    require("vector_scaling", "at least 0", gamma=gamma, tau=tau)
     return _scaled_and_shifted("vector_scaling", gamma, tau)
 
 
@@ -67,7 +66,7 @@ def cdt(gamma: float = 0.2) -> Strategy:
     Formula: loss at z_k -> z_k / (n_max / n_k) ** gamma
     Example: cdt(gamma=0.2)
     """
-    not_negative("cdt", gamma=gamma)
+    require("cdt", "at least 0", gamma=gamma)
     return _scaled_and_shifted("cdt", gamma, tau=0)
 
 
@@ -75,20 +74,18 @@ def ldam(max_margin: float = 0.5, scale: float = 30.0) -> Strategy:
     """Require a margin for the true class proportional to n ** -1/4, with a cosine classifier (Cao et al. 2019).
 
     arXiv:1906.07413. n: a class's images, however often they are drawn. The smallest class has `max_margin`, as a
-    difference of cosines; a soft target has the mixture.
-    The head multiplies its cosines by `scale`, and so does the loss with its margins: what the model gives are
-    the logits of the paper's softmax. With deferred class weights it is the paper's LDAM-DRW:
-    ldam | deferred(weighted(beta=0.9999)).
+    difference of cosines; a soft target has a mixture of margins. The head multiplies its cosines by `scale`, as the
+    loss does its margins, so that the model's logits are those of the paper's softmax. With deferred class weights
+    this is the paper's LDAM-DRW: ldam | deferred(weighted(beta=0.9999)).
 
     Formula: loss at z_k -> z_k - scale t_k m_k, m_k = max_margin (n_min / n_k) ** (1/4)
     Example: ldam | deferred(weighted(beta=0.9999))
     """
-    not_negative("ldam", max_margin=max_margin)
-    if not 0 < scale < float("inf"):
-        raise UsageError(f"ldam: scale must be positive and finite but got {scale}")
+    require("ldam", "at least 0", max_margin=max_margin)
+    require("ldam", "above 0", scale=scale)
 
     def apply(plan: Plan) -> Plan:
-        n = images(plan)
+        n = class_images(plan)
         margin = max_margin * (n.min() / n) ** 0.25
         held = constant(scale * margin)
         moved = _moving(plan, lambda stage: lambda logits, targets: logits - targets * held(targets))
@@ -113,13 +110,13 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
     Formula: loss at z_j -> z_j + log S_ij, S_ij = min(1, n_j / n_i) ** p * max(1, s_j / s_i) ** q
     Example: seesaw(p=0.8, q=2)
     """
-    not_negative("seesaw", p=p, q=q)
+    require("seesaw", "at least 0", p=p, q=q)
 
-    def mitigation(share: Float[np.ndarray, " k"]) -> Float[np.ndarray, "k k"]:
-        return p * np.log(np.minimum(share[None] / share[:, None], 1))
+    def mitigation(prior: Float[np.ndarray, " k"]) -> Float[np.ndarray, "k k"]:
+        return p * np.log(np.minimum(prior[None] / prior[:, None], 1))
 
-    def move_of(share: Float[np.ndarray, " k"]) -> Move:
-        held = constant(mitigation(share))
+    def move_of(prior: Float[np.ndarray, " k"]) -> Move:
+        held = constant(mitigation(prior))
 
         def move(logits: Float[Tensor, "b k"], targets: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
             now = logits.detach()
@@ -130,10 +127,10 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
         return move
 
     def apply(plan: Plan) -> Plan:
-        share = shares(plan, plan.stages[-1])
-        told = by_class(plan, np.exp(mitigation(share)[share.argmax()]))
-        moved = _moving(plan, lambda stage: move_of(shares(plan, stage))).rebalanced("seesaw")
-        return moved.noted(f"seesaw: rows of {plan.classes[share.argmax()]} push {told}; q {q:g}")
+        prior = filled_prior(plan, plan.stages[-1])
+        told = by_class(plan, np.exp(mitigation(prior)[prior.argmax()]))
+        moved = _moving(plan, lambda stage: move_of(filled_prior(plan, stage))).rebalanced("seesaw")
+        return moved.noted(f"seesaw: rows of {plan.classes[prior.argmax()]} push {told}; q {q:g}")
 
     return apply
 
@@ -141,19 +138,19 @@ def seesaw(p: float = 0.8, q: float = 2.0) -> Strategy:
 def _scaled_and_shifted(name: str, gamma: float, tau: float) -> Strategy:
     """logits * (n / n_max) ** gamma + tau * log prior."""
 
-    def scale(share: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-        return (share / share.max()) ** gamma
+    def scale(prior: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        return (prior / prior.max()) ** gamma
 
-    def move_of(share: Float[np.ndarray, " k"]) -> Move:
-        factor, shift = constant(scale(share)), constant(tau * np.log(share))
+    def move_of(prior: Float[np.ndarray, " k"]) -> Move:
+        factor, shift = constant(scale(prior)), constant(tau * np.log(prior))
         return lambda logits, targets: logits * factor(logits) + shift(logits)
 
     def apply(plan: Plan) -> Plan:
-        share = shares(plan, plan.stages[-1])
-        shifts = by_class(plan, tau * np.log(share), "+.2f")
-        scales = by_class(plan, scale(share))
+        prior = filled_prior(plan, plan.stages[-1])
+        shifts = by_class(plan, tau * np.log(prior), "+.2f")
+        scales = by_class(plan, scale(prior))
         told = shifts if not gamma else f"times {scales}" if not tau else f"times {scales}; plus {shifts}"
-        moved = _moving(plan, lambda stage: move_of(shares(plan, stage)))
+        moved = _moving(plan, lambda stage: move_of(filled_prior(plan, stage)))
         return moved.rebalanced(name).noted(f"{name}: {told}")
 
     return apply

@@ -13,8 +13,7 @@ import numpy as np
 from ferbal.errors import UsageError
 from ferbal.plan import Generator, Mix, Plan, Stage, Strategy, Tensor
 from ferbal.shapes import Bool, Float, Int
-from ferbal.strategies.losses import constant, not_negative
-from ferbal.strategies.losses import images as images_of
+from ferbal.strategies.building import class_images, constant, require
 
 __all__ = ["balanced_mixup", "cmo", "cutmix", "mixup", "remix"]
 
@@ -70,9 +69,8 @@ def cmo(alpha: float = 1.0, power: float = 1.0, share: float = 0.5) -> Strategy:
     Example: cmo(alpha=1, power=1)
     """
     draw = _beta("cmo", alpha, alpha)
-    not_negative("cmo", power=power)
-    if not 0 < share <= 1:
-        raise UsageError(f"cmo: share must be above 0 and at most 1 but got {share}")
+    require("cmo", "at least 0", power=power)
+    require("cmo", "above 0 and at most 1", share=share)
 
     def mix_in(plan: Plan, stage: Stage) -> Mix:
         drawn = _drawn(plan.prior(stage), power)
@@ -99,13 +97,11 @@ def remix(alpha: float = 1.0, kappa: float = 3.0, tau: float = 0.5) -> Strategy:
     Example: remix(alpha=1, kappa=3, tau=0.5)
     """
     draw = _beta("remix", alpha, alpha)
-    if not 1 < kappa < float("inf"):
-        raise UsageError(f"remix: kappa must be above 1 and finite but got {kappa}")
-    if not 0 <= tau <= 1:
-        raise UsageError(f"remix: tau must be in 0..1 but got {tau}")
+    require("remix", "above 1", kappa=kappa)
+    require("remix", "in 0..1", tau=tau)
 
     def mix_in(plan: Plan) -> Mix:
-        n = images_of(plan)
+        n = class_images(plan)
         larger = constant(n[:, None] * (1 + 1e-9) >= kappa * n[None])  # just kappa must not hang on rounding
 
         def mix(images: Images, targets: Targets, generator: Generator) -> tuple[Images, Targets]:
@@ -164,8 +160,7 @@ def _mixing(name: str, mix_in: Callable[[Plan, Stage], Mix], note: str) -> Strat
 def _beta(name: str, a: float, b: float) -> Callable[[Targets, Generator], Float[Tensor, " b"]]:
     """Draws a number from Beta(a, b) for each row, by looking up its quantile function."""
     for alpha in (a, b):
-        if not 0.01 <= alpha <= 100:
-            raise UsageError(f"{name}: alpha must be in 0.01..100 but got {alpha}")
+        require(name, "in 0.01..100", alpha=alpha)
     from scipy.special import betaincinv
 
     quantiles = constant(betaincinv(a, b, np.linspace(0, 1, KNOTS + 1)))

@@ -10,7 +10,7 @@ import numpy as np
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Stage, Strategy
 from ferbal.shapes import Float, Int
-from ferbal.strategies.losses import by_class, by_place
+from ferbal.strategies.building import across_stages, by_class, require
 
 __all__ = ["balanced_draw", "drop", "merge", "mirror", "oversample", "plain", "progressive_draw", "undersample"]
 
@@ -50,8 +50,8 @@ def drop(*classes: str) -> Strategy:
 def merge(*classes: str, name: str = "") -> Strategy:
     """Make one class of several, called `name`, or by their names joined with +.
 
-    Scores over all classes give a merged answer to the first of its classes; those over the model's own classes
-    count it as one.
+    Scores over all classes count a prediction of the merged class as the first of its members; scores over the
+    model's own classes count it as a class.
 
     Formula: y' = m if y is one of the merged classes, else y
     Example: merge("angry", "disgust", name="anger")
@@ -113,7 +113,7 @@ def mirror(below: float = 0.5) -> Strategy:
     Formula: n_k -> min(2 n_k, n_max) where n_k < below * N / K
     Example: mirror(below=0.5)
     """
-    _positive("mirror", "below", below)
+    require("mirror", "above 0", below=below)
 
     def apply(plan: Plan) -> Plan:
         counts, samples = plan.counts, plan.samples
@@ -134,7 +134,7 @@ def oversample(to: float = 1.0) -> Strategy:
     Formula: n_k -> max(n_k, to * n_max)
     Example: oversample(to=0.5)
     """
-    _positive("oversample", "to", to, at_most=1.0)
+    require("oversample", "above 0 and at most 1", to=to)
 
     def apply(plan: Plan) -> Plan:
         from imblearn.over_sampling import RandomOverSampler
@@ -154,8 +154,7 @@ def undersample(to: float = 1.0) -> Strategy:
     Formula: n_k -> min(n_k, to * n_min)
     Example: undersample(to=4)
     """
-    if not to >= 1:
-        raise UsageError(f"undersample: to must be at least 1 but got {to}")
+    require("undersample", "at least 1", to=to)
 
     def apply(plan: Plan) -> Plan:
         from imblearn.under_sampling import RandomUnderSampler
@@ -178,8 +177,7 @@ def balanced_draw(power: float = 0.0) -> Strategy:
     Formula: odds_k = n_k ** power
     Example: balanced_draw(power=0.5)
     """
-    if not 0 <= power <= 1:
-        raise UsageError(f"balanced_draw: power must be in 0..1 but got {power}")
+    require("balanced_draw", "in 0..1", power=power)
 
     def apply(plan: Plan) -> Plan:
         plan.refuse_if_rebalanced("balanced_draw")
@@ -206,7 +204,9 @@ def progressive_draw() -> Strategy:
         def odds(progress: float) -> Float[np.ndarray, " k"]:
             return (1 - progress) * first + progress * last
 
-        drawn = by_place(plan, lambda stage, place: replace(stage, odds=lambda progress: odds(place(progress))))
+        drawn = across_stages(
+            plan, lambda stage, overall: replace(stage, odds=lambda progress: odds(overall(progress)))
+        )
         told = f"progressive_draw: {by_class(plan, first, '.1%')}; in the end {by_class(plan, last, '.1%')}"
         return drawn.rebalanced("progressive_draw", from_prior=False).noted(told)
 
@@ -222,9 +222,3 @@ def _resampled(sampler: Any, plan: Plan) -> Int[np.ndarray, " r"]:
     """Row numbers that a sampler of imbalanced-learn picks; it is shown row numbers, never pixels."""
     sampler.fit_resample(np.arange(len(plan.samples)).reshape(-1, 1), plan.samples.label)
     return np.asarray(sampler.sample_indices_, dtype=np.int64)
-
-
-def _positive(strategy: str, name: str, value: float, at_most: float = float("inf")) -> None:
-    if not 0 < value <= at_most:
-        limit = "positive" if at_most == float("inf") else f"in 0..{at_most:g}"
-        raise UsageError(f"{strategy}: {name} must be {limit} but got {value}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ferbal.errors import UsageError
 from ferbal.plan import Plan, Scope, Stage, Strategy, split
-from ferbal.strategies.losses import shares
+from ferbal.strategies.building import filled_prior, require
 from ferbal.strategies.rows import balanced_draw
 
 __all__ = ["deferred", "experts", "learn_scales", "probe_then_finetune", "retrain_head", "sam"]
@@ -24,8 +24,7 @@ def deferred(inner: Strategy, after: float = 0.8) -> Strategy:
     Formula: the plain loss up to epoch after * T, that of `inner` from then on
     Example: deferred(weighted(beta=0.999), after=0.8)
     """
-    if not 0 < after < 1:
-        raise UsageError(f"deferred: after must be between 0 and 1 but got {after}")
+    require("deferred", "above 0 and below 1", after=after)
     _check_inner("deferred", inner)
 
     def apply(plan: Plan) -> Plan:
@@ -75,10 +74,8 @@ def probe_then_finetune(probe_epochs: int = 3, blocks: int | None = None) -> Str
     Formula: scope head for probe_epochs, then scope all or the last blocks
     Example: probe_then_finetune(probe_epochs=3, blocks=2)
     """
-    if probe_epochs < 1:
-        raise UsageError(f"probe_then_finetune: probe_epochs must be at least 1 but got {probe_epochs}")
-    if blocks is not None and blocks < 1:
-        raise UsageError(f"probe_then_finetune: blocks must be at least 1, or None for all, but got {blocks}")
+    require("probe_then_finetune", "whole and at least 1", probe_epochs=probe_epochs)
+    require("probe_then_finetune", "whole and at least 1, or None", blocks=blocks)
     scope: Scope = "all" if blocks is None else blocks
 
     def apply(plan: Plan) -> Plan:
@@ -111,7 +108,7 @@ def experts(taus: Sequence[float] = (0.0, 1.0, 2.0)) -> Strategy:
             raise UsageError("experts: there are several classifiers already; name experts once")
 
         def shifted(stage: Stage) -> Stage:
-            return replace(stage, shifts=np.array(taus)[:, None] * np.log(shares(plan, stage)))
+            return replace(stage, shifts=np.array(taus)[:, None] * np.log(filled_prior(plan, stage)))
 
         told = f"experts: {len(taus)} classifiers, tau {', '.join(f'{tau:g}' for tau in taus)}"
         head = replace(plan.head, copies=len(taus))
@@ -124,14 +121,13 @@ def sam(rho: float = 0.05) -> Strategy:
     """Step by the gradient at the worst weights within `rho` (SAM: Foret et al. 2021, arXiv:2010.01412).
 
     Sharpness-aware minimisation: each batch is passed twice, so an epoch takes twice as long. Nets end in flatter
-    minima and learn less by heart. With re-weighting, rare classes end in saddle points, which a larger rho avoids:
+    minima and memorise less. With re-weighting, rare classes end in saddle points, which a larger rho avoids:
     deferred(weighted(beta=0.999) | sam(rho=0.5)) (Rangwani et al. 2022, arXiv:2212.13827).
 
     Formula: gradient of the loss at w + rho g / ||g||, g = gradient of the loss at w
     Example: sam(rho=0.05)
     """
-    if not (np.isfinite(rho) and rho > 0):
-        raise UsageError(f"sam: rho must be above 0 and finite but got {rho}")
+    require("sam", "above 0", rho=rho)
 
     def apply(plan: Plan) -> Plan:
         near = plan.each_stage(lambda stage: replace(stage, radius=rho))
@@ -142,8 +138,7 @@ def sam(rho: float = 0.05) -> Strategy:
 
 def _appended(name: str, inner: Strategy | None, epochs: int, scope: Scope) -> Strategy:
     """A stage at the end in which the backbone is frozen."""
-    if epochs < 1:
-        raise UsageError(f"{name}: epochs must be at least 1 but got {epochs}")
+    require(name, "whole and at least 1", epochs=epochs)
     within = balanced_draw() if inner is None else inner
     _check_inner(name, within)
 

@@ -110,7 +110,7 @@ def test_samplers_act_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("text", ["smote(k=5.0)", "adasyn(k=0)", "borderline_smote(m=2.5)"])
 def test_neighbours_are_counted_in_whole_numbers(text: str) -> None:
-    with pytest.raises(UsageError, match=r"must be a whole number, at least 1, but got|<class .int.>"):
+    with pytest.raises(UsageError, match=r"must be whole and at least 1 but got|<class .int.>"):
         parse(f"retrain_head({text})")
 
 

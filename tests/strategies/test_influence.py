@@ -62,9 +62,9 @@ def test_the_note_says_the_power_and_the_floor_and_the_input_stays() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"power": -1.0}, "influence_balanced: power cannot be negative but got -1.0"),
+        ({"power": -1.0}, "influence_balanced: power must be at least 0 but got -1.0"),
         ({"power": float("nan")}, "but got nan"),
-        ({"most": 0.5}, "influence_balanced: most must be at least 1 and finite but got 0.5"),
+        ({"most": 0.5}, "influence_balanced: most must be at least 1 but got 0.5"),
         ({"most": float("inf")}, "but got inf"),
     ],
 )

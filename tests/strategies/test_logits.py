@@ -111,7 +111,7 @@ def test_the_note_says_by_how_much_each_class_moves() -> None:
 
 @pytest.mark.parametrize("tau", [float("nan"), float("inf")])
 def test_a_tau_that_is_no_number_is_refused(tau: float) -> None:
-    with pytest.raises(UsageError, match=rf"logit_adjust: tau must be a number, or None to fit it, but got {tau}"):
+    with pytest.raises(UsageError, match=rf"logit_adjust: tau must be finite, or None, but got {tau}"):
         logit_adjust(tau)
 
 

@@ -236,15 +236,15 @@ def test_a_strategy_notes_its_numbers_and_whether_it_corrects_the_prior(
 @pytest.mark.parametrize(
     ("strategy", "wrong", "message"),
     [
-        (logit_adjusted_loss, {"tau": -1.0}, "logit_adjusted_loss: tau cannot be negative but got -1.0"),
-        (logit_adjusted_loss, {"tau": float("nan")}, "logit_adjusted_loss: tau must be a finite number but got nan"),
-        (vector_scaling, {"gamma": -0.1}, "vector_scaling: gamma cannot be negative but got -0.1"),
-        (vector_scaling, {"tau": float("inf")}, "vector_scaling: tau must be a finite number but got inf"),
-        (cdt, {"gamma": -2.0}, "cdt: gamma cannot be negative but got -2.0"),
-        (ldam, {"max_margin": -0.5}, "ldam: max_margin cannot be negative but got -0.5"),
-        (ldam, {"scale": 0.0}, "ldam: scale must be positive and finite but got 0.0"),
-        (seesaw, {"p": -1.0}, "seesaw: p cannot be negative but got -1.0"),
-        (seesaw, {"q": float("nan")}, "seesaw: q must be a finite number but got nan"),
+        (logit_adjusted_loss, {"tau": -1.0}, "logit_adjusted_loss: tau must be at least 0 but got -1.0"),
+        (logit_adjusted_loss, {"tau": float("nan")}, "logit_adjusted_loss: tau must be at least 0 but got nan"),
+        (vector_scaling, {"gamma": -0.1}, "vector_scaling: gamma must be at least 0 but got -0.1"),
+        (vector_scaling, {"tau": float("inf")}, "vector_scaling: tau must be finite and at least 0 but got inf"),
+        (cdt, {"gamma": -2.0}, "cdt: gamma must be at least 0 but got -2.0"),
+        (ldam, {"max_margin": -0.5}, "ldam: max_margin must be at least 0 but got -0.5"),
+        (ldam, {"scale": 0.0}, "ldam: scale must be above 0 but got 0.0"),
+        (seesaw, {"p": -1.0}, "seesaw: p must be at least 0 but got -1.0"),
+        (seesaw, {"q": float("nan")}, "seesaw: q must be at least 0 but got nan"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(

@@ -233,10 +233,10 @@ def test_a_balanced_draw_keeps_the_rows_and_says_the_shares() -> None:
 @pytest.mark.parametrize(
     ("factory", "value", "message"),
     [
-        (mirror, 0.0, "mirror: below must be positive but got 0.0"),
-        (mirror, float("nan"), "mirror: below must be positive but got nan"),
-        (oversample, 0.0, "oversample: to must be in 0..1 but got 0.0"),
-        (oversample, 1.5, "oversample: to must be in 0..1 but got 1.5"),
+        (mirror, 0.0, "mirror: below must be above 0 but got 0.0"),
+        (mirror, float("nan"), "mirror: below must be above 0 but got nan"),
+        (oversample, 0.0, "oversample: to must be above 0 and at most 1 but got 0.0"),
+        (oversample, 1.5, "oversample: to must be above 0 and at most 1 but got 1.5"),
         (undersample, 0.5, "undersample: to must be at least 1 but got 0.5"),
         (undersample, float("nan"), "undersample: to must be at least 1 but got nan"),
         (balanced_draw, 1.5, "balanced_draw: power must be in 0..1 but got 1.5"),

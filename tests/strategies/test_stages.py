@@ -149,7 +149,7 @@ def test_one_epoch_has_no_late_part() -> None:
 
 @pytest.mark.parametrize("after", [0.0, 1.0, -0.2, 80.0, float("nan")])
 def test_a_share_outside_of_zero_to_one_is_refused(after: float) -> None:
-    with pytest.raises(UsageError, match=rf"deferred: after must be between 0 and 1 but got {after}"):
+    with pytest.raises(UsageError, match=rf"deferred: after must be above 0 and below 1 but got {after}"):
         deferred(focal(), after)
 
 
@@ -240,12 +240,12 @@ def test_experts_shift_each_copy_by_its_tau_of_the_log_prior() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: retrain_head(epochs=0), "epochs must be at least 1 but got 0"),
-        (lambda: sam(rho=0), "rho must be above 0 and finite but got 0"),
-        (lambda: sam(rho=float("nan")), "rho must be above 0 and finite but got nan"),
-        (lambda: learn_scales(epochs=0), "epochs must be at least 1 but got 0"),
-        (lambda: probe_then_finetune(probe_epochs=0), "probe_epochs must be at least 1 but got 0"),
-        (lambda: probe_then_finetune(blocks=0), "blocks must be at least 1, or None for all, but got 0"),
+        (lambda: retrain_head(epochs=0), "epochs must be whole and at least 1 but got 0"),
+        (lambda: sam(rho=0), "rho must be above 0 but got 0"),
+        (lambda: sam(rho=float("nan")), "rho must be above 0 but got nan"),
+        (lambda: learn_scales(epochs=0), "epochs must be whole and at least 1 but got 0"),
+        (lambda: probe_then_finetune(probe_epochs=0), "probe_epochs must be whole and at least 1 but got 0"),
+        (lambda: probe_then_finetune(blocks=0), "blocks must be whole and at least 1, or None, but got 0"),
         (lambda: experts(taus=(1,)), "taus are at least two numbers"),
     ],
 )
