@@ -28,11 +28,12 @@ class Predicted:
     """What the runs of one arm predicted on the test set. Arms are paired by the seeds that they share.
 
     classes [S, N], 0..K-1; seeds [S], each once. For scores over some classes only, leave out the rows of the others
-    and take the most probable of the kept ones.
+    and take the most probable of the kept ones. never: classes that these runs cannot predict.
     """
 
     classes: Int[np.ndarray, "s n"]
     seeds: tuple[int, ...]
+    never: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +41,11 @@ class Scores:
     """The scores of one arm's runs on the test set, and on resamples of it that are the same for all arms.
 
     seen [S, 3 + K], resampled [R, S, 3 + K], right [S, K]: rows of each class that each run predicts right;
-    pictures [K]: distinct ones of each class; rows: of test
+    pictures [K]: distinct ones of each class; rows: of test; never: classes that the arm cannot predict
     """
 
     seeds: tuple[int, ...]
+    never: tuple[int, ...]
     seen: Float[np.ndarray, "s m"]
     resampled: Float[np.ndarray, "r s m"]
     right: Int[np.ndarray, "s k"]
@@ -71,14 +73,33 @@ def score(
     seen = np.array([metrics.confusion(labels, run, classes) for run in runs]).reshape(len(runs), classes, classes)
     pictures = np.bincount(_units(labels, group)[1], minlength=classes)
     blocks = _resampled(labels, runs, classes, group, resamples, np.random.default_rng(seed))
-    resampled = np.concatenate([_scores(matrices) for matrices in blocks])
-    on_test, right = _scores(seen), seen.diagonal(axis1=-2, axis2=-1)
+    f1 = metrics.f1(seen)
+    resampled = np.concatenate([_scores(each, metrics.as_counted(metrics.f1(each), f1)) for each in blocks])
+    on_test, right = _scores(seen, f1), seen.diagonal(axis1=-2, axis2=-1)
     ends = np.cumsum([len(arm.seeds) for arm in arms.values()]).tolist()
     parts = [slice(end - len(arm.seeds), end) for arm, end in zip(arms.values(), ends, strict=True)]
     return {
-        name: Scores(arm.seeds, on_test[part], resampled[:, part], right[part], pictures, len(labels))
+        name: Scores(arm.seeds, arm.never, on_test[part], resampled[:, part], right[part], pictures, len(labels))
         for (name, arm), part in zip(arms.items(), parts, strict=True)
     }
+
+
+def drawn(
+    labels: Int[np.ndarray, " n"], group: Int[np.ndarray, " n"] | None, times: int, seed: int = 0
+) -> Iterator[Int[np.ndarray, " m"]]:
+    """Rows drawn with replacement: of each class as many pictures as it has, with all of their copies. The plain
+    bootstrap, for scores that no confusion matrix gives."""
+    unit, stratum = _units(labels, group)
+    rows = np.argsort(unit, kind="stable")
+    sizes = np.bincount(unit)
+    starts = np.cumsum(sizes) - sizes
+    strata = [np.flatnonzero(stratum == k) for k in np.unique(stratum)]
+    draw = np.random.default_rng(seed)
+    for _ in range(times):
+        chosen = np.concatenate([units[draw.integers(0, len(units), len(units))] for units in strata])
+        many = sizes[chosen]
+        before = np.cumsum(many) - many
+        yield rows[np.repeat(starts[chosen] - before, many) + np.arange(many.sum())]
 
 
 def _check(name: str, arm: Predicted, rows: int, classes: int) -> None:
@@ -147,10 +168,9 @@ def _weights(
     return weights
 
 
-def _scores(matrices: Float[np.ndarray, "*m k k"] | Int[np.ndarray, "*m k k"]) -> Float[np.ndarray, "*m j"]:
+def _scores(
+    matrices: Float[np.ndarray, "*m k k"] | Int[np.ndarray, "*m k k"], f1: Float[np.ndarray, "*m k"]
+) -> Float[np.ndarray, "*m j"]:
     """`WHOLE`, then the F1 of each class, of each matrix."""
-    f1 = metrics.f1(matrices)
-    with np.errstate(invalid="ignore"):
-        accuracy = matrices.trace(axis1=-2, axis2=-1) / matrices.sum((-2, -1))
-    whole = [metrics.class_mean(f1), metrics.class_mean(metrics.recall(matrices)), accuracy]
-    return np.concatenate([np.stack(whole, -1), f1], -1)
+    figures = metrics.summaries(matrices, f1)
+    return np.concatenate([np.stack([figures[name] for name in WHOLE], -1), f1], -1)

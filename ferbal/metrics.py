@@ -36,6 +36,14 @@ def class_mean(values: Float[np.ndarray, "*m k"]) -> Float[np.ndarray, "*m"]:
         return np.asarray(np.nansum(values, -1) / (~np.isnan(values)).sum(-1))
 
 
+def as_counted(f1: Float[np.ndarray, "*m k"], whole: Float[np.ndarray, "*w k"]) -> Float[np.ndarray, "*m k"]:
+    """F1 on resamples of rows whose F1 is `whole`: 0 for a class that counts there and is neither seen nor predicted.
+
+    A class that was predicted once, and falsely, would else leave the mean whenever that row is not drawn.
+    """
+    return np.where(np.isnan(f1) & ~np.isnan(whole), 0.0, f1)
+
+
 def macro_f1(matrix: Int[np.ndarray, "k k"]) -> float:
     """Mean F1 over the classes that are seen or predicted (the convention of scikit-learn)."""
     return float(class_mean(f1(matrix)))
@@ -53,10 +61,7 @@ def balanced_accuracy(matrix: Int[np.ndarray, "k k"]) -> float:
 
 def gmean(matrix: Int[np.ndarray, "k k"]) -> float:
     """Geometric mean of the recalls of the classes that have rows: 0 as soon as one class is lost."""
-    seen = recall(matrix)[matrix.sum(1) > 0]
-    if not len(seen):
-        return float("nan")
-    return float(np.exp(np.log(seen).mean())) if seen.all() else 0.0
+    return summary(matrix)["gmean"]
 
 
 def macro_f1_of(scores: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> float:
@@ -77,12 +82,21 @@ def expected_calibration_error(
 
 def summary(matrix: Int[np.ndarray, "k k"]) -> dict[str, float]:
     """The figures that a table shows for one model, in the order in which it shows them."""
-    return {
-        "macro_f1": macro_f1(matrix),
-        "balanced_accuracy": balanced_accuracy(matrix),
-        "accuracy": accuracy(matrix),
-        "gmean": gmean(matrix),
-    }
+    return {name: float(value) for name, value in summaries(matrix, f1(matrix)).items()}
+
+
+def summaries(
+    matrices: Real[np.ndarray, "*m k k"], f1: Float[np.ndarray, "*m k"]
+) -> dict[str, Float[np.ndarray, "*m"]]:
+    """The same figures of one matrix or many. f1: of each class, over which macro-F1 is the mean."""
+    found = recall(matrices)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "macro_f1": class_mean(f1),
+            "balanced_accuracy": class_mean(found),
+            "accuracy": np.asarray(matrices.trace(axis1=-2, axis2=-1) / matrices.sum((-2, -1))),
+            "gmean": np.exp(class_mean(np.log(found))),
+        }
 
 
 def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ferbal.bootstrap import WHOLE, Scores
 from ferbal.shapes import Float, Int
-from ferbal.spread import Spread, spread
+from ferbal.spread import PICTURES_NEEDED, Spread, spread
 
 LEVEL = 0.05
 """Of error: intervals hold 95 %, and a difference is significant below it after correction."""
@@ -43,10 +43,10 @@ class Estimate:
 class Difference:
     """The mean over seeds of one score, less that of the baseline, in -1..1. NaN where a run has no such score.
 
-    p             two-sided, of no difference
+    p             two-sided, of no difference; NaN where too few seeds or pictures are behind it
     adjusted      p after correction: Holm's over strategies for whole scores, Benjamini and Hochberg's over the
                   classes of one comparison for their F1
-    significant   adjusted < 0.05, with at least six seeds
+    significant   adjusted < 0.05, with at least six seeds, and four pictures of each class that counts
     seeds_needed  with how many seeds a difference of this size would be significant, if seeds spread as these do: inf
                   where not even a thousand would, because the test rows alone leave it open; NaN where seeds and rows
                   cannot be told apart (a single seed)
@@ -107,9 +107,11 @@ class McNemar:
 def estimate(scores: Scores) -> Estimates:
     """The mean over seeds of each score of one arm, with its interval."""
     found = spread(scores.seen, scores.resampled, scores.pictures)
-    ends = found.interval(LEVEL, lowest=0.0)
+    never = len(WHOLE) + np.array(scores.never, dtype=np.int64)
+    ends = found.interval(LEVEL, lowest=0.0, certain=np.isin(np.arange(len(found.mean)), never))
     made = [Estimate(mean, Interval(*two)) for mean, *two in np.stack([found.mean, *ends], 1).tolist()]
     note = "one seed: the interval is that of this very model on new images" if found.seeds == 1 else ""
+    note = "; ".join(told for told in (note, _rare(scores)) if told)
     macro_f1, balanced_accuracy, accuracy, *f1 = made
     return Estimates(found.seeds, macro_f1, balanced_accuracy, accuracy, tuple(f1), note)
 
@@ -118,21 +120,19 @@ def compare(scores: Mapping[str, Scores], against: Mapping[str, str]) -> tuple[C
     """Each arm of `against` compared with the baseline that it names there, and p corrected over all of them."""
     pairs = [(scores[arm], scores[baseline]) for arm, baseline in against.items()]
     spreads = [_paired(*pair) for pair in pairs]
-    p = np.array([found.p() for found in spreads])
+    p = np.array([_p(found, *pair) for pair, found in zip(pairs, spreads, strict=True)])
     adjusted = p.copy()
     for metric in range(len(WHOLE) if pairs else 0):
         adjusted[:, metric] = holm(p[:, metric])
-    for row, found in enumerate(spreads):
-        adjusted[row, len(WHOLE) :] = benjamini_hochberg(found.p()[len(WHOLE) :])
+    for row in range(len(pairs)):
+        adjusted[row, len(WHOLE) :] = benjamini_hochberg(p[row, len(WHOLE) :])
     made = []
-    for names, pair, found, own in zip(against.items(), pairs, spreads, adjusted, strict=True):
-        shared = _shared(*pair)
-        macro_f1, balanced_accuracy, accuracy, *f1 = _differences(found, own, len(shared), len(pairs))
+    for names, pair, found, *ps in zip(against.items(), pairs, spreads, p, adjusted, strict=True):
+        shared = len(_shared(*pair))
+        macro_f1, balanced_accuracy, accuracy, *f1 = _differences(found, ps[0], ps[1], shared, len(pairs))
         more_right = tuple(_apart(*pair, "right", 0).mean(0).tolist())
         whole = (macro_f1, balanced_accuracy, accuracy)
-        made.append(
-            Comparison(*names, len(shared), *whole, tuple(f1), more_right, pair[0].rows, _note(len(shared), pair))
-        )
+        made.append(Comparison(*names, shared, *whole, tuple(f1), more_right, pair[0].rows, _note(shared, pair)))
     return tuple(made)
 
 
@@ -191,19 +191,37 @@ def _paired(arm: Scores, baseline: Scores) -> Spread:
     return spread(_apart(arm, baseline, "seen", 0), _apart(arm, baseline, "resampled", 1), arm.pictures)
 
 
+def _p(found: Spread, arm: Scores, baseline: Scores) -> Float[np.ndarray, " m"]:
+    """NaN for fewer than two seeds in common: how much seeds spread is then unknown, and would be left out of it."""
+    return found.p() if len(_shared(arm, baseline)) > 1 else np.full(found.mean.shape, np.nan)
+
+
 def _differences(
-    found: Spread, adjusted: Float[np.ndarray, " m"], seeds: int, comparisons: int
+    found: Spread, p: Float[np.ndarray, " m"], adjusted: Float[np.ndarray, " m"], seeds: int, comparisons: int
 ) -> Iterator[Difference]:
     whole = np.arange(len(adjusted)) < len(WHOLE)
     strictest = LEVEL / np.where(whole, comparisons, max(len(adjusted) - len(WHOLE), 1))  # of either correction
     needed = found.seeds_needed(strictest, SEEDS_NEEDED, MOST_SEEDS)
-    columns = [found.mean, *found.interval(LEVEL, lowest=-1.0), found.p(), adjusted, needed]
-    for mean, low, high, p, corrected, enough in np.stack(columns, 1).tolist():
+    ends = found.interval(LEVEL, lowest=-1.0, certain=(found.mean == 0) & (found.p() == 1))  # alike
+    for mean, low, high, own, corrected, enough in np.stack([found.mean, *ends, p, adjusted, needed], 1).tolist():
         significant = seeds >= SEEDS_NEEDED and corrected < LEVEL
-        yield Difference(mean, Interval(low, high), p, corrected, significant, enough)
+        yield Difference(mean, Interval(low, high), own, corrected, significant, enough)
 
 
 def _note(shared: int, both: tuple[Scores, Scores]) -> str:
+    return "; ".join(told for told in (_of_seeds(shared, both), _rare(both[0])) if told)
+
+
+def _rare(scores: Scores) -> str:
+    """How few test pictures the smallest class has, where they are too few for any claim on it or on macro-F1."""
+    rare = scores.pictures[(scores.pictures > 0) & (scores.pictures < PICTURES_NEEDED)]
+    if not len(rare):
+        return ""
+    which = "1 class has" if len(rare) == 1 else f"{len(rare)} classes have"
+    return f"{which} fewer than {PICTURES_NEEDED} test pictures: too few to tell arms apart by macro-F1"
+
+
+def _of_seeds(shared: int, both: tuple[Scores, Scores]) -> str:
     if shared == 0:
         return "no seed in common: how much seeds spread is not in the interval"
     if shared == 1:

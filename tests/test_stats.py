@@ -157,7 +157,7 @@ def test_a_difference_turned_round_is_its_negative(seed: int, first: int, second
 
 
 @few
-@given(st.integers(0, 99), st.integers(1, 8))
+@given(st.integers(0, 99), st.integers(2, 8))
 def test_equal_arms_differ_by_nothing_at_all(seed: int, seeds: int) -> None:
     arm = guesses(0.6, seeds, seed)
     found = compared(arm, Predicted(arm.classes.copy(), arm.seeds))
@@ -222,7 +222,7 @@ def test_a_copy_that_has_another_label_is_drawn_in_its_own_class() -> None:
 )
 def test_below_six_seeds_nothing_is_significant(seeds: int, significant: bool, note: str) -> None:
     found = compared(guesses(0.95, seeds, 1), guesses(0.2, seeds, 2))
-    assert found.macro_f1.p < 0.05
+    assert math.isnan(found.macro_f1.p) if seeds == 1 else found.macro_f1.p < 0.05
     assert [one.significant for one in differences(found)][:3] == [significant] * 3
     assert found.note == note
     assert math.isnan(found.macro_f1.seeds_needed) if seeds == 1 else found.macro_f1.seeds_needed == 6
@@ -237,6 +237,7 @@ def test_arms_are_paired_by_their_common_seeds() -> None:
     none = compared(Predicted(a.classes[:2], (20, 21)), fewer)
     assert (none.seeds, none.macro_f1.significant) == (0, False)
     assert none.note == "no seed in common: how much seeds spread is not in the interval"
+    assert all(math.isnan(one.p) and math.isnan(one.adjusted) for one in differences(none))
 
 
 def test_so_many_seeds_are_needed_and_not_one_fewer() -> None:
@@ -249,9 +250,9 @@ def test_so_many_seeds_are_needed_and_not_one_fewer() -> None:
 
     means = np.array([0.0, 0.002, 0.01, 0.0195, 0.021, -0.022, 0.03, 0.05, -0.5])
     expected = [next((n for n in range(6, 1001) if p(mean, n) < LEVEL), math.inf) for mean in means]
-    all_of = [np.full(means.shape, value) for value in (between, shared, freedom, LEVEL)]
-    found = Spread(means, *all_of[:3], 6)
-    assert found.seeds_needed(all_of[3], 6, 1000).tolist() == expected
+    all_of = [np.full(means.shape, value) for value in (between, shared, freedom, 100.0, LEVEL)]
+    found = Spread(means, *all_of[:4], 6)
+    assert found.seeds_needed(all_of[4], 6, 1000).tolist() == expected
     assert found.p() == pytest.approx([p(mean, 6) for mean in means])
     assert expected[:4] == [math.inf] * 4  # below 1.96 * 0.01 the rows alone leave it open
     assert expected[-1] == 6
@@ -296,6 +297,41 @@ def test_a_class_of_one_picture_claims_nothing() -> None:
     assert found.f1[2].mean == 1
     assert not found.f1[2].significant
     assert math.isnan(found.f1[2].interval.low)
+
+
+@pytest.mark.parametrize("rare", [1, 2, 3, 4])
+def test_few_pictures_of_a_class_claim_nothing_of_it_nor_of_means_over_classes(rare: int) -> None:
+    """One arm has the rare class right by chance: six seeds agree on it, and resamples of so few rows do too."""
+    labels = np.repeat([0, 1, 2], [150, 150, rare])
+    draw, seeds = np.random.default_rng(0), tuple(range(6))
+    both = np.where(draw.random((2, 6, len(labels))) < 0.9, labels, 1 - np.minimum(labels, 1))
+    both[0, :, labels == 2], both[1, :, labels == 2] = 2, 0
+    arms = {"lucky": Predicted(both[0], seeds), "plain": Predicted(both[1], seeds)}
+    scores = score(labels, arms, K)
+    (found,) = compare(scores, {"lucky": "plain"})
+    claims = (found.macro_f1, found.balanced_accuracy, found.f1[2])
+    assert all(one.mean > 0.25 for one in claims)
+    if rare >= 4:
+        assert found.macro_f1.significant
+        assert found.note == ""
+        return
+    assert all(math.isnan(one.p) and not one.significant and one.seeds_needed == math.inf for one in claims)
+    assert not math.isnan(found.accuracy.p)
+    assert not math.isnan(found.f1[0].p)
+    assert found.note == "1 class has fewer than 4 test pictures: too few to tell arms apart by macro-F1"
+    plain = estimate(scores["plain"])
+    assert math.isnan(plain.macro_f1.interval.low) == (rare == 1)
+    assert plain.accuracy.interval.low < plain.accuracy.mean
+
+
+def test_a_class_that_is_always_missed_may_be_found_yet_unless_the_arm_cannot_say_it() -> None:
+    said = np.where(LABELS == 2, 0, guesses(0.9, 6, 1).classes)
+    seeds = tuple(range(6))
+    arms = {"misses": Predicted(said, seeds), "cannot": Predicted(said, seeds, never=(2,))}
+    misses, cannot = (estimate(one).f1[2] for one in score(LABELS, arms, K).values())
+    assert misses.mean == cannot.mean == 0
+    assert math.isnan(misses.interval.low)
+    assert cannot.interval == Interval(0, 0)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 6])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ferbal import metrics
+from ferbal import bootstrap, metrics
 from ferbal.ensemble.members import Labels, LogProbabilities, Members, Method
 from ferbal.errors import DataError
-from ferbal.shapes import Int
+from ferbal.shapes import Float, Int
 
 FOLDS = 5
 SEED = 0  # of the folds and the bootstrap
@@ -40,20 +40,16 @@ def estimate(
     """
     said = out_of_fold(method, members, labels, groups)
     predicted, classes = said.argmax(1), members.shape[2]
-    cells = labels * classes + predicted
-    own = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
-    draw = np.random.default_rng(SEED)
-    drawn = []
-    for _ in range(DRAWS):
-        times = np.bincount(draw.integers(own.max() + 1, size=own.max() + 1), minlength=own.max() + 1)[own]
-        matrix = np.bincount(cells, times, classes * classes).astype(np.int64).reshape(classes, classes)
-        drawn.append(metrics.summary(matrix))
-    scores = metrics.summary(metrics.confusion(labels, predicted, classes))
-    intervals = {name: _middle([each[name] for each in drawn]) for name in scores}
+    whole, cells = metrics.confusion(labels, predicted, classes), labels * classes + predicted
+    drawn = [np.bincount(cells[rows], minlength=classes**2) for rows in bootstrap.drawn(labels, groups, DRAWS, SEED)]
+    matrices = np.array(drawn).reshape(DRAWS, classes, classes)
+    resampled = metrics.summaries(matrices, metrics.as_counted(metrics.f1(matrices), metrics.f1(whole)))
+    intervals = {name: _middle(values) for name, values in resampled.items()}
+    scores = metrics.summary(whole)
     return Estimate(scores, intervals, said)
 
 
-def _middle(scores: list[float]) -> tuple[float, float]:
+def _middle(scores: Float[np.ndarray, " r"]) -> tuple[float, float]:
     low, high = np.nanpercentile(scores, [TAIL, 100 - TAIL])
     return float(low), float(high)
 

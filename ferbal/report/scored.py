@@ -143,7 +143,11 @@ class Scored:
         by_model = self._by_model()
         return {
             model: bootstrap.Predicted(
-                np.stack([self._said[who].predicted for who in runs]), tuple(who.seed for who in runs)
+                np.stack([self._said[who].predicted for who in runs]),
+                tuple(who.seed for who in runs),
+                tuple(
+                    np.flatnonzero(np.max([self._said[who].test.max(0, initial=0) for who in runs], 0) == 0).tolist()
+                ),
             )
             for model, runs in by_model.items()
         }

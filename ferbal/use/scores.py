@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ferbal import data, metrics
+from ferbal import bootstrap, data, metrics
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.shapes import Float, Int
@@ -19,14 +18,16 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, and the interval that 95 % of the resamples fall into. NaN where it is not defined."""
+    """A value and its 95 % interval. NaN where it is not defined, or where rows like these cannot tell."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return "-" if np.isnan(self.value) else f"{self.value:.3f} ({self.low:.3f}..{self.high:.3f})"
+        if np.isnan(self.value):
+            return "-"
+        return f"{self.value:.3f}" + ("" if np.isnan(self.low) else f" ({self.low:.3f}..{self.high:.3f})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,15 @@ def score(
     labels: Int[np.ndarray, " n"],
     classes: tuple[str, ...],
     *,
+    group: Int[np.ndarray, " n"] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Scores:
-    """Figures of these rows. The intervals are percentiles over resamples of the rows within each true class."""
+    """Figures of these rows, with percentiles over resamples of the pictures of each true class as intervals.
+
+    group [N]: rows of one number are copies of one picture, and drawn together. A class with a single picture has no
+    intervals of its own. Nor has the calibration error: that of few rows is too high, and of resamples even higher.
+    """
     if not len(labels):
         raise DataError("there are no rows to score")
     said = probabilities.argmax(1)
@@ -56,17 +62,24 @@ def score(
     among_two = (order[:, :2] == labels[:, None]).any(1)
     matrix = metrics.confusion(labels, said, len(classes))
     point = _figures(probabilities, labels, said, among_two, matrix)
+    unit = np.arange(len(labels)) if group is None else group
     drawn = [
         _figures(probabilities[rows], labels[rows], said[rows], among_two[rows], None)
-        for rows in _resampled(labels, resamples, seed)
+        for rows in bootstrap.drawn(labels, unit, resamples, seed)
     ]
-    overall = {name: _figure(point[0][name], [figures[name] for figures, _ in drawn]) for name in point[0]}
-    per_class = {
-        label: {
-            name: _figure(float(point[1][name][k]), [float(each[name][k]) for _, each in drawn]) for name in point[1]
-        }
-        for k, label in enumerate(classes)
+    for figures, each in drawn:
+        figures["macro_f1"] = float(metrics.class_mean(metrics.as_counted(each["f1"], point[1]["f1"])))
+    overall = {
+        name: _figure(value, [figures[name] for figures, _ in drawn] if name != "ece" else [])
+        for name, value in point[0].items()
     }
+    per_class = {}
+    for k, label in enumerate(classes):
+        known = drawn if len(np.unique(unit[labels == k])) > 1 else []
+        per_class[label] = {
+            name: _figure(float(values[k]), [float(each[name][k]) for _, each in known])
+            for name, values in point[1].items()
+        }
     return Scores(classes, len(labels), overall, per_class, matrix)
 
 
@@ -102,13 +115,21 @@ def official_and_without_twins(
     probabilities: Float[np.ndarray, "n k"], dataset: Dataset, split: str, *, resamples: int, seed: int
 ) -> dict[str, Scores]:
     """The scores on a split as it is, and on its rows whose picture is in no other split, where that is fewer."""
-    labels = part(dataset, split).labels
-    found = {"all rows": score(probabilities, labels, dataset.classes, resamples=resamples, seed=seed)}
-    if split == "test" and len(alone := data.without_twin(dataset)) < len(labels):
-        found["without twins"] = score(
-            probabilities[alone], labels[alone], dataset.classes, resamples=resamples, seed=seed
+    chosen = part(dataset, split)
+    which = {"all rows": np.arange(len(chosen))}
+    if split == "test" and len(alone := data.without_twin(dataset)) < len(chosen):
+        which["without twins"] = alone
+    return {
+        name: score(
+            probabilities[rows],
+            chosen.labels[rows],
+            dataset.classes,
+            group=chosen.group[rows],
+            resamples=resamples,
+            seed=seed,
         )
-    return found
+        for name, rows in which.items()
+    }
 
 
 def as_json(scores: Scores) -> dict[str, Any]:
@@ -151,17 +172,9 @@ def _figures(
     }
 
 
-def _resampled(labels: Int[np.ndarray, " n"], times: int, seed: int) -> Iterator[Int[np.ndarray, " n"]]:
-    """Rows drawn with replacement, as many of each class as there are."""
-    draw = np.random.default_rng(seed)
-    of_class = [rows for k in np.unique(labels) if len(rows := np.flatnonzero(labels == k))]
-    for _ in range(times):
-        yield np.concatenate([rows[draw.integers(0, len(rows), len(rows))] for rows in of_class])
-
-
 def _figure(value: float, drawn: list[float]) -> Figure:
     seen = np.array(drawn)[~np.isnan(drawn)]
     if not len(seen):
-        return Figure(value, float("nan"), float("nan"))
+        return Figure(value, np.nan, np.nan)
     low, high = np.quantile(seen, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value, float(low), float(high))

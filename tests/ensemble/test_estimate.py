@@ -97,3 +97,12 @@ def test_rows_that_are_all_one_picture_cannot_be_estimated_on() -> None:
     members, labels = made_up(5, rows=10)
     with pytest.raises(DataError, match="10 rows in 1 fold: nothing is left to fit on"):
         estimate(average, members, labels, groups=np.zeros(10, dtype=np.int64))
+
+
+def test_a_class_of_one_row_is_in_every_resample_that_the_interval_is_made_of() -> None:
+    """Drawn without classes, two resamples in five would lack the row, and have two classes in their mean."""
+    labels = np.repeat([0, 1, 2], [40, 40, 1])
+    sure = np.eye(3)[np.where(labels == 2, 0, labels)]
+    found = estimate(average, log_probabilities(5 * sure)[None], labels)
+    assert found.scores["macro_f1"] < 2 / 3
+    assert found.intervals["macro_f1"][1] <= 2 / 3

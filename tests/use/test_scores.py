@@ -43,8 +43,9 @@ def test_figures_are_those_of_scikit_learn_and_imbalanced_learn() -> None:
 def test_calibration_error_is_worked_by_hand() -> None:
     # confidence 0.9 right, 0.9 wrong, 0.6 right: |1.8 - 1| and |0.6 - 1| over 3 rows
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
-    found = scores.score(probabilities, np.array([0, 1, 1]), ("a", "b"), resamples=1)
-    assert found.overall["ece"].value == pytest.approx((0.8 + 0.4) / 3)
+    found = scores.score(probabilities, np.array([0, 1, 1]), ("a", "b"), resamples=1).overall["ece"]
+    assert found.value == pytest.approx((0.8 + 0.4) / 3)
+    assert str(found) == "0.400"  # of few rows it is too high, and of resamples more so: no interval would hold it
 
 
 def test_intervals_hold_the_value_shrink_with_rows_and_follow_from_the_seed() -> None:
@@ -88,3 +89,31 @@ def test_rows_with_a_twin_are_left_out_of_a_second_count(base: object) -> None:
     assert list(scores.official_and_without_twins(probabilities, dataset, "val", resamples=1, seed=0)) == ["all rows"]
     with pytest.raises(UsageError, match=r"no split 'tst' \(did you mean 'test'\?\)"):
         scores.part(dataset, "tst")
+
+
+def test_copies_of_a_picture_are_drawn_together() -> None:
+    probabilities, labels = made_up(200)
+    once = scores.score(probabilities, labels, CLASSES, resamples=200)
+    four = np.tile(probabilities, (4, 1)), np.tile(labels, 4)
+    together = scores.score(*four, CLASSES, group=np.tile(np.arange(200), 4), resamples=200)
+    assert together.overall["accuracy"] == once.overall["accuracy"]
+    apart = scores.score(*four, CLASSES, resamples=200).overall["accuracy"]
+    assert apart.high - apart.low == pytest.approx(
+        (once.overall["accuracy"].high - once.overall["accuracy"].low) / 2, rel=0.25
+    )
+
+
+def test_a_class_of_one_picture_has_no_intervals() -> None:
+    labels = np.array([0] * 20 + [1])
+    found = scores.score(np.eye(2)[labels], labels, ("a", "b"), resamples=20)
+    assert str(found.per_class["b"]["f1"]) == "1.000"
+    assert str(found.per_class["a"]["f1"]) == "1.000 (1.000..1.000)"
+
+
+def test_a_class_that_is_said_once_and_falsely_stays_in_the_mean_of_every_resample() -> None:
+    labels = np.repeat([0, 1], 20)
+    said = labels.copy()
+    said[0] = 2
+    found = scores.score(np.eye(3)[said], labels, ("a", "b", "c"), resamples=100).overall["macro_f1"]
+    assert found.value < 2 / 3
+    assert found.high <= 2 / 3 + 1e-9
