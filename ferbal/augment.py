@@ -46,7 +46,7 @@ class View:
             )
         return self._standardised(pixels)
 
-    def varied(
+    def augmented(
         self,
         images: UInt8[Tensor, "b c h w"],
         mirror: Bool[Tensor, " b"],
@@ -54,10 +54,10 @@ class View:
         draw: Generator,
         crew: Crew = ALONE,
     ) -> Float[Tensor, "b c s s"]:
-        """Images for training. `mirror` names those that are stored the other way round.
+        """Images for training. mirror: those to be shown the other way round than they are stored.
 
-        crew: who has the other parts of the batch. Numbers are drawn for all of it, so that each image is varied as
-        if it were here as a whole.
+        crew: who has the other parts of the batch. Numbers are drawn for all of it, so that each image is augmented
+        as if the whole batch were here.
         """
         rows, device = len(images) * crew.size, images.device
 

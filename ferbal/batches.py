@@ -1,4 +1,4 @@
-"""The rows of one training, a batch at a time: images that are varied anew, or features of a frozen backbone."""
+"""The rows of one training, a batch at a time: images, augmented anew each time, or features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ferbal import device as hardware
-from ferbal import limits
+from ferbal import hardware, limits
 from ferbal.augment import View
 from ferbal.crew import ALONE
 from ferbal.dataset import Split
-from ferbal.device import Machine
+from ferbal.hardware import Machine
 from ferbal.models import heads
 from ferbal.plan import Mix, Plan, Resample
 from ferbal.policies import Policy
@@ -25,13 +24,16 @@ EVALUATION_BATCH = 512
 RESIDENT_SHARE = 0.4  # of the free memory: a larger array stays where it is and is fetched batch by batch
 
 
-class Rows:
-    """The rows of an array: wholly on the device where they fit, else fetched from a memory map, say."""
+class DeviceArray:
+    """Rows of an array for the device: all lie there if they fit, else they are fetched, from a memory map say."""
 
     def __init__(self, array: np.ndarray, device: torch.device) -> None:
         self.array, self.device = array, device
         fits = array.nbytes <= RESIDENT_SHARE * _free_memory(device)
         self.resident = _there(array, device) if fits else None
+
+    def __len__(self) -> int:
+        return len(self.array)
 
     def at(self, rows: Int[Tensor, " b"]) -> Tensor:
         if self.resident is not None:
@@ -61,7 +63,7 @@ class Rows:
 
 
 class Images:
-    """Training rows as images that are varied anew each time, with their targets."""
+    """Training rows as images, augmented anew each time, with their targets."""
 
     def __init__(self, train: Split, plan: Plan, view: View, policy: Policy, machine: Machine) -> None:
         device = machine.device
@@ -70,7 +72,7 @@ class Images:
         """As training sees them at this time, which may be smaller."""
         self.mix: Mix | None = None
         """How training blends them at this time."""
-        self.pixels = Rows(train.images, device)
+        self.pixels = DeviceArray(train.images, device)
         self.labels, self.source = plan.samples.label, plan.samples.source
         self.mirror = torch.from_numpy(plan.samples.mirror).to(device)
         hard = self.hard = plan.votes is None
@@ -81,12 +83,12 @@ class Images:
         self.features = torch.empty(0)
         """What the classifier was given in the last pass, while it is watched."""
 
-    def passed(
+    def of(
         self, order: Int[np.ndarray, " n"], starts: range, draw: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's part of each batch of an order of the rows, with the targets of the whole batch.
 
-        Images that are mixed need the whole batch, which every process then varies for itself.
+        Images that are mixed need the whole batch, which every process then augments for itself.
         """
         crew = self.crew if self.mix is None else ALONE
         own, begins = crew.divided(order, starts)
@@ -94,14 +96,14 @@ class Images:
         found = self.pixels.batches(self.source[own], begins)
         for first, begin, pixels in zip(starts, begins, found, strict=True):
             turned = self.mirror[here[begin : begin + begins.step]]
-            images = self.shown.varied(pixels, turned, self.policy, draw, crew)
+            images = self.shown.augmented(pixels, turned, self.policy, draw, crew)
             targets = self.targets[self.target[there[first : first + starts.step]]]
             if self.mix is not None:
                 images, targets = self.mix(images, targets, draw)
                 images = self.crew.part(images)
             yield images, targets
 
-    def answered(self, model: nn.Module, images: Tensor) -> Tensor:
+    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         said: Tensor = model(images.contiguous(memory_format=torch.channels_last))
         return said
 
@@ -120,23 +122,23 @@ class Images:
 
 
 class Features:
-    """Rows as features of a frozen backbone, which trains nothing but the classifier and is passed once."""
+    """Training rows as features of a frozen backbone, which sees each image once; only the classifier trains."""
 
     def __init__(
         self, features: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], targets: Tensor, device: torch.device
     ) -> None:
-        self.rows, self.labels, self.targets = Rows(features, device), labels, targets
+        self.rows, self.labels, self.targets = DeviceArray(features, device), labels, targets
         self.crew = ALONE  # a classifier alone is trained on the whole batch sooner than it is shared
         self.features = torch.empty(0)
 
-    def passed(
+    def of(
         self, order: Int[np.ndarray, " n"], starts: range, draw: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
         there = torch.from_numpy(order).to(self.targets.device)
         for first, features in zip(starts, self.rows.batches(order, starts), strict=True):
             yield features, self.targets[there[first : first + starts.step]]
 
-    def answered(self, model: nn.Module, features: Tensor) -> Tensor:
+    def forward(self, model: nn.Module, features: Tensor) -> Tensor:
         self.features = features
         with torch.autocast(features.device.type, enabled=False):  # a classifier alone is too small to gain by it
             said: Tensor = heads.classifier(model)(features)
@@ -148,7 +150,7 @@ class Features:
 
 
 def frozen(model: nn.Module, images: Images, resample: Resample | None, seed: int) -> Features:
-    """What a frozen model makes of every training row, as it stands and not varied; resampled where that is asked."""
+    """A frozen model's features of every training row, taken once and without augmentation; resampled if asked."""
     features = features_of(model, images.pixels, images.source, images.view, images.machine, images.mirror)
     if resample is None:
         return Features(features, images.labels, images.targets[images.target], images.machine.device)
@@ -178,7 +180,7 @@ def _place(rows: Float[np.ndarray, "m d"], among: Float[np.ndarray, "n d"]) -> I
 @torch.no_grad()
 def features_of(
     model: nn.Module,
-    pixels: Rows,
+    pixels: DeviceArray,
     source: Int[np.ndarray, " n"],
     view: View,
     machine: Machine,
@@ -212,7 +214,7 @@ def features_of(
 
 
 def by_parts(rows: int, ask: Callable[[slice], Tensor]) -> Tensor:
-    """What is said of so many rows, a batch at a time, of half the size once one does not fit in memory."""
+    """What `ask` says of so many rows, a batch at a time; batches are halved when one does not fit in memory."""
     said: list[Tensor] = []
     first, size = 0, EVALUATION_BATCH
     while first < rows:

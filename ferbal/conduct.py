@@ -10,17 +10,17 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ferbal import dashboard, database, engine, search, spec
+from ferbal import dashboard, database, engine, spec
 from ferbal.errors import DiedError, RefusedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Plan
 from ferbal.run import Job
 from ferbal.run_folder import RunFolder
-from ferbal.search import Point
+from ferbal.search import Outcome, Point, Trial
 from ferbal.settings import Arm
 from ferbal.study import Report, Study, cautions, changed, combine, report, trials_left, versions
 
@@ -79,7 +79,7 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
     yield from notes
     work.searching.update(arm for arm, _ in plans)
     arms = [_arm(work, arm, plan, number, len(plans)) for number, (arm, plan) in enumerate(plans, start=1)]
-    for event in together(arms):
+    for event in interleaved(arms):
         if event is None:
             work.engine.wait()
         else:
@@ -90,7 +90,7 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
     return made
 
 
-def together(parts: Sequence[Events]) -> Events:
+def interleaved(parts: Sequence[Events]) -> Events:
     """The events of all parts as they come. Of parts that never wait, one is carried out after the other."""
     active = list(parts)
     try:
@@ -119,12 +119,12 @@ def _arm(work: _Work, arm: Arm, plan: Plan, number: int, of: int) -> Events:
     try:
         point = yield from _search(work, arm, plan)
     except RunError as error:
-        yield RunEnded("search", 1, 1, "failed", 0.0, 0, 0.0, str(error), arm)
+        yield RunEnded("search", 1, 1, "failed", message=str(error), arm=arm)
         return
     finally:
         work.searching.discard(arm)
     jobs = [study.job(arm, point, seed) for seed in study.spec.seeds]
-    yield from together(
+    yield from interleaved(
         [
             _train(work, job, study.folder.run(job.slug), role="seed", number=number, of=len(jobs), arm=arm)
             for number, job in enumerate(jobs, start=1)
@@ -160,7 +160,7 @@ def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, P
         return range(tuned.epochs - tuned.stages[-1].epochs + 1, tuned.epochs + 1)
 
     trials = looking.run(judged, study.begin(arm))
-    outcome: search.Outcome | None = None
+    outcome: Outcome | None = None
     while True:
         try:
             trial = trials.send(outcome)
@@ -168,11 +168,11 @@ def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, P
             point: Point = done.value
             break
         finally:  # now that the database knows of it, what was trained is of no use
-            if outcome is not None and outcome[0] == "pruned":
-                study.folder.trial(outcome[2]["run"]).discard()
+            if outcome is not None and outcome.state == "pruned":
+                study.folder.trial(outcome.notes["run"]).discard()
         dashboard.describe_arm(trial.asked.study, arm, plan)
-        outcome = yield from _try(work, arm, trial, study.spec.trials(arm))
-        run = study.folder.trial(outcome[2]["run"])
+        outcome = yield from _run_trial(work, arm, trial, study.spec.trials(arm))
+        run = study.folder.trial(outcome.notes["run"])
         dashboard.record(trial.asked.study, trial.asked, run, study.folder.artifacts)
     tried = looking.trials()
     best = max((t["value"] for t in tried if t["state"] == "complete"), default=0.0)
@@ -181,7 +181,7 @@ def _search(work: _Work, arm: Arm, plan: Plan) -> Generator[Event | None, Any, P
     return point
 
 
-def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event | None, None, search.Outcome]:
+def _run_trial(work: _Work, arm: Arm, trial: Trial, of: int) -> Generator[Event | None, None, Outcome]:
     """Train with a trial's knobs, report every epoch, stop if the search gives it up."""
     study, number = work.study, trial.number + 1
     job = study.job(arm, trial.point, TRIAL_SEED)
@@ -194,44 +194,47 @@ def _try(work: _Work, arm: Arm, trial: search.Trial, of: int) -> Generator[Event
     answers = [trial.report(row["epoch"], row["macro_f1"]) for row in rows]
     if any(answers):
         best = max(row["macro_f1"] for row in rows if row["stage"] == rows[-1]["stage"])
-        return (yield from _given_up(arm, number, of, best, rows[-1]["epoch"], seconds, about))
+        return (yield from _pruned(arm, number, of, best, rows[-1]["epoch"], seconds, about))
     events = _train(work, job, run, role="trial", number=number, of=of, arm=arm)
     try:
         for event in events:
             yield event
             if isinstance(event, RunEnded):
                 if event.state == "failed":
-                    return "failed", None, about | {"message": event.message}
+                    return Outcome("failed", about | {"message": event.message})
                 notes = {"epochs": event.epochs, "best": event.score, "seconds": event.seconds}
-                return "complete", event.score, about | notes
+                return Outcome("complete", about | notes, event.score)
             if isinstance(event, Trained):
                 seconds += event.seconds
                 if trial.report(event.epoch, event.macro_f1):
                     events.close()
-                    return (yield from _given_up(arm, number, of, event.best, event.epoch, seconds, about))
+                    return (yield from _pruned(arm, number, of, event.best, event.epoch, seconds, about))
     except (DiedError, RefusedError) as stopped:  # it is not over: whoever runs the study again goes on with it
         trial.asked.set_user_attr("message", str(stopped))
         raise
     raise AssertionError("a run ends with RunEnded")
 
 
-def _given_up(
+def _pruned(
     arm: Arm, number: int, of: int, best: float, epoch: int, seconds: float, about: dict[str, Any]
-) -> Generator[Event, None, search.Outcome]:
+) -> Generator[Event, None, Outcome]:
     """End a trial that the search does not wait for any longer."""
     yield RunEnded("trial", number, of, "pruned", best, epoch, seconds, arm=arm)
-    return "pruned", None, about | {"epochs": epoch, "best": best, "seconds": round(seconds, 2)}
+    return Outcome("pruned", about | {"epochs": epoch, "best": best, "seconds": round(seconds, 2)})
 
 
 def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, of: int, arm: Arm) -> Events:
     """One run, or nothing if it is complete. Ends with RunEnded, also when the run failed."""
+
+    def ended(state: str) -> RunEnded:
+        about, score = folder.about, folder.scores["select"]["macro_f1"]
+        return RunEnded(role, number, of, state, score, about["epochs"], about["seconds"], arm=arm)
+
     if folder.complete:
         folder.tidy()  # the process that completed it may have died before it could
-        about = folder.about
-        score = folder.scores["select"]["macro_f1"]
-        yield RunEnded(role, number, of, "kept", score, about["epochs"], about["seconds"], arm=arm)
+        yield ended("kept")
         return
-    _remember(work)
+    _save_provenance(work)
     epochs = _planned(work, job).epochs
     with closing(work.engine.run(job, folder, keep=role == "seed")) as running:
         try:
@@ -241,27 +244,13 @@ def _train(work: _Work, job: Job, folder: RunFolder, *, role: str, number: int, 
                 elif isinstance(told, str):
                     yield Noticed(f"{role} {number}/{of} of {job.arm.name}: {told}")
                 else:
-                    yield Trained(
-                        role,
-                        number,
-                        of,
-                        told.epoch,
-                        epochs,
-                        told.loss,
-                        told.macro_f1,
-                        told.best,
-                        told.seconds,
-                        told.images_per_s,
-                        arm,
-                    )
+                    yield Trained(role, number, of, epochs=epochs, arm=arm, **asdict(told))
         except RunError as error:
             if role == "trial" and isinstance(error, DiedError | RefusedError):
                 raise
-            yield RunEnded(role, number, of, "failed", 0.0, 0, 0.0, str(error), arm)
+            yield RunEnded(role, number, of, "failed", message=str(error), arm=arm)
             return
-    about = folder.about
-    score = folder.scores["select"]["macro_f1"]
-    yield RunEnded(role, number, of, "complete", score, about["epochs"], about["seconds"], arm=arm)
+    yield ended("complete")
 
 
 def _planned(work: _Work, job: Job) -> Plan:
@@ -272,7 +261,7 @@ def _planned(work: _Work, job: Job) -> Plan:
         return next(plan for arm, plan in work.study.plans if arm.name == job.arm.name)
 
 
-def _remember(work: _Work) -> None:
+def _save_provenance(work: _Work) -> None:
     """Where and with what the last training was begun. A call that trains nothing leaves the record as it is."""
     study = work.study
     study.folder.save(

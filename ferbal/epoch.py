@@ -15,10 +15,10 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ferbal import device as hardware
+from ferbal import hardware
 from ferbal.batches import Features, Images, order
-from ferbal.device import Machine
 from ferbal.errors import RunError
+from ferbal.hardware import Machine
 from ferbal.models import heads, optimizers
 from ferbal.plan import Plan, Stage, cross_entropy
 from ferbal.settings import Knobs, Training
@@ -49,26 +49,32 @@ class State:
     answers: Tensor | None = None
     """What the net has said of each row, as probabilities, where a stage recalls it; zeros where it was not asked."""
     shared: nn.Module = field(init=False)
-    """The model as batches pass it: itself, or with gradients that the devices of a crew share."""
-    passed: nn.Module = field(init=False)
-    """That again, or compiled."""
+    """The model that runs forward: itself, or wrapped so that the devices of a crew share their gradients."""
+    compiled: nn.Module = field(init=False)
+    """The same, compiled where that is wished."""
 
     def prepare(self, machine: Machine) -> None:
-        """Be ready to pass batches, now that it is known which parameters learn."""
+        """Be ready for batches, now that it is known which parameters learn."""
         self.shared = machine.crew.wrapped(self.model)
-        self.passed = machine.prepared(self.shared)
-        self.pass_in(self.parts)
+        self.compiled = machine.prepared(self.shared)
+        self.divide(self.parts)
 
-    def pass_in(self, parts: int) -> None:
-        """Pass batches in so many parts: not compiled if several, since recorded graphs cannot add up gradients."""
+    def divide(self, parts: int) -> None:
+        """Take batches in so many parts: not compiled if several, since recorded graphs cannot add up gradients."""
         self.parts = parts
         if parts > 1:
-            self.passed = self.shared
+            self.compiled = self.shared
 
     @property
     def judged(self) -> nn.Module:
         """The model that is evaluated and kept."""
         return self.model if self.ema is None else self.ema.module
+
+    def judge(self, macro_f1: float, *, counts: bool) -> None:
+        """Keep the weights if they are the best yet; else early stopping has waited one epoch more, if it counts."""
+        self.stale += counts
+        if macro_f1 > self.best:
+            self.best, self.stale, self.kept = macro_f1, 0, copied(self.judged)
 
     def pace(self, rows: int, knobs: Knobs, training: Training) -> None:
         """Average every `AVERAGED_EVERY` steps, or more often so that it is done in each epoch of so many rows.
@@ -113,7 +119,7 @@ class State:
             self.answers = answers.to(next(self.model.parameters()).device)
         for name in State.SAVED:
             setattr(self, name, saved[name])
-        self.pass_in(self.parts)
+        self.divide(self.parts)
 
 
 def one_epoch(
@@ -142,22 +148,22 @@ def one_epoch(
         state.answers = torch.zeros(len(rows), len(plan.classes), device=device)
     _set_modes(state.model, stage)
     losses, lr = torch.zeros(len(starts), device=device), 0.0
-    passed = partial(_passed, state, stage, shifts, batches, machine)
+    run_part = partial(_forward_backward, state, stage, shifts, batches, machine)
     watching = nullcontext() if stage.weigh is None else batches.watching(state.model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
         torch.manual_seed(int(torch_seed) + batches.crew.rank)  # dropout has no generator of its own
-        for number, (inputs, targets) in enumerate(batches.passed(rows, starts, draw)):
+        for number, (inputs, targets) in enumerate(batches.of(rows, starts, draw)):
             progress = (epoch_of_stage + number / len(starts)) / stage.epochs
             lr = knobs.lr * stage.schedule(progress)
             optimizers.set_rate(state.optimizer, lr)
             these = rows[starts[number] : starts[number] + size]
-            recalled = None if distillation is None else _recalled(state, these, distillation.share(progress))
-            losses[number], said = _gradients(state, passed, inputs, targets, recalled, machine)
+            earlier = None if distillation is None else _earlier_answers(state, these, distillation.share(progress))
+            losses[number], said = _gradients(state, run_part, inputs, targets, earlier, machine)
             if stage.radius:
-                with _uphill(state.model, stage.radius):
-                    _gradients(state, passed, inputs, targets, recalled, machine)
+                with _at_worst_nearby(state.model, stage.radius):
+                    _gradients(state, run_part, inputs, targets, earlier, machine)
             if distillation is not None:
-                _remember(state, these, said.softmax(-1), distillation.momentum)
+                _update_answers(state, these, said.softmax(-1), distillation.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -175,25 +181,25 @@ def one_epoch(
 
 def _gradients(
     state: State,
-    passed: Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]],
+    run_part: Callable[[Tensor, Tensor, Tensor | None, float], tuple[Tensor, Tensor]],
     inputs: Tensor,
     targets: Tensor,
-    recalled: Tensor | None,
+    earlier: Tensor | None,
     machine: Machine,
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch and its logits, its gradients being left in the parameters.
 
-    A batch that does not fit in memory is passed in parts, from now on, whose gradients add up to those of the whole;
+    A batch that does not fit in memory is taken in parts, from now on, whose gradients add up to those of the whole;
     only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
     """
     while True:
         state.optimizer.zero_grad(set_to_none=True)
         total, said = torch.zeros((), device=inputs.device), []
         try:
-            before = [None] * state.parts if recalled is None else recalled.tensor_split(state.parts)
+            before = [None] * state.parts if earlier is None else earlier.tensor_split(state.parts)
             parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), before, strict=True)
-            for some, theirs, earlier in parts:
-                loss, logits = passed(some, theirs, earlier, len(some) / len(inputs))
+            for images, wanted, said_before in parts:
+                loss, logits = run_part(images, wanted, said_before, len(images) / len(inputs))
                 total += loss
                 said.append(logits)
             return total, torch.cat(said)
@@ -201,17 +207,17 @@ def _gradients(
             if not hardware.out_of_memory(error) or len(inputs) < 4 * state.parts or machine.crew.size > 1:
                 raise
         hardware.release()
-        state.pass_in(2 * state.parts)
+        state.divide(2 * state.parts)
 
 
 @contextmanager
-def _uphill(model: nn.Module, radius: float) -> Iterator[None]:
-    """Hold the weights so far from where they are, along their gradients: to where the loss is about its greatest.
+def _at_worst_nearby(model: nn.Module, radius: float) -> Iterator[None]:
+    """Within the `with`, weights are moved by `radius` along their gradient: SAM's step to about the greatest loss.
 
-    Afterwards they are what they were, to the bit, and so is what passing a batch leaves in the net, BatchNorm's
-    means say. Gradients of what was passed meanwhile stay.
+    Afterwards weights and buffers (BatchNorm's means, say) are what they were, to the bit. Gradients that were taken
+    meanwhile stay.
     """
-    moving = [weight for weight in model.parameters() if weight.grad is not None]
+    moving = [weight for weight in model.parameters() if weight.requires_grad and weight.grad is not None]
     held = [*moving, *model.buffers()]
     before = [values.detach().clone() for values in held]
     slopes = [torch.as_tensor(weight.grad) for weight in moving]
@@ -227,7 +233,7 @@ def _uphill(model: nn.Module, radius: float) -> Iterator[None]:
                 values.copy_(old)
 
 
-def _passed(
+def _forward_backward(
     state: State,
     stage: Stage,
     shifts: Tensor | None,
@@ -235,7 +241,7 @@ def _passed(
     machine: Machine,
     inputs: Tensor,
     targets: Tensor,
-    recalled: Tensor | None,
+    earlier: Tensor | None,
     share: float,
 ) -> tuple[Tensor, Tensor]:
     """The mean loss of these rows times their share of the batch, with gradients added, and their logits.
@@ -243,14 +249,14 @@ def _passed(
     Of several devices each works out the loss of the whole batch, on which some losses and weights depend, and sends
     back what concerns its own rows: the sum over the devices is the gradient, of which they take the mean.
     """
-    crew, net = batches.crew, state.passed if stage.weigh is None else state.shared
+    crew, net = batches.crew, state.compiled if stage.weigh is None else state.shared
     with machine.autocast():
-        logits = batches.answered(state.model if isinstance(batches, Features) else net, inputs)
+        logits = batches.forward(state.model if isinstance(batches, Features) else net, inputs)
     whole = crew.whole(logits.float())
     each = whole.unsqueeze(1) if whole.ndim == 2 else whole
     rows = _loss_of_rows(stage, each if shifts is None else each + shifts, targets, batches)
-    if recalled is not None:
-        rows = _with_recalled(rows, each, recalled)
+    if earlier is not None:
+        rows = _with_earlier(rows, each, earlier)
     loss = rows.mean() * share
     state.scaler.scale(loss * crew.size).backward()
     return loss.detach(), each.detach().mean(1)
@@ -265,27 +271,28 @@ def _loss_of_rows(stage: Stage, each: Tensor, targets: Tensor, batches: Images |
     return loss
 
 
-def _with_recalled(loss: Tensor, each: Tensor, recalled: Tensor) -> Tensor:
-    """The loss of rows of which a share is cross-entropy to what the net has said of them.
+def _with_earlier(loss: Tensor, each: Tensor, earlier: Tensor) -> Tensor:
+    """The loss of each row, of which a share is the cross-entropy to what the net has said of it before.
 
-    The strategy's own loss is kept from that share: what a net says is balanced already where the loss balances, and
-    would be corrected again in every epoch. recalled: [B, K], each row's sum is the share.
+    The strategy's own loss does not act on that share: what a net says is balanced already where the loss balances,
+    and would be corrected again in every epoch. earlier: [B, K], probabilities times the share.
     """
-    before = torch.stack([cross_entropy(each[:, copy], recalled) for copy in range(each.shape[1])]).mean(0)
-    return (1 - recalled.sum(-1)) * loss + before
+    before = torch.stack([cross_entropy(each[:, copy], earlier) for copy in range(each.shape[1])]).mean(0)
+    return (1 - earlier.sum(-1)) * loss + before
 
 
-def _recalled(state: State, rows: Int[np.ndarray, " b"], share: float) -> Tensor:
-    """This share of what the net has said of these rows, as probabilities; 0 where it has not been asked."""
+def _earlier_answers(state: State, rows: Int[np.ndarray, " b"], share: float) -> Tensor:
+    """What the net has said of these rows, probabilities times this share; 0 where it has not been asked."""
     assert state.answers is not None
-    return share * state.answers[torch.from_numpy(rows).to(state.answers.device)]
+    return share * state.answers[torch.from_numpy(rows).to(state.answers.device, non_blocking=True)]
 
 
-def _remember(state: State, rows: Int[np.ndarray, " b"], said: Tensor, momentum: float) -> None:
-    """Let the answers of these rows, as probabilities, move what is remembered of them."""
+def _update_answers(state: State, rows: Int[np.ndarray, " b"], said: Tensor, momentum: float) -> None:
+    """Move what is remembered of these rows towards what the net says of them now, as probabilities."""
     assert state.answers is not None
     once, first = np.unique(rows, return_index=True)  # a row may be drawn twice: which was written last would be luck
-    at, new = torch.from_numpy(once).to(said.device), said[torch.from_numpy(first).to(said.device)]
+    at, at_batch = (torch.from_numpy(places).to(said.device, non_blocking=True) for places in (once, first))
+    new = said[at_batch]
     before = state.answers[at]
     state.answers[at] = new.lerp(before, momentum * before.sum(-1, keepdim=True))
 
@@ -311,6 +318,10 @@ def _train_what_learns(module: nn.Module) -> None:
             child.train(module.training)
         else:
             _train_what_learns(child)
+
+
+def copied(model: nn.Module) -> Weights:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
 
 
 def averaged(model: nn.Module, training: Training) -> ModelEmaV3 | None:

@@ -67,9 +67,9 @@ class RunEnded:
     number: int
     of: int
     state: str
-    score: float
-    epochs: int
-    seconds: float
+    score: float = 0.0
+    epochs: int = 0
+    seconds: float = 0.0
     message: str = ""
     arm: Arm | None = None
 

@@ -31,8 +31,8 @@ from ferbal.strategies.losses import smoothed
 if TYPE_CHECKING:
     from torch.nn import Module
 
-    from ferbal.device import Machine
     from ferbal.energy import Meter
+    from ferbal.hardware import Machine
     from ferbal.models.pretrained import Tone
     from ferbal.train import Epoch
 
@@ -152,7 +152,7 @@ def _failure(error: Exception, alone: bool) -> RunError | None:
     """What fails a run, where that is no concern of others; what people need not read is in its notes."""
     import torch
 
-    from ferbal import device as hardware
+    from ferbal import hardware
 
     if isinstance(error, RunError):
         return error
@@ -294,9 +294,9 @@ def _went(
 
 def _made_with() -> dict[str, str]:
     """Versions and hardware that the last bits of a result may depend on; a study's runs need not share them."""
-    from ferbal import device
+    from ferbal import hardware
 
-    here = device.describe()
+    here = hardware.describe()
     libraries = {name: version(name) for name in ("torch", "timm")}
     return {"ferbal": __version__, **libraries, "device": here["device"], "cpu": here["cpu"]}
 
@@ -351,8 +351,15 @@ def corrected_logits(
 ) -> tuple[dict[str, Float[np.ndarray, "_ k0"]], Correction | None, list[str]]:
     """Corrected logits over all classes; how they are corrected, None where numbers cannot tell; what each fit found.
 
-    said: what the trained network says, by split; what is fitted is fitted on the rows `blend` of "val".
+    said: what the trained network says, by split; what is fitted is fitted on the rows `blend` of "val". Raises
+    RunError where it says anything that is no finite number.
     """
+    for split, each in said.items():
+        if wrong := int((~np.isfinite(each)).any(1).sum()):
+            raise RunError(
+                f"the trained net's logits of {wrong:,} of {len(each):,} rows of {split} are no finite numbers; try "
+                "a lower learning rate, or training.precision: fp32"
+            )
     adjust, found = corrections(plan, said["val"], val, blend, head)
     logits = {name: over_all(adjust(one), plan.becomes) for name, one in said.items()}
     return logits, Correction.of(adjust, said["val"]), found

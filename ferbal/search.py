@@ -155,8 +155,13 @@ class Trial:
         return self._prunes and bool(self.asked.should_prune())
 
 
-Outcome = tuple[str, float | None, dict[str, Any]]
-"""(complete | pruned | failed, best validation macro-F1, notes for the record)"""
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. value: its best validation macro-F1, if it is complete. notes: for the record."""
+
+    state: Literal["complete", "pruned", "failed"]
+    notes: dict[str, Any]
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -206,10 +211,9 @@ class Search:
             study.pruner = self._pruner(epochs)
             outcome = yield Trial(number, proposed, trial, self.budget.pruner != "none", epochs)
             assert outcome is not None, "every trial is answered with its outcome"
-            state, value, notes = outcome
-            for key, note in notes.items():
+            for key, note in outcome.notes.items():
                 trial.set_user_attr(key, note)
-            study.tell(trial, value if state == "complete" else None, state=ended[state])
+            study.tell(trial, outcome.value, state=ended[outcome.state])
         best = self.chosen()
         if best is None:
             told = [trial["message"] for trial in self.trials() if trial["message"]]

@@ -228,7 +228,7 @@ def combine(study: Study) -> Iterator[Combined | Noticed]:
 def report(study: Study, *others: Study) -> Report:
     """Score the test split and write the page; for one study also its table of scores and its ledger.
 
-    With others: one page over all of them, which must be on the same data set.
+    With others: one page over all of them, which must be on one data set, or on sets of the same rows and labels.
     """
     from ferbal.report import frames, page, tables
     from ferbal.report.collect import Source, collect

@@ -20,19 +20,20 @@ from torch import Tensor, nn
 
 from ferbal import metrics
 from ferbal.augment import View
-from ferbal.batches import Features, Images, Rows, by_parts, features_of, frozen
+from ferbal.batches import DeviceArray, Features, Images, by_parts, features_of, frozen
 from ferbal.dataset import Split
-from ferbal.device import Machine
 from ferbal.epoch import State, averaged, one_epoch, scaler
 from ferbal.epoch import Weights as Weights
+from ferbal.hardware import Machine
 from ferbal.models import heads, optimizers
 from ferbal.plan import Plan, Stage
 from ferbal.policies import policy
 from ferbal.settings import Knobs, Training, Tta
 from ferbal.shapes import Float, Int, UInt8
-from ferbal.tta import several
+from ferbal.tta import views
 
-GROWS, GROWN = 4, 2 / 3  # px at a time that images grow by, and the share of the epochs after which they are grown
+GROWTH_STEP = 4  # px that images grow by at a time
+GROWN_BY = 2 / 3  # share of the epochs after which they have their full size
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def fit(
     state.prepare(machine)
     scope = plan.stages[0].scope
     images = Images(train, plan, view, policy(training.augment), machine)
+    watched = DeviceArray(watch.images, machine.device)
     imaged = [0 if passes_once(stage, model) else stage.epochs for stage in plan.stages]  # by which images grow
     begins = 0
     for number, stage in enumerate(plan.stages):
@@ -111,10 +113,9 @@ def fit(
             continue
         images.mix, images.shown = stage.mix, view
         batches: Images | Features = images
-        judge = partial(predict, images=watch.images, view=view, machine=machine)
+        judge = partial(predict, images=watched, view=view, machine=machine)
         if not imaged[number]:
             batches = frozen(state.judged, images, stage.resample, plan.seed)
-            watched = Rows(watch.images, machine.device)
             features = features_of(state.judged, watched, np.arange(len(watch)), view, machine)
             judge = partial(_classified, features=features, machine=machine)
         state.pace(len(batches.labels), knobs, training)
@@ -130,9 +131,7 @@ def fit(
             state.epoch += 1
             f1 = metrics.macro_f1(matrix)
             if last:
-                state.stale += images.shown == view
-                if f1 > state.best:
-                    state.best, state.stale, state.kept = f1, 0, _copied(state.judged)
+                state.judge(f1, counts=images.shown == view)  # not while images still grow
             row = Row(
                 epoch=state.epoch,
                 stage=number,
@@ -155,8 +154,8 @@ def image_side(training: Training, share: float) -> int:
     """
     if training.first_size is None:
         return training.image_size
-    steps = math.ceil((training.image_size - training.first_size) / GROWS)
-    return min(training.first_size + GROWS * int(share / GROWN * steps), training.image_size)
+    steps = math.ceil((training.image_size - training.first_size) / GROWTH_STEP)
+    return min(training.first_size + GROWTH_STEP * int(share / GROWN_BY * steps), training.image_size)
 
 
 def score(plan: Plan, logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "k k"]:
@@ -168,13 +167,13 @@ def score(plan: Plan, logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, 
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    images: UInt8[np.ndarray, "n c h w"],
+    images: UInt8[np.ndarray, "n c h w"] | DeviceArray,
     view: View,
     machine: Machine,
 ) -> Float[np.ndarray, "n k"]:
     """Logits of every image, in float32 on the CPU. The model is left in evaluation mode."""
     model.eval()
-    pixels = Rows(images, machine.device)
+    pixels = images if isinstance(images, DeviceArray) else DeviceArray(images, machine.device)
     own = torch.from_numpy(machine.crew.rows(len(images))).to(machine.device)
 
     def ask(rows: slice) -> Tensor:
@@ -194,7 +193,8 @@ def answers(
     But for what all classes of a row share, that is the mean of the log-probabilities: softmax gives the same. The
     logits themselves are what a correction such as tau_norm scales, for each class by another number.
     """
-    return np.mean([predict(model, images, one, machine) for one in several(view, tta)], axis=0)
+    pixels = DeviceArray(images, machine.device)
+    return np.mean([predict(model, pixels, one, machine) for one in views(view, tta)], axis=0)
 
 
 @torch.no_grad()
@@ -213,7 +213,3 @@ def passes_once(stage: Stage, model: nn.Module) -> bool:
     if stage.resample is not None:
         return True
     return stage.scope in ("head", "scales") and stage.mix is None and heads.apart(model)
-
-
-def _copied(model: nn.Module) -> Weights:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}

@@ -21,7 +21,7 @@ CORNERS_AND_MIDDLE = ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class Glimpse(View):
+class CropView(View):
     """What a view sees from another side, for evaluation.
 
     top, left: where the square is that is cut out, as shares of the room there is for it. mirrored: the other way
@@ -39,7 +39,7 @@ class Glimpse(View):
 
 
 @dataclass(frozen=True)
-class Slant(View):
+class AffineView(View):
     """What a view sees when the picture is turned, scaled and shifted, for evaluation: as training's images are.
 
     angle: radians. zoom: above 1 brings the picture nearer. right, down: where the view moves, as shares of the side.
@@ -63,7 +63,7 @@ class Slant(View):
         return self._standardised(pixels)
 
 
-def several(seen: View, tta: Tta) -> tuple[View, ...]:
+def views(seen: View, tta: Tta) -> tuple[View, ...]:
     """The views that `tta` averages.
 
     none: the picture as the net sees it. flip: also mirrored. tencrop: corners and middle, each also mirrored
@@ -72,24 +72,24 @@ def several(seen: View, tta: Tta) -> tuple[View, ...]:
     """
     if tta == "none":
         return (seen,)
-    middle = Glimpse(seen.size, seen.mean, seen.std, seen.crop)
+    middle = CropView(seen.size, seen.mean, seen.std, seen.crop)
     if tta == "flip":
         return seen, replace(middle, mirrored=True)
     if tta == "affine":
-        return tuple(_slants(seen))
+        return tuple(_affine(seen))
     crop = middle if seen.crop < 1 else replace(middle, crop=TEN)
     at = [replace(crop, top=top, left=left) for top, left in CORNERS_AND_MIDDLE]
     return tuple(one for place in at for one in (place, replace(place, mirrored=True)))
 
 
-def _slants(seen: View) -> Iterator[View]:
+def _affine(seen: View) -> Iterator[View]:
     """The middle of all ranges, then others that are spread by Roberts' additive recurrence in four dimensions."""
     light, root = POLICIES["light"], 1.16730397826141868  # root ** 5 = root + 1
     widths = np.array([math.radians(light.rotate), light.scale, light.shift, light.shift])
     steps = root ** -np.arange(1.0, 5)
     for number in range(AFFINE // 2):
         angle, scale, right, down = ((((0.5 + number * steps) % 1) * 2 - 1) * widths).tolist()
-        one = Slant(seen.size, seen.mean, seen.std, seen.crop, angle, 1 + scale, right, down)
+        one = AffineView(seen.size, seen.mean, seen.std, seen.crop, angle, 1 + scale, right, down)
         yield from (one, replace(one, mirrored=True))
 
 

@@ -15,7 +15,7 @@ from ferbal.augment import View
 from ferbal.batches import Images, order
 from ferbal.crew import Crew
 from ferbal.dataset import Dataset, Split
-from ferbal.device import Machine
+from ferbal.hardware import Machine
 from ferbal.models.build import build
 from ferbal.plan import start
 from ferbal.policies import POLICIES
@@ -99,7 +99,7 @@ def seen(crew: Crew, dataset: Dataset, text: str) -> list[tuple[torch.Tensor, to
     images.mix = plan.stages[0].mix
     rows = order(images.labels, None, np.random.default_rng(0))
     draw = torch.Generator().manual_seed(0)
-    return [(crew.whole(part), targets) for part, targets in images.passed(rows, range(0, 80, 16), draw)]
+    return [(crew.whole(part), targets) for part, targets in images.of(rows, range(0, 80, 16), draw)]
 
 
 def all_of_it(crew: Crew, dataset: Dataset, cases: dict[str, Case], again: dict[str, Case]) -> Iterator[Any]:

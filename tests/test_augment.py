@@ -25,7 +25,7 @@ def no(rows: int) -> torch.Tensor:
 
 def test_nothing_random_gives_the_images_themselves() -> None:
     images = batch()
-    seen = VIEW.varied(images, no(8), Policy(), seeded(1))
+    seen = VIEW.augmented(images, no(8), Policy(), seeded(1))
     assert torch.equal(seen, (images.float() / 255 - 0.5) / 0.25)
     assert torch.equal(seen, VIEW.plain(images))
 
@@ -39,7 +39,7 @@ def test_an_affine_sampling_of_nothing_is_the_identity() -> None:
 @pytest.mark.parametrize("policy", [Policy(), Policy(rotate=1e-6)])
 def test_a_mirrored_row_is_seen_the_other_way_round(policy: Policy) -> None:
     images = batch(2)
-    seen = VIEW.varied(images, torch.tensor([True, False]), policy, seeded(0))
+    seen = VIEW.augmented(images, torch.tensor([True, False]), policy, seeded(0))
     straight = VIEW.plain(images)
     assert torch.allclose(seen[0], straight[0].flip(-1), atol=1e-2)
     assert torch.allclose(seen[1], straight[1], atol=1e-2)
@@ -47,27 +47,27 @@ def test_a_mirrored_row_is_seen_the_other_way_round(policy: Policy) -> None:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_same_seed_same_bits(name: str) -> None:
-    one, same, other = (VIEW.varied(batch(), no(8), POLICIES[name], seeded(s)) for s in (3, 3, 4))
+    one, same, other = (VIEW.augmented(batch(), no(8), POLICIES[name], seeded(s)) for s in (3, 3, 4))
     assert torch.equal(one, same)
     assert torch.equal(one, other) == (name == "none")
 
 
 def test_every_image_of_a_batch_is_varied_in_its_own_way() -> None:
     images = batch(1).expand(16, -1, -1, -1)
-    seen = VIEW.varied(images, no(16), POLICIES["standard"], seeded(0))
+    seen = VIEW.augmented(images, no(16), POLICIES["standard"], seeded(0))
     assert len({tuple(image.flatten()[:50].tolist()) for image in seen}) == 16
 
 
 def test_flips_happen_as_often_as_stated() -> None:
     images = batch(1, size=8).expand(4000, -1, -1, -1)
-    seen = View(8, 0.5, 0.25).varied(images, no(4000), Policy(flip=0.3), seeded(0))
+    seen = View(8, 0.5, 0.25).augmented(images, no(4000), Policy(flip=0.3), seeded(0))
     flipped = (seen == View(8, 0.5, 0.25).plain(images).flip(-1)).flatten(1).all(1)
     assert flipped.float().mean().item() == pytest.approx(0.3, abs=0.03)
 
 
 def test_brightness_and_contrast_stay_within_their_ranges() -> None:
     gray = torch.full((2000, 1, 8, 8), 127, dtype=torch.uint8)
-    seen = View(8, 0.0, 1.0).varied(gray, no(2000), Policy(contrast=0.2), seeded(0))
+    seen = View(8, 0.0, 1.0).augmented(gray, no(2000), Policy(contrast=0.2), seeded(0))
     gain = seen[:, 0, 0, 0] / (127 / 255)
     assert gain.min() >= 0.8 - 1e-5
     assert gain.max() <= 1.2 + 1e-5
@@ -77,7 +77,7 @@ def test_brightness_and_contrast_stay_within_their_ranges() -> None:
 def test_shifts_stay_within_their_range() -> None:
     dot = torch.zeros(500, 1, 48, 48, dtype=torch.uint8)
     dot[:, :, 23:25, 23:25] = 255
-    seen = View(48, 0.0, 1.0).varied(dot, no(500), Policy(shift=0.1), seeded(0))[:, 0]
+    seen = View(48, 0.0, 1.0).augmented(dot, no(500), Policy(shift=0.1), seeded(0))[:, 0]
     across = (seen.sum(1) * torch.arange(48)).sum(1) / seen.sum((1, 2)) - 23.5
     assert across.abs().max() <= 0.1 * 48 + 0.1
     assert across.abs().max() >= 0.09 * 48
@@ -86,7 +86,7 @@ def test_shifts_stay_within_their_range() -> None:
 def slopes(policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
     """How fast the middle of each image grows brighter, across and down, as a share of what the stored one does."""
     ramp = torch.arange(0, 240, 5, dtype=torch.uint8)
-    seen = View(48, 0.0, 1.0).varied(ramp.expand(2000, 1, 48, 48), no(2000), policy, seeded(0))[:, 0] * 255 / 5
+    seen = View(48, 0.0, 1.0).augmented(ramp.expand(2000, 1, 48, 48), no(2000), policy, seeded(0))[:, 0] * 255 / 5
     middle = seen[:, 20:28, 20:28]
     return middle.diff(dim=2).mean((1, 2)), middle.diff(dim=1).mean((1, 2))
 
@@ -108,7 +108,7 @@ def test_scales_stay_within_their_range() -> None:
 
 def test_brightness_stays_within_its_range() -> None:
     gray = torch.full((2000, 1, 8, 8), 127, dtype=torch.uint8)
-    offset = View(8, 0.5, 0.25).varied(gray, no(2000), Policy(brightness=0.2), seeded(0))[:, 0, 0, 0]
+    offset = View(8, 0.5, 0.25).augmented(gray, no(2000), Policy(brightness=0.2), seeded(0))[:, 0, 0, 0]
     offset = (offset - (127 / 255 - 0.5) / 0.25) * 0.25  # back to shares of white
     assert 0.2 * 0.5 - 1e-3 <= offset.abs().max() <= 0.2 * 0.5 + 1e-5
     assert offset.mean().item() == pytest.approx(0, abs=0.005)
@@ -116,7 +116,7 @@ def test_brightness_stays_within_its_range() -> None:
 
 def test_noise_is_gaussian_and_each_image_has_its_own_strength() -> None:
     gray = torch.full((500, 1, 48, 48), 127, dtype=torch.uint8)
-    seen = View(48, 0.0, 1.0).varied(gray, no(500), Policy(noise=0.1), seeded(0))
+    seen = View(48, 0.0, 1.0).augmented(gray, no(500), Policy(noise=0.1), seeded(0))
     widths = seen.std((1, 2, 3))
     assert widths.max() <= 0.1 * 1.1
     assert widths.mean().item() == pytest.approx(0.05, abs=0.005)
@@ -142,10 +142,10 @@ def test_the_sampling_is_that_of_torchs_affine_grid(crop: float) -> None:
 def test_larger_images_are_as_smooth_in_training_as_in_evaluation(sides: tuple[int, int], crop: float) -> None:
     noise = torch.randint(0, 256, (16, 1, *sides), generator=seeded(0)).to(torch.uint8)
     view, still = View(48, 0.0, 1.0, crop), Policy(rotate=1e-6)
-    seen, expected = view.varied(noise, no(16), still, seeded(0)), view.plain(noise)
+    seen, expected = view.augmented(noise, no(16), still, seeded(0)), view.plain(noise)
     inside = slice(1, -1)  # a crop ends at its edge in evaluation, and in training sees a little beyond
     assert torch.allclose(seen[..., inside, inside], expected[..., inside, inside], atol=0.03)
-    varied = view.varied(noise, no(16), Policy(rotate=12, shift=0.1), seeded(0))
+    varied = view.augmented(noise, no(16), Policy(rotate=12, shift=0.1), seeded(0))
     assert varied.std() < 1.05 * expected.std()
 
 
@@ -165,12 +165,12 @@ def test_a_crop_is_the_middle_in_evaluation_and_in_training_where_nothing_moves_
     images, view = batch(), View(40, 0.5, 0.25, crop=40 / 48)
     middle = VIEW.plain(images)[:, :, 4:44, 4:44]
     assert torch.equal(view.plain(images), middle)
-    assert torch.allclose(view.varied(images, no(8), Policy(rotate=1e-6), seeded(0)), middle, atol=1e-2)
+    assert torch.allclose(view.augmented(images, no(8), Policy(rotate=1e-6), seeded(0)), middle, atol=1e-2)
 
 
 def test_erased_squares_are_the_mean_and_of_the_stated_size() -> None:
     white = torch.full((500, 1, 48, 48), 255, dtype=torch.uint8)
-    seen = VIEW.varied(white, no(500), Policy(erase=1.0, erase_side=(0.2, 0.3)), seeded(0))
+    seen = VIEW.augmented(white, no(500), Policy(erase=1.0, erase_side=(0.2, 0.3)), seeded(0))
     share = (seen == 0).float().mean((1, 2, 3))
     assert share.max() <= 0.32**2
     assert share.min() > 0
@@ -182,4 +182,4 @@ def test_images_of_any_size_and_channels_become_the_size_of_the_view(stored: int
     view = View(seen, 0.5, 0.25)
     images = batch(4, channels, stored)
     assert view.plain(images).shape == (4, channels, seen, seen)
-    assert view.varied(images, no(4), POLICIES["strong"], seeded(0)).shape == (4, channels, seen, seen)
+    assert view.augmented(images, no(4), POLICIES["strong"], seeded(0)).shape == (4, channels, seen, seen)

@@ -21,7 +21,16 @@ def test_what_torch_keeps_of_earlier_runs_counts_as_free(monkeypatch: pytest.Mon
     assert batches._free_memory(GPU) == 850
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+    ids=["torch", "cuDNN", "cuBLAS", "Python"],
+)
 def test_rows_for_which_there_is_no_room_after_all_are_fetched(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -32,7 +41,7 @@ def test_rows_for_which_there_is_no_room_after_all_are_fetched(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "tensor", full)
-        rows = batches.Rows(ROWS, CPU)
+        rows = batches.DeviceArray(ROWS, CPU)
     assert rows.resident is None
     assert rows.at(torch.tensor([2, 0])).tolist() == [[4, 5], [0, 1]]
 
@@ -43,4 +52,4 @@ def test_another_error_is_not_taken_for_want_of_memory(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch, "tensor", broken)
     with pytest.raises(RuntimeError, match="illegal"):
-        batches.Rows(ROWS, CPU)
+        batches.DeviceArray(ROWS, CPU)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ferbal import data, metrics, run
-from ferbal.device import Machine, pick
+from ferbal.hardware import Machine, pick
 from ferbal.report.scored import Scored, Truth, Who
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ferbal import data, run
-from ferbal.device import Machine, pick
 from ferbal.energy import Meter
+from ferbal.hardware import Machine, pick
 from ferbal.run import Job, execute
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training

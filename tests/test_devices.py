@@ -21,10 +21,10 @@ from crewed import KNOBS, TRAINING, Case
 from ferbal import data, epoch, study
 from ferbal.crew import ALONE, Crew
 from ferbal.dataset import Dataset
-from ferbal.device import Machine
-from ferbal.engine import EngineSpec, Progress, Running, Workload, several
+from ferbal.engine import EngineSpec, Progress, Running, Workload, ddp
 from ferbal.engine.local import Local
 from ferbal.errors import DataError, DiedError, RefusedError, RunError, UsageError
+from ferbal.hardware import Machine
 from ferbal.run_folder import RunFolder
 
 CASES = {
@@ -68,7 +68,7 @@ def dataset(tiny_root: Path) -> Dataset:
 @pytest.fixture(scope="module")
 def shared(dataset: Dataset) -> dict[str, Any]:
     """What two processes made of everything."""
-    return dict(several.together(crewed.all_of_it, 2, dataset, CASES | AGAIN, AGAIN))
+    return dict(ddp.run(crewed.all_of_it, 2, dataset, CASES | AGAIN, AGAIN))
 
 
 @pytest.mark.parametrize("text", ["plain", "cutmix"])
@@ -156,9 +156,9 @@ def test_batchnorm_over_devices_needs_gpus(monkeypatch: pytest.MonkeyPatch) -> N
 def test_more_devices_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    several.check(2)
+    ddp.check(2)
     with pytest.raises(UsageError, match=r"training\.devices: 4, but this machine has 2 GPUs"):
-        several.check(4)
+        ddp.check(4)
 
 
 def test_a_memory_map_is_sent_as_its_place(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ferbal import data, energy
-from ferbal.device import Machine, pick
 from ferbal.energy import Counter, Meter, meter
+from ferbal.hardware import Machine, pick
 from ferbal.run import Job, execute
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from ferbal import batches, conduct, data, files, run, study, train
 from ferbal.augment import View
 from ferbal.dataset import Dataset
-from ferbal.device import Machine, pick
 from ferbal.errors import DataError, RunError
 from ferbal.events import Log, Noticed, RunEnded, Started, Trained
+from ferbal.hardware import Machine, pick
 from ferbal.models.build import build
 from ferbal.plan import start
 from ferbal.run_folder import RunFolder
@@ -69,15 +69,15 @@ class TestMemory:
 
         def allow(most: int) -> list[int]:
             sizes: list[int] = []
-            answered = batches.Images.answered
+            forward = batches.Images.forward
 
             def limited(images: batches.Images, model: nn.Module, inputs: Tensor) -> Tensor:
                 sizes.append(len(inputs))
                 if len(inputs) > most:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-                return answered(images, model, inputs)
+                return forward(images, model, inputs)
 
-            monkeypatch.setattr(batches.Images, "answered", limited)
+            monkeypatch.setattr(batches.Images, "forward", limited)
             return sizes
 
         return allow
@@ -137,7 +137,7 @@ class TestMemory:
         dataset = data.open("tiny", tiny_root)
         model, view = build("facevgg_small", TRAINING, classes=3, channels=1, seed=0), View(32, 0.5, 0.5)
         machine = Machine(torch.device("cpu"))
-        ask = batches.Rows(dataset.val.images, machine.device), np.arange(len(dataset.val)), view, machine
+        ask = batches.DeviceArray(dataset.val.images, machine.device), np.arange(len(dataset.val)), view, machine
         whole, features = train.predict(model, dataset.val.images, view, machine), batches.features_of(model, *ask)
 
         def limited(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

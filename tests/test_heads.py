@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ferbal import data, run
-from ferbal.device import Machine
 from ferbal.errors import RunError, UsageError
+from ferbal.hardware import Machine
 from ferbal.models import heads
 from ferbal.models import optimizers as which
 from ferbal.models.build import build

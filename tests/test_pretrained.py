@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ferbal import data, run, study
-from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
+from ferbal.hardware import Machine
 from ferbal.models import pretrained, weights_file
 from ferbal.models.build import build
 from ferbal.plan import Head

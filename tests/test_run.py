@@ -16,9 +16,9 @@ import torch
 from conftest import Said
 
 from ferbal import conduct, own_code, run, study
-from ferbal.device import Machine
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError
 from ferbal.events import Reported, RunEnded, Started, Trained
+from ferbal.hardware import Machine
 from ferbal.run_folder import RunFolder
 from ferbal.search import Point
 from ferbal.settings import Knobs

@@ -53,7 +53,7 @@ def unpruned(trials: int, seed: int = 0, **others: object) -> Budget:
 
 
 def by_lr(trial: Trial) -> Outcome:
-    return "complete", 1 / (1 + abs(trial.point.knobs.lr - 1e-2)), {"epochs": 5}
+    return Outcome("complete", {"epochs": 5}, 1 / (1 + abs(trial.point.knobs.lr - 1e-2)))
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_hopeless_trials_are_pruned_but_never_before_the_last_stage(
         level = 0.1 if trial.number >= 5 else 0.8
         told = [trial.report(epoch, level) for epoch in range(1, 10)]
         gave_up.append(any(told))
-        return ("pruned", None, {"best": level}) if any(told) else ("complete", level, {})
+        return Outcome("pruned", {"best": level}) if any(told) else Outcome("complete", {}, level)
 
     drive(looking(database, Budget(12, pruner=pruner)), answer, lambda _: range(first_judged, 19))
     assert gave_up[:5] == [False] * 5
@@ -242,8 +242,8 @@ def test_the_last_stage_is_that_of_the_trial_itself(database: str, pruner: Prune
         for epoch in range(1, 11):
             if trial.report(epoch, level):
                 gave_up[float(trial.point.further["deferred.after"])].append(epoch)
-                return "pruned", None, {"best": level}
-        return "complete", level, {}
+                return Outcome("pruned", {"best": level})
+        return Outcome("complete", {}, level)
 
     drive(looking(database, Budget(40, "random", pruner=pruner), space), answer, judged)
     assert gave_up[0.2]
@@ -254,16 +254,16 @@ def test_the_last_stage_is_that_of_the_trial_itself(database: str, pruner: Prune
 def test_without_pruning_no_trial_is_given_up(database: str) -> None:
     def answer(trial: Trial) -> Outcome:
         assert not any(trial.report(epoch, -trial.number) for epoch in range(1, 10))
-        return "complete", 0.5, {}
+        return Outcome("complete", {}, 0.5)
 
     drive(looking(database, unpruned(5)), answer)
 
 
 def test_a_search_whose_trials_all_fail_says_so(database: str) -> None:
     with pytest.raises(RunError, match="none of 2 trials was completed; at last: nan"):
-        drive(looking(database, unpruned(2)), lambda trial: ("failed", None, {"message": "nan"}))
+        drive(looking(database, unpruned(2)), lambda trial: Outcome("failed", {"message": "nan"}))
     with pytest.raises(RunError, match="none of 3 trials was completed; all were given up early; set"):
-        drive(looking(database, unpruned(3), epochs=9), lambda trial: ("pruned", None, {"message": ""}))
+        drive(looking(database, unpruned(3), epochs=9), lambda trial: Outcome("pruned", {"message": ""}))
 
 
 def test_another_setting_begins_another_search(database: str) -> None:

@@ -13,8 +13,8 @@ import torch
 from ferbal import data, recipe, soup
 from ferbal.augment import View
 from ferbal.dataset import Dataset
-from ferbal.device import Machine
 from ferbal.errors import UsageError
+from ferbal.hardware import Machine
 from ferbal.models.build import build
 from ferbal.plan import Plan, start
 from ferbal.settings import Training

@@ -368,7 +368,7 @@ def test_a_trial_that_died_as_it_was_given_up_ends_where_it_would_have(root: Pat
     given = checked.spec
     where = engine.open(given.engine, checked.dataset, given.training, checked.folder, checked.ahead([arm]))
     work = conduct._Work(checked, where)
-    (event,) = conduct._try(work, arm, poor, of=1)
+    (event,) = conduct._run_trial(work, arm, poor, of=1)
     assert told == [1, 2, 3]
     assert (event.state, event.epochs, event.score, event.seconds) == ("pruned", 3, 0.2, 3.0)
 

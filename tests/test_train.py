@@ -15,8 +15,8 @@ import torch
 from ferbal import batches, data, epoch, recipe, train
 from ferbal.augment import View
 from ferbal.dataset import Dataset
-from ferbal.device import Machine
 from ferbal.errors import RunError
+from ferbal.hardware import Machine
 from ferbal.models import nets, optimizers
 from ferbal.models.build import build
 from ferbal.plan import Plan, Stage, cross_entropy, start
@@ -132,7 +132,7 @@ def without_evidence(text: str, share: float) -> float:
     for number in range(40):
         for _ in range(30):
             rows = plan.stages[0].loss(z.expand(100, 2), targets)
-            (grad,) = torch.autograd.grad(epoch._with_recalled(rows, z.expand(100, 1, 2), recalled).mean(), z)
+            (grad,) = torch.autograd.grad(epoch._with_earlier(rows, z.expand(100, 1, 2), recalled).mean(), z)
             z = (z - 2 * grad).detach().requires_grad_()
         recalled = (share * (number + 1) / 40 * z.detach().softmax(-1)).expand(100, 2)
     return float(z.detach().softmax(-1)[1])
@@ -179,6 +179,20 @@ def test_sam_steps_by_the_gradient_at_the_worst_weights_nearby(
     means = [name for name in weights if "running" in name or "tracked" in name]
     assert means
     assert all(torch.equal(weights[name], plainly[name]) for name in means)
+
+
+def test_sam_moves_what_learns_by_all_of_its_radius_whatever_learnt_before() -> None:
+    model = build("facevgg_small", TRAINING, classes=3, channels=1, seed=0)
+    images = torch.randn(8, 1, 16, 16)
+    optimizers.optimizer(model, Stage(1), KNOBS, TRAINING)
+    model(images).square().sum().backward()
+    optimizers.optimizer(model, Stage(1, scope="head"), KNOBS, TRAINING)
+    model(images).square().sum().backward()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    with epoch._at_worst_nearby(model, 0.3):
+        moved = {name: (value - before[name]).norm() for name, value in model.named_parameters()}
+    assert {name for name, by in moved.items() if by > 0} == optimizers.learning(model, Stage(1, scope="head"))
+    assert torch.stack(list(moved.values())).norm() == pytest.approx(0.3, rel=1e-5)
 
 
 def _at_full_rate(stage: Stage) -> Stage:
@@ -308,13 +322,13 @@ def test_images_grow_within_the_epochs_that_pass_them_and_not_those_of_features(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    varied = View.varied
+    augmented = View.augmented
 
     def watched(view: View, *given: Any) -> torch.Tensor:
         sizes.append(view.size)
-        return varied(view, *given)
+        return augmented(view, *given)
 
-    monkeypatch.setattr(View, "varied", watched)
+    monkeypatch.setattr(View, "augmented", watched)
     growing, knobs = replace(TRAINING, epochs=6, first_size=8), Knobs(lr=1e-9, batch_size=96, patience=1)
     run("plain", growing, replace(knobs, patience=6))
     alone, sizes[:] = sizes[:], []
@@ -436,9 +450,9 @@ def test_how_often_a_head_stage_passes_the_backbone(
 def test_rows_that_do_not_fit_are_fetched_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     array, order = np.arange(70).reshape(35, 2), np.random.default_rng(0).permutation(35)
     starts = range(0, 35, 8)
-    resident = list(batches.Rows(array, CPU.device).batches(order, starts))
+    resident = list(batches.DeviceArray(array, CPU.device).batches(order, starts))
     monkeypatch.setattr(batches, "RESIDENT_SHARE", 0.0)
-    fetched = batches.Rows(array, CPU.device)
+    fetched = batches.DeviceArray(array, CPU.device)
     assert fetched.resident is None
     assert all(torch.equal(one, other) for one, other in zip(fetched.batches(order, starts), resident, strict=True))
     assert [len(batch) for batch in resident] == [8, 8, 8, 8, 3]

@@ -16,7 +16,7 @@ from torch import nn
 from ferbal import data, metrics, run, train
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.device import Machine
+from ferbal.hardware import Machine
 from ferbal.models import heads
 from ferbal.models.build import build
 from ferbal.plan import start
@@ -24,24 +24,24 @@ from ferbal.policies import POLICIES
 from ferbal.recipe import parse
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
-from ferbal.tta import Glimpse, Slant, several
+from ferbal.tta import AffineView, CropView, views
 from ferbal.use import hub, onnx, saved
 from ferbal.use.model import Model, Net
 
 IMAGES = torch.arange(2 * 24 * 24).reshape(2, 1, 24, 24).remainder(251).to(torch.uint8)
-WHOLE, SQUARE = View(24, 0.0, 1.0), Glimpse(20, 0.0, 1.0, crop=20 / 24)
+WHOLE, SQUARE = View(24, 0.0, 1.0), CropView(20, 0.0, 1.0, crop=20 / 24)
 
 
 def test_a_glimpse_is_a_square_of_the_picture_brought_to_size() -> None:
     assert torch.equal(SQUARE.plain(IMAGES), WHOLE.plain(IMAGES)[:, :, 2:22, 2:22])
-    corner = Glimpse(30, 0.5, 0.25, crop=0.5, top=1.0, left=0.0)
+    corner = CropView(30, 0.5, 0.25, crop=0.5, top=1.0, left=0.0)
     assert torch.equal(corner.plain(IMAGES), View(30, 0.5, 0.25).plain(IMAGES[:, :, 12:, :12]))
 
 
 @pytest.mark.parametrize("seen", [WHOLE, SQUARE])
 def test_one_view_two_with_the_mirror_image(seen: View) -> None:
-    assert several(seen, "none") == (seen,)
-    plain, mirror = (one.plain(IMAGES) for one in several(seen, "flip"))
+    assert views(seen, "none") == (seen,)
+    plain, mirror = (one.plain(IMAGES) for one in views(seen, "flip"))
     assert torch.equal(plain, seen.plain(IMAGES))
     assert torch.equal(mirror, plain.flip(-1))
 
@@ -49,7 +49,7 @@ def test_one_view_two_with_the_mirror_image(seen: View) -> None:
 @pytest.mark.parametrize(("seen", "side"), [(SQUARE, 20), (View(22, 0.0, 1.0), 22)])
 def test_ten_crops_are_of_what_the_net_sees_or_of_eleven_twelfths(seen: View, side: int) -> None:
     whole, last = WHOLE.plain(IMAGES), 24 - side
-    crops = [one.plain(IMAGES) for one in several(seen, "tencrop")]
+    crops = [one.plain(IMAGES) for one in views(seen, "tencrop")]
     places = [(0, 0), (0, last), (last, 0), (last, last), (last // 2, last // 2)]
     for number, (top, left) in enumerate(places):
         assert torch.equal(crops[2 * number], whole[:, :, top : top + side, left : left + side])
@@ -58,36 +58,36 @@ def test_ten_crops_are_of_what_the_net_sees_or_of_eleven_twelfths(seen: View, si
 
 
 def test_affine_views_are_spread_evenly_and_mirrored_in_pairs() -> None:
-    views = several(SQUARE, "affine")
-    assert len(views) == 32
-    assert torch.allclose(views[0].plain(IMAGES), SQUARE.plain(IMAGES), atol=1e-5)
-    for one, other in zip(views[::2], views[1::2], strict=True):
-        assert isinstance(one, Slant)
+    shown = views(SQUARE, "affine")
+    assert len(shown) == 32
+    assert torch.allclose(shown[0].plain(IMAGES), SQUARE.plain(IMAGES), atol=1e-5)
+    for one, other in zip(shown[::2], shown[1::2], strict=True):
+        assert isinstance(one, AffineView)
         assert other == replace(one, mirrored=True)
     light = POLICIES["light"]
     widths = {"angle": math.radians(light.rotate), "right": light.shift, "down": light.shift, "zoom": light.scale}
     for name, width in widths.items():
-        drawn = sorted((getattr(view, name) - (name == "zoom")) / width for view in views[::2])
+        drawn = sorted((getattr(view, name) - (name == "zoom")) / width for view in shown[::2])
         assert -1 <= drawn[0] < -0.8
         assert 0.8 < drawn[-1] <= 1
         assert max(np.diff(drawn)) < 0.35
 
 
 @pytest.mark.parametrize(
-    ("slant", "seen"),
+    ("view", "seen"),
     [
-        (Slant(24, 0.0, 1.0, right=1 / 24), lambda images: images[..., 5:-5, 6:-4]),
-        (Slant(24, 0.0, 1.0, down=2 / 24), lambda images: images[..., 7:-3, 5:-5]),
-        (Slant(24, 0.0, 1.0, angle=math.pi / 2), lambda images: images.rot90(1, (2, 3))[..., 5:-5, 5:-5]),
-        (Slant(24, 0.0, 1.0, mirrored=True), lambda images: images.flip(-1)[..., 5:-5, 5:-5]),
+        (AffineView(24, 0.0, 1.0, right=1 / 24), lambda images: images[..., 5:-5, 6:-4]),
+        (AffineView(24, 0.0, 1.0, down=2 / 24), lambda images: images[..., 7:-3, 5:-5]),
+        (AffineView(24, 0.0, 1.0, angle=math.pi / 2), lambda images: images.rot90(1, (2, 3))[..., 5:-5, 5:-5]),
+        (AffineView(24, 0.0, 1.0, mirrored=True), lambda images: images.flip(-1)[..., 5:-5, 5:-5]),
     ],
 )
-def test_a_slant_sees_the_picture_from_another_side(slant: Slant, seen: Callable[[Any], Any]) -> None:
-    assert torch.allclose(slant.plain(IMAGES)[..., 5:-5, 5:-5], seen(WHOLE.plain(IMAGES)), atol=1e-4)
+def test_a_slant_sees_the_picture_from_another_side(view: AffineView, seen: Callable[[Any], Any]) -> None:
+    assert torch.allclose(view.plain(IMAGES)[..., 5:-5, 5:-5], seen(WHOLE.plain(IMAGES)), atol=1e-4)
 
 
 def test_a_slant_with_zoom_sees_the_middle_from_nearby() -> None:
-    nearer, middle = Slant(24, 0.0, 1.0, zoom=2.0), Glimpse(24, 0.0, 1.0, crop=0.5)
+    nearer, middle = AffineView(24, 0.0, 1.0, zoom=2.0), CropView(24, 0.0, 1.0, crop=0.5)
     assert torch.allclose(nearer.plain(IMAGES)[..., 2:-2, 2:-2], middle.plain(IMAGES)[..., 2:-2, 2:-2], atol=1e-4)
 
 
@@ -135,7 +135,7 @@ def test_tau_norm_divides_the_same_weights_whatever_the_views(square: tuple[Mode
     ask = net.network, images
     tau = parse("tau_norm(tau=1)")(start(("a", "b", "c"), np.array([0, 0, 0, 1, 2]), epochs=1)).fits[0]
     divided, _ = tau(np.zeros((1, 3)), np.array([0]), heads.linear_classifier(net.network))
-    by_view = [divided(train.predict(*ask, view, net.machine)) for view in several(net.view, "tencrop")]
+    by_view = [divided(train.predict(*ask, view, net.machine)) for view in views(net.view, "tencrop")]
     said = divided(train.answers(*ask, net.view, net.machine, "tencrop"))
     assert np.allclose(metrics.softmax(said), metrics.softmax(np.mean(by_view, axis=0)), atol=1e-5)
 

@@ -28,5 +28,7 @@ def counting(held: str, to: int, place: Path, ends: str = "") -> Iterator[Any]:
         raise RunError("it did not learn")
     if ends == "broken":
         raise ZeroDivisionError("0 / 0")
+    if ends == "lost its GPU":
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
     if ends == "killed":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -55,8 +55,9 @@ def main() -> NoReturn:
         if isinstance(error, FerbalError):
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
-        if isinstance(error, BrokenPipeError):
-            sys.stderr.close()  # the reader has gone, `ferbal list backbones | head` say
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            # the reader has gone, `ferbal list backbones | head` say; click makes it an exit with 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         if isinstance(error, OSError) and (error.errno in REFUSED or files.disk_full(error)):
             print(f"error: {error.filename or 'the disk'}: {(error.strerror or '').lower()}", file=sys.stderr)
@@ -124,7 +125,7 @@ def doctor(as_json: AsJson = False) -> None:
     """Versions, device and threads: what to send along with a question."""
     from importlib.metadata import version
 
-    from ferbal import device
+    from ferbal import hardware
 
     packages = (
         "torch",
@@ -140,7 +141,7 @@ def doctor(as_json: AsJson = False) -> None:
         "ferbal": __version__,
         "python": sys.version.split()[0],
         **{name: version(name) for name in packages},
-        **device.describe(),
+        **hardware.describe(),
     }
     if as_json:
         return print_json(found)

@@ -46,7 +46,7 @@ def add_to(app: typer.Typer) -> None:
 
 def ensemble_(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs and adopted weights.")
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, adopted weights and soups.")
     ],
     method: Annotated[
         str,

@@ -9,7 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-Root = Annotated[Path, typer.Option("--root", help="Where data/, studies/ and reports/ lie.", show_default="here")]
+Root = Annotated[
+    Path,
+    typer.Option("--root", help="Where data/, studies/, reports/ and the other folders lie.", show_default="here"),
+]
 Set = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: --set training.epochs=10")
 ]

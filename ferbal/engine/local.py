@@ -22,15 +22,15 @@ from ferbal.store import StudyFolder
 
 if TYPE_CHECKING:
     from ferbal.crew import Crew
-    from ferbal.device import Machine
     from ferbal.engine.workers import Workers
+    from ferbal.hardware import Machine
     from ferbal.train import Epoch
 
-LONG, ROOM = 100_000, 3 * 2**30
-"""Images that a study trains on in all, from which a CPU has several runs at once; bytes of a run beside its data."""
+LONG = 100_000  # images that a study trains on in all, from which a CPU has several runs at once
+ROOM = 3 * 2**30  # bytes that a run takes beside its data
 
 
-def told(epochs: Iterable[Epoch | str]) -> Iterator[Progress | str]:
+def progress_of(epochs: Iterable[Epoch | str]) -> Iterator[Progress | str]:
     """What a run says as it goes, without the means to go on from there."""
     for epoch in epochs:
         if isinstance(epoch, str):
@@ -40,26 +40,26 @@ def told(epochs: Iterable[Epoch | str]) -> Iterator[Progress | str]:
         yield Progress(row.epoch, row.loss, row.macro_f1, max(epoch.best, 0.0), row.seconds, row.images_per_s)
 
 
-def executed(
+def run_as_rank(
     crew: Crew, job: Job, dataset: Dataset, folder: RunFolder, place: Path, precision: Any, compiled: bool, keep: bool
 ) -> Iterator[Progress | str]:
     """What one of several devices does for a run. place: where those that are not the first write."""
-    from ferbal import device
+    from ferbal import hardware
 
     # by its number, for another thread would take the first
-    machine = device.Machine(device.pick(crew.rank), precision, compiled, crew)
+    machine = hardware.Machine(hardware.pick(crew.rank), precision, compiled, crew)
     own = folder if crew.rank == 0 else FollowerFolder(place / str(crew.rank), folder)
-    yield from told(execute(job, dataset, own, machine=machine, keep=keep))
+    yield from progress_of(execute(job, dataset, own, machine=machine, keep=keep))
 
 
-def begun(
+def run_in_worker(
     dataset: Dataset, job: Job, folder: RunFolder, precision: Any, compiled: bool, keep: bool
 ) -> Iterator[Progress | str]:
     """What a process does for a run that it carries out beside others."""
-    from ferbal import device
+    from ferbal import hardware
 
-    machine = device.Machine(device.pick(), precision, compiled, shared=True)
-    yield from told(execute(job, dataset, folder, machine=machine, keep=keep))
+    machine = hardware.Machine(hardware.pick(), precision, compiled, shared=True)
+    yield from progress_of(execute(job, dataset, folder, machine=machine, keep=keep))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +77,8 @@ class Local:
         """How many runs go on at a time."""
         import torch
 
+        from ferbal import hardware
+
         devices, asked = self.training.devices, self.settings.at_once
         if devices > 1:
             if (asked or 1) > 1:
@@ -87,7 +89,7 @@ class Local:
             return 1
         if asked:
             return asked
-        places = torch.cuda.device_count()
+        places = torch.cuda.device_count() if hardware.pick().type == "cuda" else 0
         if not places and self.ahead.runs * self.training.epochs * len(self.dataset.train) >= LONG:
             room = limits.memory_in_all() // (ROOM + self.dataset.train.images.nbytes)
             places = min(torch.get_num_threads(), limits.cores(), room)
@@ -98,12 +100,13 @@ class Local:
         """The processes of runs that go on at once."""
         import torch
 
+        from ferbal import hardware
         from ferbal.engine.workers import Workers
 
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         cards = given.split(",") if given else [str(card) for card in range(torch.cuda.device_count())]
-        cards = cards if torch.cuda.is_available() else []
-        return Workers(self.at_once, self._threads, cards, begun, self.dataset)
+        cards = cards if hardware.pick().type == "cuda" else []
+        return Workers(self.at_once, self._threads, cards, run_in_worker, self.dataset)
 
     @property
     def _threads(self) -> int:
@@ -115,15 +118,15 @@ class Local:
         return max(1, min(torch.get_num_threads(), limits.cores()) // self.at_once)
 
     def run(self, job: Job, folder: RunFolder, *, keep: bool) -> Running:
-        from ferbal import device
-        from ferbal.engine.measure import choose, news
+        from ferbal import hardware
+        from ferbal.engine.measure import machine_for, news
 
         known = self.folder.load("speeds")
         with contained(folder), refusing():
-            machine, found = choose(job.arm.backbone, self.training, self.dataset, known)
+            machine, found = machine_for(job.arm.backbone, self.training, self.dataset, known)
         if found != known:
             self.folder.save("speeds", found)
-            device.release()  # what measuring took is needed by the process that trains
+            hardware.release()  # what measuring took is needed by the process that trains
             yield from news(known, found)
         if job.training.devices > 1:
             yield from self._together(job, folder, machine, keep)
@@ -133,7 +136,7 @@ class Local:
             return
         epochs = execute(job, self.dataset, folder, machine=machine, keep=keep)
         try:
-            yield from told(epochs)
+            yield from progress_of(epochs)
         finally:
             epochs.close()
 
@@ -169,14 +172,14 @@ class Local:
 
     def _together(self, job: Job, folder: RunFolder, machine: Machine, keep: bool) -> Running:
         """A run on several devices, whose first process writes the folder."""
-        from ferbal.engine import several
+        from ferbal.engine import ddp
 
-        several.check(job.training.devices)
+        ddp.check(job.training.devices)
         with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
             given = (job, self.dataset, folder, Path(place), machine.precision, machine.compiled, keep)
             try:
                 with contained(folder):
-                    yield from several.together(executed, job.training.devices, *given)
+                    yield from ddp.run(run_as_rank, job.training.devices, *given)
             except DiedError as died:
                 folder.halt(str(died))
                 raise
@@ -185,10 +188,10 @@ class Local:
         self.workers.wait()
 
     def about(self) -> dict[str, Any]:
-        from ferbal import device
+        from ferbal import hardware
 
         own = {"devices": self.training.devices, "at_once": self.at_once, "threads": self._threads}
-        return device.describe() | own
+        return hardware.describe() | own
 
     def close(self) -> None:
         if "workers" in vars(self):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from ferbal import device as hardware
+import torch
+from torch import nn
+
+from ferbal import hardware
 from ferbal.dataset import Dataset
 from ferbal.errors import first_line
+from ferbal.hardware import Machine
 from ferbal.models.build import build
-from ferbal.settings import Training
-
-if TYPE_CHECKING:
-    from torch import nn
+from ferbal.settings import Precision, Training
 
 Speeds = dict[str, Any]
 """What was measured, by backbone, image and device, as speeds.json keeps it."""
@@ -21,9 +23,10 @@ Shape = tuple[int, int, int, int]
 """Of a batch of images, [B, C, H, W]."""
 Found = TypeVar("Found")
 SHORT = 60.0  # seconds of training that compiling, which is measured in as many, can save nothing of
+WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chosen
 
 
-def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -> tuple[hardware.Machine, Speeds]:
+def machine_for(backbone: str, training: Training, dataset: Dataset, known: Speeds) -> tuple[Machine, Speeds]:
     """Device, number format and compilation for a backbone, and what is known now."""
     device, train = hardware.pick(), dataset.train
     shape = (64, train.images.shape[1], training.image_size, training.image_size)
@@ -35,18 +38,18 @@ def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -
 
     def speeds() -> dict[Any, float] | None:
         net = fresh()
-        return _fitting(lambda batch: hardware.fastest(net, batch, device), shape)
+        return _fitting(lambda batch: speeds_of(net, batch, device), shape)
 
     formats = hardware.formats(device)
     if training.precision == "auto" and found.get("precision") not in formats:  # or chosen on a machine with others
         found = {"precision": formats[0]}
         if len(formats) > 1 and (measured := speeds()):
-            found |= {"images_per_s": measured, "precision": hardware.choose(measured)}
-    machine = hardware.Machine(device, found["precision"] if training.precision == "auto" else training.precision)
+            found |= {"images_per_s": measured, "precision": worthwhile(measured)}
+    machine = Machine(device, found["precision"] if training.precision == "auto" else training.precision)
     compiled = training.compile is True
-    if (
-        training.compile == "auto" and device.type == "cuda" and training.devices == 1
-    ):  # a device by itself is measured
+    # it is measured on one device, for images of one size
+    measurable = training.devices == 1 and training.first_size is None
+    if training.compile == "auto" and device.type == "cuda" and measurable:
         if "images_per_s" not in found and (measured := speeds()):
             found["images_per_s"] = measured
         images = len(train) * training.epochs
@@ -54,6 +57,54 @@ def choose(backbone: str, training: Training, dataset: Dataset, known: Speeds) -
             found |= _compiled(fresh(), shape, machine)
         compiled = _pays(found, machine, images)
     return replace(machine, compiled=compiled), known | ({key: found} if found else {})
+
+
+def speeds_of(model: nn.Module, shape: Shape, device: torch.device) -> dict[Precision, float]:
+    """Images a second of a training step in each format of this device. The model is left trained on noise.
+
+    shape: of one batch, [B, C, H, W].
+    """
+    steps = {precision: _step(model, shape, Machine(device, precision)) for precision in hardware.formats(device)}
+    for step in steps.values():
+        step()
+    best: dict[Precision, float] = dict.fromkeys(steps, float("inf"))
+    for _ in range(4):
+        for precision, step in steps.items():
+            best[precision] = min(best[precision], step())
+    return {precision: round(shape[0] / seconds, 1) for precision, seconds in best.items()}
+
+
+def worthwhile(speeds: dict[Precision, float]) -> Precision:
+    """fp32, unless another format is worthwhile."""
+    rival = max(speeds, key=lambda precision: speeds[precision])
+    return rival if speeds[rival] >= WORTHWHILE * speeds["fp32"] else "fp32"
+
+
+def compiled_speed(model: nn.Module, shape: Shape, machine: Machine) -> tuple[float, float]:
+    """Images a second of a training step of the compiled model, and the seconds that compiling took."""
+    step = _step(model, shape, replace(machine, compiled=True))
+    seconds = sum(step() for _ in range(3))  # CUDA graphs are recorded in the second and third
+    return round(shape[0] / min(step() for _ in range(4)), 1), round(seconds, 1)
+
+
+def _step(model: nn.Module, shape: Shape, machine: Machine) -> Callable[[], float]:
+    """A training step on noise, which returns its seconds."""
+    device, passed = machine.device, machine.prepared(model.to(machine.device).train())
+    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+
+    def step() -> float:
+        start = time.perf_counter()
+        with machine.autocast():
+            loss = passed(images).float().logsumexp(-1).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return step
 
 
 def news(before: Speeds, now: Speeds) -> Iterator[str]:
@@ -67,16 +118,16 @@ def news(before: Speeds, now: Speeds) -> Iterator[str]:
             )
 
 
-def _seconds(found: dict[str, Any], machine: hardware.Machine, images: int) -> float:
+def _seconds(found: dict[str, Any], machine: Machine, images: int) -> float:
     """How long so many images take as the net is; 0 where that is not known."""
     plain = found.get("images_per_s", {})
     return images / plain.get(machine.precision, plain["fp32"]) if plain else 0.0
 
 
-def _compiled(net: nn.Module, shape: Shape, machine: hardware.Machine) -> dict[str, Any]:
+def _compiled(net: nn.Module, shape: Shape, machine: Machine) -> dict[str, Any]:
     """How fast a net is compiled, or why it cannot be."""
     try:
-        measured = _fitting(lambda batch: hardware.compiled(net, batch, machine), shape)
+        measured = _fitting(lambda batch: compiled_speed(net, batch, machine), shape)
     except Exception as error:  # no Triton, no C compiler, a net it cannot follow: torch raises as many kinds
         return {"not_compiled": f"{type(error).__name__}: {first_line(error)}"}
     if measured is None:
@@ -84,7 +135,7 @@ def _compiled(net: nn.Module, shape: Shape, machine: hardware.Machine) -> dict[s
     return dict(zip(("compiled_images_per_s", "compiling_s"), measured, strict=True))
 
 
-def _pays(found: dict[str, Any], machine: hardware.Machine, images: int) -> bool:
+def _pays(found: dict[str, Any], machine: Machine, images: int) -> bool:
     """Whether compiling saves more time within one training of so many images than it takes."""
     if "compiling_s" not in found:
         return False

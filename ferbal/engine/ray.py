@@ -27,8 +27,8 @@ import numpy as np
 from ferbal import __version__, remote
 from ferbal.crew import ALONE
 from ferbal.dataset import Dataset, Split
-from ferbal.engine import EngineSpec, Running, side_by_side
-from ferbal.engine.task import BRIEF, Ended, Files, Reached, executed, look, measured, shared
+from ferbal.engine import EngineSpec, Running, ray_ddp
+from ferbal.engine.task import BRIEF, Ended, Files, Reached, describe_node, measured, run_as_rank, run_on_node
 from ferbal.errors import DiedError, FerbalError, RunError, UsageError, first_line, lacking
 from ferbal.run import Job, contained
 from ferbal.run_folder import RunFolder
@@ -160,7 +160,7 @@ class Ray:
 
             return [stream], give_up
         room = {"CPU": self._settings.cpus_per_run, "GPU": self._settings.gpus_per_run or 0}
-        return side_by_side.started(self._together, devices, room, given)
+        return ray_ddp.started(self._together, devices, room, given)
 
     def _next(self, stream: Any) -> Any:
         """What comes next from a run, or the error that has ended it."""
@@ -211,11 +211,11 @@ class Ray:
             self._settings = replace(self._settings, gpus_per_run=1 if ray.cluster_resources().get("GPU") else 0)
         self._fit([node["Resources"] for node in ray.nodes() if node["Alive"]])
         try:
-            about = ray.get(self._task(look).remote())
+            about = ray.get(self._task(describe_node).remote())
             self._placed = ray.put(_flat(self._dataset))
-            # a generator also where `executed` is wrapped, as it is while types are checked
-            self._execute = self._task(lambda *given: (yield from executed(*given)))
-            self._together = self._task(lambda *given: (yield from shared(*given)), max_calls=1)
+            # a generator also where `run_on_node` is wrapped, as it is while types are checked
+            self._execute = self._task(lambda *given: (yield from run_on_node(*given)))
+            self._together = self._task(lambda *given: (yield from run_as_rank(*given)), max_calls=1)
         except ray.exceptions.RayError as error:
             meant = self._meant(error)
             if isinstance(meant, DiedError):

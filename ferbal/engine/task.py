@@ -28,11 +28,8 @@ Files = dict[str, np.ndarray]
 """Files of a run by name, as bytes uint8[n]: arrays are read in place from the object store."""
 
 ALL, BRIEF = "[!.]*", ("run.json", "history.csv")
-PAUSES = (
-    5.0,
-    20.0,
-    60.0,
-)  # seconds between attempts to send weights: storage that many runs write to has its moments
+# seconds between attempts to send weights: storage that many runs write to has its moments
+PAUSES = (5.0, 20.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -55,25 +52,25 @@ Told = str | dict[str, Any] | Reached | Ended
 """What comes from a run as it goes: a note, speeds that were measured, an epoch, or its end."""
 
 
-def look() -> dict[str, Any]:
+def describe_node() -> dict[str, Any]:
     """What a machine of the cluster is."""
-    from ferbal import device
+    from ferbal import hardware
 
-    return device.describe() | {"ferbal": __version__}
+    return hardware.describe() | {"ferbal": __version__}
 
 
 def measured(
     backbone: str, training: Training, dataset: Dataset, known: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     """How a backbone trains on a machine of the cluster, for all of its runs alike; and what is known now."""
-    from ferbal.engine.measure import choose
+    from ferbal.engine.measure import machine_for
 
     with refusing():
-        machine, found = choose(backbone, training, dataset, known)
+        machine, found = machine_for(backbone, training, dataset, known)
     return (machine.precision, machine.compiled), found
 
 
-def executed(
+def run_on_node(
     crew: Crew,
     job: Job,
     dataset: Dataset,
@@ -90,13 +87,14 @@ def executed(
     """
     import torch
 
-    from ferbal import device
-    from ferbal.engine.local import told
+    from ferbal import hardware
+    from ferbal.engine.local import progress_of
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     (precision, compiled), speeds = chosen
     yield speeds
-    machine = device.Machine(device.pick(), precision, compiled, crew, shared=True)  # others may be on the machine
+    # others may be on the machine
+    machine = hardware.Machine(hardware.pick(), precision, compiled, crew, shared=True)
     last = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ferbal-") as place:
         folder = RunFolder(Path(place) / job.slug)
@@ -105,7 +103,7 @@ def executed(
         epochs = execute(job, dataset, own, machine=machine, keep=keep)
         failure = None
         try:
-            for one in told(epochs):
+            for one in progress_of(epochs):
                 if isinstance(one, str):
                     yield one
                 elif time.monotonic() - last > every:
@@ -135,13 +133,13 @@ def _sent(folder: RunFolder, url: str) -> Iterator[str]:
             time.sleep(wait)
 
 
-def shared(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
-    """What one of several devices does to carry out what `executed` is given; the first alone tells of it.
+def run_as_rank(crew: Crew, meeting: tuple[str, int], *given: Any) -> Iterator[Told]:
+    """What one of several devices does to carry out what `run_on_node` is given; the first alone tells of it.
 
     meeting: where the devices find each other.
     """
     with joined(crew, meeting, card=0):  # the GPU that this process is let see
-        for told in executed(crew, *given):
+        for told in run_on_node(crew, *given):
             if crew.rank == 0:
                 yield told
             elif isinstance(told, Ended):

@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from ferbal.engine.several import end_with_parent, exit_reason, signals_blocked
+from ferbal.engine.processes import end_with_parent, exit_reason, signals_blocked
 from ferbal.errors import DiedError, RunError
+from ferbal.hardware import out_of_memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +183,8 @@ def _done(pipe: Connection, steps: Any) -> _Over:
             if not pipe.recv():
                 break
     except Exception as error:
+        if isinstance(error, torch.AcceleratorError) and not out_of_memory(error):
+            os._exit(1)  # it has no use of its GPU any more: the run is begun again in another process
         if not isinstance(error, RunError):
             error.add_note(f"in the process of a run:\n{traceback.format_exc()}")
         return _Over(error)

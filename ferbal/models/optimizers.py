@@ -30,6 +30,7 @@ def optimizer(model: nn.Module, stage: Stage, knobs: Knobs, training: Training) 
     moving = learning(model, stage)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in moving)
+        parameter.grad = None  # those of a stage before would else stay with what is frozen now
     made: torch.optim.Optimizer = create_optimizer_v2(
         model,
         lr=knobs.lr,

@@ -1,4 +1,7 @@
-"""Strategies that wrap the loss of every stage. A wrapper keeps what is inside it, so any two compose."""
+"""Strategies that wrap the loss of every stage. A wrapper keeps what is inside it, so they compose.
+
+Only `generalised_cross_entropy` takes the loss's place, and comes first.
+"""
 
 from __future__ import annotations
 

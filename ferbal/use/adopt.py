@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ferbal import __version__, data, device, files, metrics, models, train
+from ferbal import __version__, data, files, hardware, metrics, models, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset
-from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, nearest
+from ferbal.hardware import Machine
 from ferbal.ledger import BLEND, UNKNOWN, entry
 from ferbal.models import weights_file
 from ferbal.models.build import build, channels_of
@@ -59,7 +59,7 @@ def adopt(file: Path, how: Foreign, dataset: Dataset, folder: RunFolder) -> dict
     filled(network, weights, file, how.backbone)
     mean = _numbers("mean", how.mean, dataset.mean, channels)
     std = _numbers("std", how.std, dataset.std, channels)
-    machine = Machine(device.pick())
+    machine = Machine(hardware.pick())
     view = View(how.size, mean, std)
     logits = {}
     for name in ("val", "test"):

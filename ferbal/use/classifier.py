@@ -13,14 +13,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
 
-from ferbal import data, device, metrics, train
+from ferbal import data, hardware, metrics, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.data import brightness
 from ferbal.data.splits import groups
 from ferbal.data.splits import part as held_out
 from ferbal.dataset import Dataset, Split
-from ferbal.device import Machine
+from ferbal.hardware import Machine
 from ferbal.models import heads, pretrained
 from ferbal.models.build import build
 from ferbal.plan import Plan
@@ -149,7 +149,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         )
         heads.check(network, plan, self.backbone)
         precision = training.precision
-        machine = Machine(device.pick(), "fp32" if precision == "auto" else precision)
+        machine = Machine(hardware.pick(), "fp32" if precision == "auto" else precision)
         standard = pretrained.standard(self.backbone, training.pretrained, channels)
         mean, std = standard or (dataset.mean, dataset.std)
         view = View(training.image_size, mean, std, training.crop)

@@ -139,6 +139,8 @@ def _logits(run: RunFolder, part: str, rows: int, dataset: Dataset) -> np.ndarra
             f"{run.path}: its logits of {part} are of {len(logits):,} rows and {logits.shape[1]} classes, but "
             f"{dataset.name} has {rows:,} and {len(dataset.classes)}; the run is damaged, train it again"
         )
+    if wrong := int((np.isnan(logits) | np.isposinf(logits)).any(1).sum()):
+        raise DataError(f"{run.path}: its logits of {wrong:,} rows of {part} are no numbers; train it again")
     return logits
 
 

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ferbal import device, files
+from ferbal import files, hardware
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError, first_line
+from ferbal.hardware import Machine
 from ferbal.models import heads, registered_here
 from ferbal.use.model import Model, Net
 
@@ -76,7 +76,7 @@ def read(folder: Path, machine: Machine | None = None) -> Model:
     becomes = np.array([names.index(name) if name in names else -1 for name in classes])
     mean, std = (tuple(map(float, cfg[name])) for name in ("mean", "std"))
     view = View(height, mean, std, about.get("crop", min(cfg.get("crop_pct") or 1.0, 1.0)))
-    machine = machine or Machine(device.pick())
+    machine = machine or Machine(hardware.pick())
     net = Net(
         config["architecture"],
         network.to(machine.device).to(memory_format=torch.channels_last),

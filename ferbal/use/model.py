@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from ferbal import device, ensemble, metrics, train
+from ferbal import ensemble, hardware, metrics, train
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.device import Machine
 from ferbal.errors import DataError
+from ferbal.hardware import Machine
 from ferbal.run import over_all
 from ferbal.settings import Tta
 from ferbal.shapes import Float, Int, Real, UInt8
@@ -48,10 +48,12 @@ class Net:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle: whoever opens it may have no GPU, so the machine stays here and the weights are on the CPU."""
         here = {name: value for name, value in vars(self).items() if name != "machine"}
-        return here | {"network": copy.deepcopy(self.network).cpu(), "precision": self.machine.precision}
+        computed = {"precision": self.machine.precision, "kind": self.machine.device.type}
+        return here | {"network": copy.deepcopy(self.network).cpu(), **computed}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        machine = Machine(device.pick(), state.pop("precision"))
+        device, precision, kind = hardware.pick(), state.pop("precision"), state.pop("kind", "")
+        machine = Machine(device, precision if kind == device.type else "fp32")  # it may only imitate that format
         vars(self).update(state, machine=machine, network=state["network"].to(machine.device))
 
     def logits(self, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n k0"]:

@@ -47,7 +47,7 @@ def write(model: Model, path: Path, images: UInt8[np.ndarray, "n c h w"], given:
     if isinstance(model.body, Ensemble) and model.body.weights is None:
         raise UsageError(
             f"{model.name} combines its members by {model.about.get('method', 'a method')} that is no mixture of "
-            "probabilities; average, weighted and greedy can be exported"
+            "probabilities; average, weighted, greedy and bagged can be exported"
         )
     form = InOne(model).eval()
     example = torch.zeros(2, *model.shape, dtype=torch.uint8 if given == "uint8" else torch.float32)

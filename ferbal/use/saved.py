@@ -9,12 +9,12 @@ import numpy as np
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
-from ferbal import data, device, ensemble, train
+from ferbal import data, ensemble, hardware, train
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.device import Machine
 from ferbal.ensemble.members import mixture
 from ferbal.errors import DataError, UsageError
+from ferbal.hardware import Machine
 from ferbal.models import heads, weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
@@ -116,7 +116,7 @@ def network_of(folder: RunFolder) -> tuple[nn.Module, View, Machine]:
         seed=0,
         head=Head(**about["head"]),
     )
-    place = device.pick()
+    place = hardware.pick()
     # another device than the run's may lack its number format, or be slow in it
     machine = Machine(place, about["precision"] if about.get("device") == str(place) else "fp32")
     filled(network, weights, path, about["backbone"])

@@ -15,8 +15,8 @@ from ferbal import __version__, data, files, metrics, soup, train
 from ferbal.augment import View
 from ferbal.correction import Correction
 from ferbal.dataset import Dataset
-from ferbal.device import Machine
 from ferbal.errors import DataError, UsageError
+from ferbal.hardware import Machine
 from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.models import heads, weights_file
 from ferbal.plan import Plan

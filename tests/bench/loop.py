@@ -35,11 +35,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
-from ferbal import device, train
+from ferbal import hardware, train
 from ferbal.augment import View
 from ferbal.batches import EVALUATION_BATCH
 from ferbal.dataset import Split
-from ferbal.device import Machine
+from ferbal.engine.measure import speeds_of, worthwhile
+from ferbal.hardware import Machine
 from ferbal.models.build import build
 from ferbal.plan import start
 from ferbal.recipe import parse
@@ -246,13 +247,13 @@ def evaluations(backbone: str, size: int, machine: Machine, batches: int) -> tup
 
 def chosen(backbone: str, size: int) -> Precision:
     """What `precision: auto` takes here."""
-    where = device.pick()
-    return device.choose(device.fastest(net(backbone, size), (BATCH, 1, size, size), where))
+    where = hardware.pick()
+    return worthwhile(speeds_of(net(backbone, size), (BATCH, 1, size, size), where))
 
 
 def measure(backbone: str, size: int, batches: int, pairs: int, compiled: tuple[bool, ...]) -> Iterator[Pair]:
     """compiled: whether plain nets, compiled ones or both are set against the bare step."""
-    where, quick = device.pick(), chosen(backbone, size)
+    where, quick = hardware.pick(), chosen(backbone, size)
     turns = partial(alternate, unit="images/s", pairs=pairs)
     formats: list[Precision] = list(dict.fromkeys(("fp32", quick)))
     for precision, how in itertools.product(formats, compiled):
@@ -275,7 +276,7 @@ def measure(backbone: str, size: int, batches: int, pairs: int, compiled: tuple[
 
 
 def main() -> None:
-    on_gpu = device.pick().type == "cuda"
+    on_gpu = hardware.pick().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--batches", type=int, default=64 if on_gpu else 16, help="of an epoch")

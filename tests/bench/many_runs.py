@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 import ferbal.engine.ray
-from ferbal import conduct, data, device, study
+from ferbal import conduct, data, hardware, study
 from ferbal.engine import Progress
 from ferbal.engine.task import Ended, Reached
 from ferbal.events import Log, RunEnded
@@ -120,7 +120,7 @@ def main(workers: int, arms: int) -> None:
     }
     print(json.dumps(result, indent=1))
     if arms == ARMS:
-        write_json(here / "reports" / "bench" / "many_runs.json", result | {"machine": device.describe()})
+        write_json(here / "reports" / "bench" / "many_runs.json", result | {"machine": hardware.describe()})
 
 
 if __name__ == "__main__":

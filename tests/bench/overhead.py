@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ferbal import conduct, device, study
+from ferbal import conduct, hardware, study
 from ferbal.files import write_json
 from ferbal.progress import Display
 
@@ -36,19 +36,23 @@ ensembles: []
 """
 PARTS = {  # what a part is called, and the functions whose time, all they call included, it is
     "training": [("epoch.py", "one_epoch"), ("train.py", "predict")],
-    "checkpoints": [("store.py", "save_checkpoint"), ("store.py", "save_history")],
+    "checkpoints": [("run_folder.py", "save_checkpoint"), ("run_folder.py", "save_history")],
     "search": [("search.py", "study"), ("search.py", "_suggested"), ("search.py", "report"), ("study.py", "tell")],
     "dashboard": [("dashboard.py", "record"), ("dashboard.py", "describe_arm")],
     "log": [("events.py", "add")],
     "progress": [("progress.py", "show")],
-    "weights, logits, scores": [("store.py", "save_weights"), ("store.py", "save_logits"), ("store.py", "finish")],
-    "nets and number format": [("build.py", "build"), ("device.py", "fastest")],
+    "weights, logits, scores": [
+        ("run_folder.py", "save_weights"),
+        ("run_folder.py", "save_logits"),
+        ("run_folder.py", "finish"),
+    ],
+    "nets and number format": [("build.py", "build"), ("measure.py", "speeds_of")],
 }
 STEP = {  # the same for the parts of training; what remains of it is the loop itself
-    "fetching and augmentation": [("batches.py", "passed")],
-    "forward": [("batches.py", "answered")],
+    "fetching and augmentation": [("batches.py", "of")],
+    "forward": [("batches.py", "forward")],
     "loss": [("epoch.py", "_loss_of_rows")],
-    "backward": [("epoch.py", "_passed")],  # less the two above, which happen inside
+    "backward": [("epoch.py", "_forward_backward")],  # less the two above, which happen inside
     "optimiser": [("adam.py", "step"), ("sgd.py", "step"), ("optimizer.py", "zero_grad")],
     "averaged weights": [("model_ema.py", "update")],
     "evaluation": [("train.py", "predict")],
@@ -96,7 +100,7 @@ def main(source: str) -> None:
         print(f"  of training: {part:26} {spent:8.2f} s   {spent / seconds['training']:6.2%}")
     seconds, step = ({part: round(spent, 3) for part, spent in parts.items()} for parts in (seconds, step))
     result = {"data": source, "seconds": seconds, "step": step, "outside": round(outside, 4)}
-    machine = device.describe() | {"torch": torch.__version__}
+    machine = hardware.describe() | {"torch": torch.__version__}
     write_json(here / "reports" / "bench" / "overhead.json", result | {"machine": machine})
     print(json.dumps(machine))
 

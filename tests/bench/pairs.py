@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ferbal import device
+from ferbal import hardware
 
 REPORTS = Path(__file__).parents[2] / "reports" / "bench"
 
@@ -81,7 +81,7 @@ def write(name: str, found: dict[str, Any], label: str = "") -> None:
 
     label: a further word for the name, so that what is measured in pieces, or in two ways, is kept side by side.
     """
-    machine = device.describe() | {"torch": torch.__version__}
+    machine = hardware.describe() | {"torch": torch.__version__}
     del machine["host"]
     words = (name, label, str(machine["device"]).lower().replace(" ", "-"))
     path = REPORTS / f"{'-'.join(filter(None, words))}.json"

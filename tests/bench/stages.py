@@ -18,10 +18,10 @@ import torch
 from bench.loop import BATCH, CLASSES, Measure, chosen, fer_like, net, wait
 from bench.pairs import alternate, write
 
-from ferbal import device, train
+from ferbal import hardware, train
 from ferbal.augment import View
-from ferbal.batches import Rows, features_of
-from ferbal.device import Machine
+from ferbal.batches import DeviceArray, features_of
+from ferbal.hardware import Machine
 from ferbal.plan import Plan, start
 from ferbal.policies import POLICIES
 from ferbal.recipe import parse
@@ -42,7 +42,9 @@ def head_stage(backbone: str, rows: int, machine: Machine, naive: bool) -> Measu
 
     def measured() -> float:
         model = net(backbone, SIZE).to(machine.device)
-        features_of(model, Rows(data.images[:1024], machine.device), np.arange(1024), VIEW, machine)  # warms it up
+        features_of(
+            model, DeviceArray(data.images[:1024], machine.device), np.arange(1024), VIEW, machine
+        )  # warms it up
         knobs = Knobs(lr=1e-3, batch_size=BATCH, patience=EPOCHS)
         begin = time.perf_counter()
         with mock.patch.object(train, "passes_once", return_value=False) if naive else mock.MagicMock():
@@ -65,7 +67,7 @@ def head_stage(backbone: str, rows: int, machine: Machine, naive: bool) -> Measu
 
 
 def one_pass(backbone: str, rows: int, machine: Machine) -> Measure:
-    model, data = net(backbone, SIZE).to(machine.device), Rows(fer_like(rows, SIZE).images, machine.device)
+    model, data = net(backbone, SIZE).to(machine.device), DeviceArray(fer_like(rows, SIZE).images, machine.device)
 
     def measured() -> float:
         begin = time.perf_counter()
@@ -85,7 +87,7 @@ def augmentation(policy: str, machine: Machine) -> Measure:
         wait(machine)
         begin = time.perf_counter()
         for _ in range(50):
-            VIEW.varied(images, mirror, POLICIES[policy], draw)
+            VIEW.augmented(images, mirror, POLICIES[policy], draw)
         wait(machine)
         return (time.perf_counter() - begin) * 20
 
@@ -111,7 +113,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=8192)
     how = parser.parse_args()
-    machine = Machine(device.pick(), chosen("resnet18", SIZE))
+    machine = Machine(hardware.pick(), chosen("resnet18", SIZE))
     found = [
         alternate(
             f"augment {policy}",

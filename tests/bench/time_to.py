@@ -20,9 +20,9 @@ def main() -> None:
     # imported here, so that the clock runs meanwhile
     from bench.pairs import write
 
-    from ferbal import data, device, train
+    from ferbal import data, hardware, train
     from ferbal.augment import View
-    from ferbal.device import Machine
+    from ferbal.hardware import Machine
     from ferbal.models.build import build
     from ferbal.run import plan_for
     from ferbal.settings import Arm, Knobs, Training
@@ -48,7 +48,7 @@ def main() -> None:
         dropout=0.2,
     )
     plan = plan_for(Arm("plain", "plain", how.backbone), held, training, "drop")
-    view, where = View(40, held.mean, held.std, 40 / 48), device.pick()
+    view, where = View(40, held.mean, held.std, 40 / 48), hardware.pick()
     machine = Machine(where, "fp32" if where.type == "cpu" else "bf16", how.compile)
     model = build(how.backbone, training, classes=len(held.classes), channels=held.train.images.shape[1], seed=0)
     epochs = train.fit(

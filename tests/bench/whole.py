@@ -36,10 +36,10 @@ from bench.pairs import write
 from ruamel.yaml import YAML
 from torch import nn
 
-from ferbal import data, device
+from ferbal import data, hardware
 from ferbal.batches import EVALUATION_BATCH
 from ferbal.dataset import Dataset
-from ferbal.device import Machine
+from ferbal.hardware import Machine
 from ferbal.models.build import build
 from ferbal.settings import Training
 
@@ -68,7 +68,7 @@ ensembles: []
 BARE = """
 import sys; sys.path.insert(0, %r)
 import torch; from pathlib import Path; from bench.loop import bare_step
-from ferbal import data; from ferbal.device import Machine, pick
+from ferbal import data; from ferbal.hardware import Machine, pick
 held = data.open(%r, Path(%r))
 images = [torch.tensor(part.images) for part in (held.train, held.val, held.test)]
 bare_step("resnet18", 48, Machine(pick()), 40)()
@@ -79,7 +79,7 @@ class Pace:
     """How long the machine takes, at the moment, for one and the same bare step."""
 
     def __init__(self, backbone: str, size: int) -> None:
-        self.step = bare_pass(True, backbone, size, Machine(device.pick()), PACE_ROWS)
+        self.step = bare_pass(True, backbone, size, Machine(hardware.pick()), PACE_ROWS)
 
     def now(self) -> float:
         return self.step(PACE_STEPS)
@@ -145,7 +145,7 @@ def bare(kinds: Counter[tuple[Any, ...]], pace: Pace) -> float:
     total = 0.0
     for (kind, backbone, size, precision, batch), times in kinds.items():
         rows = min(batch, EVALUATION_BATCH)
-        passing = bare_pass(kind == "step", backbone, size, Machine(device.pick(), precision), rows)
+        passing = bare_pass(kind == "step", backbone, size, Machine(hardware.pick(), precision), rows)
         each = median(passing(10) / pace.now() for _ in range(PAIRS))
         total += each * times / (1 if kind == "step" else rows)
     return total

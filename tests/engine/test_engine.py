@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from ferbal import conduct, device, engine, study
-from ferbal.device import Machine
+from ferbal import conduct, engine, hardware, study
 from ferbal.engine import EngineSpec, Running, Workload, measure
 from ferbal.engine.local import Local
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded, Trained
+from ferbal.hardware import Machine
 from ferbal.search import Point
 from ferbal.settings import Knobs
 
@@ -25,11 +25,16 @@ def part(name: str, *steps: str | None) -> Generator[Any, None, None]:
 
 
 def test_parts_that_never_wait_follow_each_other() -> None:
-    assert list(conduct.together([part("a", "1", "2"), part("b", "1"), part("c", "1")])) == ["a1", "a2", "b1", "c1"]
+    assert list(conduct.interleaved([part("a", "1", "2"), part("b", "1"), part("c", "1")])) == [
+        "a1",
+        "a2",
+        "b1",
+        "c1",
+    ]
 
 
 def test_parts_that_wait_take_turns_and_only_then_does_nothing_happen() -> None:
-    both = conduct.together([part("a", "1", None, None, "2"), part("b", None, None, "1", None)])
+    both = conduct.interleaved([part("a", "1", None, None, "2"), part("b", None, None, "1", None)])
     assert list(both) == ["a1", None, "a2", "b1"]
 
 
@@ -43,7 +48,7 @@ def test_parts_are_closed_with_the_whole() -> None:
         finally:
             closed.append(name)
 
-    both = conduct.together([open_ended("a"), open_ended("b")])
+    both = conduct.interleaved([open_ended("a"), open_ended("b")])
     next(both)
     both.close()
     assert closed == ["a", "b"]
@@ -95,8 +100,8 @@ def test_what_was_measured_is_told_and_its_memory_given_back_before_anything_tra
 ) -> None:
     found = {"a net on a card": {"compiled": False, "not_compiled": "no Triton"}}
     released: list[bool] = []
-    monkeypatch.setattr(measure, "choose", lambda *_: (Machine(torch.device("cpu")), found))
-    monkeypatch.setattr(device, "release", lambda: released.append(True))
+    monkeypatch.setattr(measure, "machine_for", lambda *_: (Machine(torch.device("cpu")), found))
+    monkeypatch.setattr(hardware, "release", lambda: released.append(True))
     checked = study.prepare(root / "studies" / "tiny.yaml", root)
     where = Local(EngineSpec(at_once=2), checked.dataset, checked.spec.training, checked.folder, Workload())
     job = checked.job(checked.plans[0][0], Point(Knobs(1e-3, 16, 3)), 1)

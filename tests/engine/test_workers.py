@@ -19,8 +19,8 @@ import pytest
 import torch
 import worked
 
-from ferbal import conduct, data, limits, study
-from ferbal.conduct import together
+from ferbal import conduct, data, hardware, limits, study
+from ferbal.conduct import interleaved
 from ferbal.engine import EngineSpec, Progress, Running, Workload
 from ferbal.engine.cost import cost
 from ferbal.engine.local import LONG, ROOM, Local
@@ -53,7 +53,7 @@ def heard(workers: Workers, running: Generator[Any, None, None]) -> Any:
 def all_of(workers: Workers, *runs: Generator[Any, None, None]) -> list[Any]:
     """What runs tell, as a study hears it."""
     found = []
-    for told in together(runs):
+    for told in interleaved(runs):
         if told is None:
             workers.wait()
         else:
@@ -123,10 +123,13 @@ def test_what_a_run_costs_goes_by_its_net_its_rows_and_the_epochs_that_pass_imag
     assert of("vit_tiny_patch16_224", "no such strategy") == 0
 
 
-def test_a_process_that_dies_is_named_and_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("ends", "died"), [("killed", r"signal 9 \(SIGKILL\)"), ("lost its GPU", "exit code 1")], ids=["killed", "GPU"]
+)
+def test_a_process_that_dies_is_named_and_replaced(tmp_path: Path, ends: str, died: str) -> None:
     some = Workers(1, 1, [], worked.counting, "held")
-    with pytest.raises(DiedError, match=r"its process died with signal 9 \(SIGKILL\)"):
-        all_of(some, some.carry_out(1, tmp_path, "killed"))
+    with pytest.raises(DiedError, match=f"its process died with {died}"):
+        all_of(some, some.carry_out(1, tmp_path, ends))
     assert all_of(some, some.carry_out(2, tmp_path))[1:] == [1, 2]
     some.close()
     assert not mp.active_children()
@@ -181,9 +184,16 @@ def test_a_job_that_may_take_three_of_eight_cores_has_three_runs_of_one_thread(
 
 def test_as_many_at_once_as_there_are_gpus(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(hardware, "pick", lambda: torch.device("cuda"))
     dataset, folder = data.open("tiny", tiny_root), StudyFolder(tiny_root, "none")
     assert Local(EngineSpec(), dataset, ONE, folder, Workload(runs=3, parallel=3)).at_once == 2
     assert Local(EngineSpec(), dataset, ONE, folder, Workload(runs=1, parallel=1)).at_once == 1
+    # one that torch sees and cannot compute on leaves the cores of the CPU to fill
+    monkeypatch.setattr(hardware, "pick", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(limits, "cores", lambda: 8)
+    monkeypatch.setattr(limits, "memory_in_all", lambda: 99 * ROOM)
+    assert Local(EngineSpec(), dataset, ONE, folder, Workload(runs=1000, parallel=3)).at_once == 3
 
 
 def test_several_at_once_with_several_devices_each_are_refused(tiny_root: Path) -> None:

@@ -9,8 +9,8 @@ import torch
 from ferbal.augment import View
 from ferbal.batches import Images, frozen
 from ferbal.dataset import Split
-from ferbal.device import Machine
 from ferbal.errors import UsageError
+from ferbal.hardware import Machine
 from ferbal.models.build import build
 from ferbal.plan import Resample, start
 from ferbal.policies import POLICIES

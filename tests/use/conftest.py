@@ -9,7 +9,7 @@ import pytest
 from made_runs import RECIPES, Trained
 
 from ferbal import data
-from ferbal.device import Machine, pick
+from ferbal.hardware import Machine, pick
 from ferbal.run import Job, execute
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training

@@ -27,7 +27,7 @@ CLASSES = ("left", "right", "rare")
 @pytest.fixture(scope="module")
 def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a net that tells the classes of the tiny data set apart, as somebody else might have saved them."""
-    from ferbal import device, train
+    from ferbal import hardware, train
     from ferbal.augment import View
     from ferbal.plan import start
     from ferbal.settings import Knobs
@@ -36,7 +36,7 @@ def good(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = Training(epochs=8, image_size=16, augment="none", precision="fp32", ema=0)
     plan = start(dataset.classes, dataset.train.labels, epochs=8)
     network = build("facevgg_small", training, classes=3, channels=1, seed=3)
-    view, machine = View(16, dataset.mean, dataset.std), device.Machine(device.pick())
+    view, machine = View(16, dataset.mean, dataset.std), hardware.Machine(hardware.pick())
     epochs = train.fit(
         network,
         plan,

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.device import Machine
 from ferbal.errors import DataError
+from ferbal.hardware import Machine
 from ferbal.use import saved
 from ferbal.use.cam import grad_cam
 from ferbal.use.model import Net

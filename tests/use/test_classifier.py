@@ -21,11 +21,11 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
-from ferbal import Classifier, device
+from ferbal import Classifier, hardware
 from ferbal.augment import View
 from ferbal.correction import Correction
-from ferbal.device import Machine
 from ferbal.errors import UsageError
+from ferbal.hardware import Machine
 from ferbal.use import classifier
 from ferbal.use.model import Net
 
@@ -175,8 +175,8 @@ def test_what_is_pickled_on_a_gpu_is_opened_on_a_cpu(monkeypatch: pytest.MonkeyP
     machine = Machine(torch.device("cuda"), "bf16")
     net = Net("far", Far(), View(16, 0.5, 0.25), machine, 1, np.arange(3), Correction.none(3))
     assert net.__getstate__()["network"].place == "cpu"
-    monkeypatch.setattr(device, "pick", lambda: torch.device("cpu"))
+    monkeypatch.setattr(hardware, "pick", lambda: torch.device("cpu"))
     opened = pickle.loads(pickle.dumps(net))
-    assert (opened.network.place, opened.machine) == ("cpu", Machine(torch.device("cpu"), "bf16"))
+    assert (opened.network.place, opened.machine) == ("cpu", Machine(torch.device("cpu"), "fp32"))
     assert (net.network.place, net.machine) == ("cuda", machine)
     assert np.array_equal(opened.becomes, net.becomes)

@@ -12,8 +12,8 @@ from conftest import table
 from made_runs import Trained
 
 from ferbal import data, ensemble, files
-from ferbal.device import Machine, pick
 from ferbal.errors import DataError, UsageError
+from ferbal.hardware import Machine, pick
 from ferbal.run import Job, execute
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training

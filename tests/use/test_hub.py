@@ -11,9 +11,9 @@ import timm
 import torch
 from made_runs import Trained
 
-from ferbal import data, device, files, metrics
-from ferbal.device import Machine
+from ferbal import data, files, hardware, metrics
 from ferbal.errors import DataError, UsageError
+from ferbal.hardware import Machine
 from ferbal.use import card, ensembles, hub, saved
 
 FOLDED = ("plain", "adjusted", "fitted", "normalised", "retrained", "scaled", "dropped", "merged", "experts")
@@ -44,7 +44,7 @@ def test_logits_are_compared_on_the_cpu(trained: Trained, tmp_path: Path, monkey
     model = saved.load(trained().path)
     (net,) = model.nets
     on_a_gpu = replace(model, body=replace(net, machine=Machine(torch.device("cuda"), "bf16")))
-    monkeypatch.setattr(device, "pick", lambda: torch.device("cuda"))
+    monkeypatch.setattr(hardware, "pick", lambda: torch.device("cuda"))
     assert hub.write(on_a_gpu, tmp_path / "out", lambda config: "") < 1e-4
 
 

@@ -11,11 +11,11 @@ MOMENT = 10  # seconds in which the tasks of a run that is over end by themselve
 
 
 def started(
-    shared: Any, devices: int, room: dict[str, float], given: tuple[Any, ...]
+    act: Any, devices: int, room: dict[str, float], given: tuple[Any, ...]
 ) -> tuple[list[Any], Callable[[bool], None]]:
     """The streams of so many tasks, the first device's first, and how to end them: as over, or as given up.
 
-    shared: the remote function `task.shared`. room: what Ray sets aside for each task, by the name of the resource.
+    act: the remote function `task.run_as_rank`. room: what Ray sets aside for each task, by the name of the resource.
     """
     import ray
     from ray.util import get_node_ip_address, placement_group, remove_placement_group
@@ -26,7 +26,7 @@ def started(
     store = meeting_point(host)
     group = placement_group([{name: much for name, much in room.items() if much}] * devices, strategy="PACK")
     streams = [
-        shared.options(
+        act.options(
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
         ).remote(Crew(rank, devices), (host, store.port), *given)
         for rank in range(devices)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 import os
 import platform
-import time
+import sys
 import warnings
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from ferbal import memory
+from ferbal import malloc
 from ferbal.crew import ALONE, Crew
 from ferbal.errors import first_line
 from ferbal.settings import Precision
 
+NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "unable to find an engine",  # cuDNN, where none of its plans finds room to work in
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What errors of torch and of the libraries below it say for want of memory."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-WORTHWHILE = 1.2  # a coarser format must be this many times as fast to be chosen
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,11 @@ class Machine:
 
         What was compiled before in this process is forgotten; where it is still called, it is compiled anew.
         """
-        if not self.compiled:
-            return model
         # torch keeps what it compiles by the code of `forward`, which nets of one kind share: a ninth that differs,
         # in dropout or in what learns, would be passed as it is, and a second batch size be compiled for any of them
-        torch.compiler.reset()
+        _forget_compiled()
+        if not self.compiled:
+            return model
         # recorded once: a small net spends its time waiting for launches; what devices exchange cannot be recorded
         graphs = self.device.type == "cuda" and self.crew.size == 1
         prepared: Any = torch.compile(model, mode="reduce-overhead" if graphs else "default")
@@ -70,8 +77,13 @@ def pick(card: int | None = None) -> torch.device:
         if not why:
             return gpu
         warnings.warn(f"the CPU is used, and not the GPU: {why}", stacklevel=2)
-    memory.keep()
+    malloc.keep()
     return torch.device("cpu")
+
+
+def _forget_compiled() -> None:
+    if "torch._dynamo" in sys.modules:  # nothing was compiled before it is loaded, which takes seconds
+        torch.compiler.reset()
 
 
 @cache
@@ -89,15 +101,14 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the device, or the machine, has no memory left for a tensor."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        sign in str(error) for sign in ("can't allocate memory", "not enough memory", "out of memory")
-    )
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in NO_MEMORY)
 
 
 def release() -> None:
-    """Give back the memory that is kept for later tensors."""
+    """Give back the memory that is kept for later tensors, and for recorded graphs, whose pool is their own."""
+    _forget_compiled()
     gc.collect()
-    memory.give_back()
+    malloc.give_back()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
@@ -111,54 +122,6 @@ def formats(device: torch.device) -> tuple[Precision, ...]:
         return ("fp32", "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
     known = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return ("fp32", "bf16") if known else ("fp32",)
-
-
-def fastest(model: nn.Module, shape: tuple[int, int, int, int], device: torch.device) -> dict[Precision, float]:
-    """Images a second of a training step in each format of this device. The model is left trained on noise.
-
-    shape: of one batch, [B, C, H, W].
-    """
-    steps = {precision: _step(model, shape, Machine(device, precision)) for precision in formats(device)}
-    for step in steps.values():
-        step()
-    best: dict[Precision, float] = dict.fromkeys(steps, float("inf"))
-    for _ in range(4):
-        for precision, step in steps.items():
-            best[precision] = min(best[precision], step())
-    return {precision: round(shape[0] / seconds, 1) for precision, seconds in best.items()}
-
-
-def choose(speeds: dict[Precision, float]) -> Precision:
-    """fp32, unless another format is worthwhile."""
-    rival = max(speeds, key=lambda precision: speeds[precision])
-    return rival if speeds[rival] >= WORTHWHILE * speeds["fp32"] else "fp32"
-
-
-def compiled(model: nn.Module, shape: tuple[int, int, int, int], machine: Machine) -> tuple[float, float]:
-    """Images a second of a training step of the compiled model, and the seconds that compiling took."""
-    step = _step(model, shape, replace(machine, compiled=True))
-    seconds = sum(step() for _ in range(3))  # CUDA graphs are recorded in the second and third
-    return round(shape[0] / min(step() for _ in range(4)), 1), round(seconds, 1)
-
-
-def _step(model: nn.Module, shape: tuple[int, int, int, int], machine: Machine) -> Callable[[], float]:
-    """A training step on noise, which returns its seconds."""
-    device, passed = machine.device, machine.prepared(model.to(machine.device).train())
-    images = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-
-    def step() -> float:
-        start = time.perf_counter()
-        with machine.autocast():
-            loss = passed(images).float().logsumexp(-1).mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
-
-    return step
 
 
 def describe() -> dict[str, Any]:

@@ -1,29 +1,24 @@
-"""A run on several devices of this machine: a process for each, which live and die together."""
+"""A run on several devices of this machine: one process for each, which live and die together."""
 
 from __future__ import annotations
 
 import atexit
-import mmap
 import multiprocessing as mp
 import os
 import pickle
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import numpy as np
 import torch
 
 from ferbal.crew import Crew, joined, meeting_point
-from ferbal.errors import DataError, DiedError, FerbalError, UsageError
+from ferbal.engine.processes import end_with_parent, exit_reason, signals_blocked
+from ferbal.errors import DiedError, FerbalError, UsageError
 
 HERE = "127.0.0.1"
-COMPARED = 2**28  # bytes of a data set, as many of which are compared at most with what lies on the disk
 MOMENT = 10.0  # seconds in which the cause of an error may still show: where one dies, others fail to reach it
 
 
@@ -36,7 +31,7 @@ def check(devices: int) -> None:
         )
 
 
-def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Iterator[Any]:
+def run(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Iterator[Any]:
     """What the first of so many processes yields, each of which carries out `act(crew, *given)`.
 
     Their errors are raised here. Closing this ends them, and so does the death of this process. DiedError
@@ -66,19 +61,6 @@ def together(act: Callable[..., Iterator[Any]], size: int, *given: Any) -> Itera
     finally:
         atexit.unregister(end)
         end()
-
-
-@contextmanager
-def signals_blocked() -> Iterator[None]:
-    """What is sent to all processes of a terminal, or of a job, is not heard by one that is started in here."""
-    if os.name != "posix":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
@@ -114,11 +96,6 @@ def _heard(left: dict[Any, tuple[int, Any]], size: int) -> Iterator[Any]:
         raise doubt
 
 
-def exit_reason(code: int) -> str:
-    """What ended a process, by its exit code."""
-    return f"exit code {code}" if code > 0 else f"signal {-code} ({signal.Signals(-code).name})"
-
-
 def _take_part(
     pipe: Connection,
     crew: Crew,
@@ -140,33 +117,3 @@ def _take_part(
         pipe.send_bytes(pickle.dumps(error))
     pipe.close()
     os._exit(0)  # threads of torch's process group at times outlive what they use, and abort a process that is done
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone."""
-    parent = mp.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _mapped(array: np.memmap) -> Any:
-    """A memory map as the place where it lies, to be mapped again by another process of this machine."""
-    # numpy keeps the map itself there alone, and its stubs leave it out
-    file: Any = array._mmap  # type: ignore[attr-defined]
-    if file is None or not array.size or not array.flags.c_contiguous:
-        return np.asarray(array).__reduce__()
-    begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    inside = array.ctypes.data - np.frombuffer(file, np.uint8).ctypes.data
-    there: Any = (array.filename, array.dtype, "r", begins + inside, array.shape)
-    some = slice(None, None, max(1, array.nbytes // COMPARED))
-    with suppress(OSError, ValueError):  # it is gone, or shorter
-        if np.array_equal(array[some], np.memmap(*there)[some]):
-            return np.memmap, there
-    raise DataError(
-        f"{array.filename} was replaced while this process uses it; run the same command again, which takes what is "
-        "there now"
-    )
-
-
-ForkingPickler.register(np.memmap, _mapped)

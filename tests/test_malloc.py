@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from ferbal import memory
+from ferbal import malloc
 
 FAULTS = """
 import resource
 import torch
-from ferbal import memory
-memory.keep()
+from ferbal import malloc
+malloc.keep()
 def taken():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     held = [torch.ones(1 << 20) for _ in range(64)]  # 4 MiB each: larger than what the C library keeps by itself
@@ -32,15 +32,15 @@ def faults(after: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-@pytest.mark.skipif(memory._glibc() is None, reason="the C library is not glibc")
+@pytest.mark.skipif(malloc._glibc() is None, reason="the C library is not glibc")
 def test_what_is_freed_is_taken_again_without_the_system() -> None:
-    again, given_back = faults("memory.give_back()")
+    again, given_back = faults("malloc.give_back()")
     assert again < 50
     assert given_back > 5_000
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(memory.ctypes, "CDLL", None)  # nothing is called
-    memory.keep.__wrapped__()
-    memory.give_back()
+    monkeypatch.setattr(malloc.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(malloc.ctypes, "CDLL", None)  # nothing is called
+    malloc.keep.__wrapped__()
+    malloc.give_back()
