@@ -168,6 +168,8 @@ def _rows(tables: Tables, row: Row) -> str:
 
 def _open(row: Row) -> str:
     """A difference of which it is open whether there is one."""
+    if pd.isna(row["low"]):  # the note under the table says why
+        return f"{points(row['mean'])} points, with no interval"
     return f"{points(row['mean'])} points with 95 % {between(row['low'], row['high'], '+.1f', 100)}"
 
 
