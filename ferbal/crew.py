@@ -26,7 +26,7 @@ else:
 
 @dataclass(frozen=True)
 class Crew:
-    """Which of `size` processes this is. The first, of rank 0, is the one that tells and keeps how it went."""
+    """Which of `size` processes this is. Rank 0 yields what happens, and writes the files."""
 
     rank: int = 0
     size: int = 1
@@ -52,7 +52,7 @@ class Crew:
         return rows // self.size
 
     def rows(self, count: int) -> Int[np.ndarray, " m"]:
-        """Which of so many rows this process evaluates: as many as the others, so that the last may begin anew."""
+        """The rows, of so many, that this process evaluates: equally many for each; the last wrap round to row 0."""
         each = -(-count // self.size)
         return np.arange(self.rank * each, (self.rank + 1) * each) % max(count, 1)
 
@@ -80,9 +80,9 @@ class Crew:
             value.copy_(sent)
 
     def wrapped(self, net: Module) -> Module:
-        """The net, of which a backward pass leaves in each process the mean of all processes' gradients.
+        """The net in DistributedDataParallel: `backward` averages gradients over all processes.
 
-        To be made anew when other parameters learn.
+        Wrap it again when other parameters learn.
         """
         if self.size == 1:
             return net

@@ -113,9 +113,9 @@ Fit = Callable[["Float[np.ndarray, 'n k']", "Int[np.ndarray, ' n']", "LinearClas
 
 @dataclass(frozen=True, eq=False)
 class SelfDistillation:
-    """How much of a row's loss is to what the net said of it before (self-distillation).
+    """The share of a row's loss that is cross-entropy to the net's own earlier prediction of it (self-distillation).
 
-    momentum: what a new answer leaves of those before, 0..1. share: progress through the stage, 0..1 -> that part.
+    momentum: weight of older predictions against the newest, 0..1. share: progress through the stage, 0..1 -> share.
     """
 
     momentum: float
@@ -132,8 +132,8 @@ class Stage:
 
     odds: relative chance of each class to be drawn, now or by progress, or None to pass over every row once an epoch.
     shifts: added to the logits of each copy of the head before the loss. weigh: a factor for each row's loss.
-    distillation: how much of each row's loss is to what the net has said of it.
-    radius: how far around the weights the loss is sought at its greatest, of which they take the gradient (SAM).
+    distillation: how much of each row's loss is to the net's own earlier prediction of it.
+    radius: rho of SAM: the gradient is taken at the worst weights within this distance; 0 switches it off.
     resample: train the head on features of the frozen backbone, changed like this, instead of on images.
     scope: which parameters learn; a frozen backbone also keeps its BatchNorm statistics. fresh_head: begin with a
     classifier that has learnt nothing.
@@ -157,7 +157,7 @@ class Stage:
             raise UsageError("images cannot be mixed in a stage that trains on resampled features; leave one out")
         if self.distillation is not None and (self.mix is not None or self.resample is not None):
             what = "image mixing (mixup, say)" if self.resample is None else "resampled features"
-            raise UsageError(f"self_distillation cannot be combined with {what}; leave one out")
+            raise UsageError(f"self-distillation cannot be combined with {what}; leave one out")
 
     def odds_at(self, progress: float) -> Float[np.ndarray, " k"] | None:
         """The odds when this share of the stage (0..1) has passed."""
@@ -180,7 +180,7 @@ class Plan:
 
     becomes: the class of the plan that each class of the data set is, -1 for one that is left out.
     fits: corrections of the logits that are fitted on blend after training, in this order, after `adjust`.
-    corrections: what evens out the classes already. allow_double_correction: whether more than one thing may.
+    rebalancings: what evens out the classes already. allow_double_correction: whether more than one thing may.
     per_class: a strategy that keeps something for each class without evening them out: the classes must stay.
     reads_head: a strategy that needs the classifier to be one plain linear layer.
     begins: the epoch, counted from 1, with which the first stage begins.

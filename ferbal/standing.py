@@ -156,7 +156,7 @@ class Standing:
         }
 
 
-def after(events: Iterable[tuple[float, Event]]) -> Standing:
+def replay(events: Iterable[tuple[float, Event]]) -> Standing:
     """The standing after these events."""
     standing = Standing()
     for time, event in events:

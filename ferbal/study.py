@@ -30,7 +30,7 @@ from ferbal.search import Point, Search
 from ferbal.settings import Arm, Knobs
 from ferbal.shapes import Int
 from ferbal.spec import StudySpec
-from ferbal.standing import after
+from ferbal.standing import replay
 from ferbal.store import StudyFolder
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def status(study: Study) -> dict[str, Any]:
             }
         )
     running = study.folder.running
-    standing = after(Log(study.folder.log).read())
+    standing = replay(Log(study.folder.log).read())
     return {
         "study": study.spec.name,
         "arms": arms,

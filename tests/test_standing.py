@@ -10,7 +10,7 @@ from rich.console import Console
 from ferbal.events import ArmEnded, ArmStarted, Event, Reported, RunEnded, Searched, Started, Trained
 from ferbal.progress import Display, present, whole
 from ferbal.settings import Arm, Knobs
-from ferbal.standing import Standing, after
+from ferbal.standing import Standing, replay
 
 FAST, SLOW = Arm("plain", "plain", "small"), Arm("plain", "plain", "large")
 
@@ -24,7 +24,7 @@ def ended(role: str, number: int, state: str = "complete", epochs: int = 10, sec
 
 
 def told(*events: tuple[float, Event]) -> Standing:
-    return after(events)
+    return replay(events)
 
 
 BEGUN = [(0.0, Started(((FAST, 2, 3), (SLOW, 2, 3)), 10)), (0.0, ArmStarted(1, 2, FAST, ()))]

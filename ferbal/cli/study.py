@@ -97,12 +97,12 @@ def study_run(
     from ferbal import conduct, study
     from ferbal.events import Log
     from ferbal.progress import Display
-    from ferbal.standing import after
+    from ferbal.standing import replay
 
     checked = study.prepare(file, root, changes)
     if dry_run:
         return _say_what_is_left(checked, only, as_json)
-    known = after(Log(checked.folder.log).read())
+    known = replay(Log(checked.folder.log).read())
     with redirect_stdout(sys.stderr):  # where Ray says that a machine has died; results alone go to stdout
         made = Display(Console(stderr=True), known).watch(conduct.run(checked, only))
     _print_reported(made, as_json)

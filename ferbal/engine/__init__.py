@@ -61,7 +61,7 @@ class Progress:
 
 
 Running = Generator[Progress | str | None, None, None]
-"""A run: its epochs, as text what people should know of, and None while nothing has arrived. A failed run raises
+"""A run yields a Progress for each epoch, notices as text, and None while there is nothing new. A failed run raises
 RunError. Closing it leaves the run to be continued."""
 
 

@@ -69,9 +69,9 @@ def check(model: nn.Module, plan: Plan, backbone: str) -> None:
     Raises UsageError that names the backbone, and the strategy or what is asked of the classifier.
     """
     asked = {
-        "retrain_head begins anew": any(stage.fresh_head for stage in plan.stages),
-        "influence_balanced weighs rows by": any(stage.weigh is not None for stage in plan.stages),
-        "trains on resampled features": any(stage.resample is not None for stage in plan.stages),
+        "a stage begins anew (retrain_head, say)": any(stage.fresh_head for stage in plan.stages),
+        "a stage weighs rows by (influence_balanced, say)": any(stage.weigh is not None for stage in plan.stages),
+        "a stage with resampled features trains": any(stage.resample is not None for stage in plan.stages),
         f"{plan.reads_head} reads": bool(plan.reads_head),
     }
     if any(asked.values()) and not apart(model):
