@@ -221,7 +221,7 @@ def _cascade(name: str, thread: int) -> Any:
     cv2 = _cv2()
     cascade = cv2.CascadeClassifier(str(Path(cv2.data.haarcascades) / f"{name}.xml"))
     if cascade.empty():
-        raise lacking("finding faces", f"an OpenCV with {name}.xml", "faces")
+        raise lacking("finding faces", f"an OpenCV with {name}.xml (opencv {cv2.__version__} lacks it)", "faces")
     return cascade
 
 

@@ -187,7 +187,7 @@ def test_without_opencv_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_an_opencv_without_cascades_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faces, "FACE", "haarcascade_of_nobody")
-    with pytest.raises(UsageError, match=rf"opencv {cv2.__version__} lacks haarcascade_of_nobody"):
+    with pytest.raises(UsageError, match=rf"haarcascade_of_nobody\.xml \(opencv {cv2.__version__} lacks it\)"):
         faces.find(np.zeros((50, 50), dtype=np.uint8))
 
 
