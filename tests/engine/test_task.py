@@ -13,7 +13,7 @@ from ferbal import data, energy, files, remote
 from ferbal.crew import ALONE
 from ferbal.energy import Counter, Meter
 from ferbal.engine import task
-from ferbal.engine.task import Ended, Reached, executed
+from ferbal.engine.task import Ended, Reached, run_on_node
 from ferbal.errors import DataError, UsageError
 from ferbal.run import Job
 from ferbal.run_folder import RunFolder
@@ -26,7 +26,7 @@ def carried_out(root: Path, url: str) -> RunFolder:
     """A run that a machine has carried out, as the driver gets it."""
     dataset = data.open("tiny", root)
     job = Job(Arm("plain", "plain", "facevgg_small"), Knobs(1e-2, 16, 5), 1, TRAINING, "drop", dataset.digest)
-    *epochs, last = executed(ALONE, job, dataset, (("fp32", False), {}), {}, keep=True, every=60, url=url)
+    *epochs, last = run_on_node(ALONE, job, dataset, (("fp32", False), {}), {}, keep=True, every=60, url=url)
     assert sum(isinstance(one, Reached) for one in epochs) == 2
     assert isinstance(last, Ended)
     folder = RunFolder(root / "studies" / "far" / "runs" / job.slug)
