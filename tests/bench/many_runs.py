@@ -78,7 +78,7 @@ def main(workers: int, arms: int) -> None:
     import ray
 
     here = Path.cwd()
-    ferbal.engine.ray.executed = sleeping
+    ferbal.engine.ray.run_on_node = sleeping
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         strategies = "\n".join(f"  arm {n}: weighted(beta={0.9 + n / 10_000})" for n in range(arms))

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from ferbal.search import Budget, Choices, Range, Search, Space
+from ferbal.search import Budget, Choices, Outcome, Range, Search, Space
 from ferbal.settings import Arm
 
 TRIALS, EPOCHS, STEP = 300, 10, 50
@@ -21,13 +21,13 @@ TRIALS, EPOCHS, STEP = 300, 10, 50
 def main(url: str) -> None:
     space = Space(Range(1e-4, 1e-1, log=True), Choices((32, 64, 128)), Range(3, 15))
     search = Search(url, Arm("plain", "plain", "any"), space, Budget(TRIALS), {"measured": time.time()})
-    draw, trials, outcome = random.Random(0), search.run(1, EPOCHS), None
+    draw, trials, outcome = random.Random(0), search.run(lambda _: range(1, EPOCHS + 1)), None
     clock = time.perf_counter()
     for number in range(1, TRIALS + 1):
         trial = trials.send(outcome)
         for epoch in range(1, EPOCHS + 1):
             trial.report(epoch, draw.random())
-        outcome = ("complete", draw.random(), {"epochs": EPOCHS})
+        outcome = Outcome("complete", {"epochs": EPOCHS}, draw.random())
         if number % STEP == 0:
             print(f"trials {number - STEP + 1:4} to {number:4}: {(time.perf_counter() - clock) / STEP:.3f} s a trial")
             clock = time.perf_counter()
