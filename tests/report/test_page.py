@@ -62,6 +62,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+PATIENCE = 180_000  # milliseconds: whoever runs tests beside other work has a slow browser
+
+
 @pytest.fixture
 def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
     """Opens a study's page from disk and waits until every figure is drawn."""
@@ -72,8 +75,9 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Opened]]:
         file.write_text(render(tables), encoding="utf-8")
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
         opened = Opened(contexts[-1].new_page())
+        opened.page.set_default_timeout(PATIENCE)
         opened.page.goto(file.as_uri())
-        opened.page.wait_for_selector("html[data-drawn]", timeout=30_000)
+        opened.page.wait_for_selector("html[data-drawn]")
         opened.page.evaluate("redraw(true)")
         return opened
 
