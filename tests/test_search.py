@@ -117,7 +117,7 @@ def test_the_best_trial_gives_the_knobs(database: str) -> None:
 def test_ties_go_to_the_cheaper_trial(database: str, tie: float, chosen: int) -> None:
     values, epochs = iter([0.4, 0.5, 0.501]), iter([2, 3, 9])
     search = looking(database, unpruned(3, tie=tie))
-    seen, point = drive(search, lambda t: ("complete", next(values), {"epochs": next(epochs)}))
+    seen, point = drive(search, lambda t: Outcome("complete", {"epochs": next(epochs)}, next(values)))
     assert point == seen[chosen].point
     assert [trial["epochs"] for trial in search.trials()] == [2, 3, 9]
 
