@@ -192,7 +192,7 @@ def test_sam_moves_what_learns_by_all_of_its_radius_whatever_learnt_before() -> 
     with epoch._at_worst_nearby(model, 0.3):
         moved = {name: (value - before[name]).norm() for name, value in model.named_parameters()}
     assert {name for name, by in moved.items() if by > 0} == optimizers.learning(model, Stage(1, scope="head"))
-    assert torch.stack(list(moved.values())).norm() == pytest.approx(0.3, rel=1e-5)
+    assert torch.stack(list(moved.values())).norm().item() == pytest.approx(0.3, rel=1e-5)
 
 
 def _at_full_rate(stage: Stage) -> Stage:
