@@ -38,7 +38,7 @@ MARKS = "<!-- the table -->", "<!-- the table ends -->"
 THEIRS = {
     ("c-cpu", "no disgust · simple_cnn"): ("C: SimpleCNN, six classes", 52.56),
     ("e-cpu", "plain · plain_cnn"): ("E: plain CNN", 62.91),
-    ("a-cpu", "plain · resnet34_convshortcut"): ("A: ResNet-34 with convolutional shortcuts", 63.97),
+    ("a-cpu-shortcuts", "plain · resnet34_convshortcut"): ("A: ResNet-34 with convolutional shortcuts", 63.97),
     ("a-cpu", "plain · resnet34_identity"): ("A: ResNet of identity blocks", 65.71),
     ("a-cpu", "plain · resnet34_identity_dropout"): ("A: the same with dropout", 64.73),
     ("a-cpu", "plain · efficientnet_b0"): ("A: EfficientNet, twice", "64.32, 64.18"),

@@ -111,7 +111,7 @@ def test_the_card_scores_what_is_exported_which_averages_no_views(
     exported = saved.load(tmp_path / "out").probabilities(dataset.test.images)
     assert np.abs(exported - metrics.softmax(run.logits("test"))).max() > 1e-3, "or there is nothing to tell apart"
     error = metrics.expected_calibration_error(exported, dataset.test.labels)
-    assert f"| calibration error | {error:.3f} (" in (tmp_path / "out" / "README.md").read_text()
+    assert f"| calibration error | {error:.3f} |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_folder_of_timm_s_own_is_seen_as_timm_crops_it(base: Path, trained: Trained, tmp_path: Path) -> None:
