@@ -230,7 +230,7 @@ class TestCheckpoints:
         (folder,) = (root / "studies" / "tiny" / "runs").iterdir()
         return folder
 
-    @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+    @pytest.mark.parametrize("damage", ["cut", "flipped", pytest.param("emptied", marks=pytest.mark.slow)])
     def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
         self, root: Path, tmp_path: Path, damage: str
     ) -> None:
@@ -445,10 +445,11 @@ class TestWatching:
         assert [event for _, event in log.read()] == [Started((), 3), one, replace(one, number=2)]
 
 
-def test_a_study_killed_three_times_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_study_that_is_killed_ends_as_if_nothing_had_happened(tmp_path: Path, kills: int) -> None:
     soak = Path(__file__).parent / "soak.py"
     done = subprocess.run(
-        [sys.executable, str(soak), "3"],
+        [sys.executable, str(soak), str(kills)],
         env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -456,7 +457,7 @@ def test_a_study_killed_three_times_ends_as_if_nothing_had_happened(tmp_path: Pa
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills" in done.stdout
+    assert f"{kills} kills" in done.stdout
     assert signal.SIGKILL.name not in done.stderr
 
 
