@@ -7,21 +7,20 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import reduce
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ferbal import __version__, data, metrics, own_code, recipe
-from ferbal.correction import Correction
+from ferbal.correction import Correction, corrected_logits
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
 from ferbal.models import weights_file
-from ferbal.plan import Adjust, LinearClassifier, Plan, cross_entropy, start
+from ferbal.plan import Plan, cross_entropy, start
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
 from ferbal.shapes import Float, Int
@@ -342,54 +341,6 @@ def _energy(rows: list[dict[str, Any]], meter: Meter) -> dict[str, Any]:
     return {} if len(known) < len(drawn) else {"energy_j": round(sum(known), 1), "energy_of": meter.of}
 
 
-def corrected_logits(
-    plan: Plan,
-    said: Mapping[str, Float[np.ndarray, "_ k"]],
-    val: Split,
-    blend: Int[np.ndarray, " b"],
-    head: LinearClassifier | None,
-) -> tuple[dict[str, Float[np.ndarray, "_ k0"]], Correction | None, list[str]]:
-    """Corrected logits over all classes; how they are corrected, None where numbers cannot tell; what each fit found.
-
-    said: what the trained network says, by split; what is fitted is fitted on the rows `blend` of "val". Raises
-    RunError where it says anything that is no finite number.
-    """
-    for split, each in said.items():
-        if wrong := int((~np.isfinite(each)).any(1).sum()):
-            raise RunError(
-                f"the trained net's logits of {wrong:,} of {len(each):,} rows of {split} are no finite numbers; try "
-                "a lower learning rate, or training.precision: fp32"
-            )
-    adjust, found = corrections(plan, said["val"], val, blend, head)
-    logits = {name: over_all(adjust(one), plan.becomes) for name, one in said.items()}
-    return logits, Correction.of(adjust, said["val"]), found
-
-
-def corrections(
-    plan: Plan,
-    said: Float[np.ndarray, "n k"],
-    val: Split,
-    blend: Int[np.ndarray, " b"],
-    head: LinearClassifier | None,
-) -> tuple[Adjust, list[str]]:
-    """All that is done to the logits, what is fitted on blend included, and what each of the fits found.
-
-    said: what the trained network says on validation.
-    """
-    steps = [] if plan.adjust is None else [plan.adjust]
-
-    def adjust(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        return reduce(lambda moved, step: step(moved), steps, logits)
-
-    found = []
-    label = plan.becomes[val.labels[blend]]
-    for fit in plan.fits:
-        fitted, note = fit(adjust(said)[blend[label >= 0]].astype(np.float64), label[label >= 0], head)
-        steps.append(fitted)
-        found.append(note)
-    return adjust, found
-
-
 def made_for(dataset: Dataset) -> dict[str, Any]:
     """What a run says of the pictures it was made for, so that it can be used without them."""
     return {"name": dataset.name, "classes": list(dataset.classes), "shape": list(dataset.train.images.shape[1:])}
@@ -399,19 +350,6 @@ def within_plan(split: Split, rows: Int[np.ndarray, " r"], becomes: Int[np.ndarr
     """These rows, without those of classes that were left out, with labels counted within the plan's classes."""
     rows = rows[becomes[split.labels[rows]] >= 0]
     return Split(split.images[rows], becomes[split.labels[rows]], split.ids[rows], split.group[rows])
-
-
-def over_all(logits: Float[np.ndarray, "n k"], becomes: Int[np.ndarray, " k0"]) -> Float[np.ndarray, "n k0"]:
-    """Logits with a column for every class of the data set: -inf for those the model does not know.
-
-    Classes that were merged share the probability of the whole evenly, for mixing with what others say of each; which
-    class is the answer is `metrics.predicted`'s to tell.
-    """
-    known = becomes >= 0
-    members = np.bincount(becomes[known])
-    wide = np.full((len(logits), len(becomes)), -np.inf)
-    wide[:, known] = logits[:, becomes[known]] - np.log(members[becomes[known]])
-    return wide
 
 
 def _confusion(

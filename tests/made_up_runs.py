@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import optuna
 
+from ferbal.correction import over_all
 from ferbal.data.table import Table
 from ferbal.dataset import Dataset
 from ferbal.plan import Plan
-from ferbal.run import over_all, plan_for
+from ferbal.run import plan_for
 from ferbal.run_folder import RunFolder
 from ferbal.search import Choices, Values
 from ferbal.study import Study

@@ -7,7 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from ferbal.correction import Correction
+from ferbal.correction import Correction, corrected_logits
+from ferbal.dataset import Split
+from ferbal.errors import RunError
+from ferbal.plan import start
 
 LOGITS = np.random.default_rng(0).normal(size=(20, 3)) * 5
 
@@ -35,3 +38,16 @@ def test_what_scales_and_shifts_each_class_is_found_and_kept_in_json() -> None:
 def test_what_is_of_another_kind_is_not_taken_for_it(adjust: object) -> None:
     with np.errstate(invalid="ignore"):
         assert Correction.of(adjust, LOGITS) is None  # type: ignore[arg-type]  # parametrize gives it no type
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_finite_numbers_fail_and_are_not_read_as_the_first_class(wrong: float) -> None:
+    labels = np.repeat([0, 1], 4)
+    val = Split(np.zeros((8, 1, 2, 2), np.uint8), labels, np.arange(8).astype(str), np.arange(8))
+    said = np.tile([0.5, -0.5], (8, 1))
+    plan = start(("a", "b"), labels, epochs=1)
+    logits, _, _ = corrected_logits(plan, {"val": said}, val, np.arange(4), None)
+    assert np.array_equal(logits["val"], said)
+    said[2, 1] = wrong
+    with pytest.raises(RunError, match="logits of 1 of 8 rows of val are no finite numbers"):
+        corrected_logits(plan, {"val": said}, val, np.arange(4), None)

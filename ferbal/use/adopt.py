@@ -10,7 +10,7 @@ import numpy as np
 
 from ferbal import __version__, data, files, hardware, metrics, models, train
 from ferbal.augment import View
-from ferbal.correction import Correction
+from ferbal.correction import Correction, over_all
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError, nearest
 from ferbal.hardware import Machine
@@ -18,7 +18,7 @@ from ferbal.ledger import BLEND, UNKNOWN, entry
 from ferbal.models import weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
-from ferbal.run import made_for, over_all
+from ferbal.run import made_for
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Training
 from ferbal.shapes import Float, Int

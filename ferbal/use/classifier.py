@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, column
 
 from ferbal import data, hardware, metrics, train
 from ferbal.augment import View
-from ferbal.correction import Correction
+from ferbal.correction import Correction, corrected_logits
 from ferbal.data import brightness
 from ferbal.data.splits import groups
 from ferbal.data.splits import part as held_out
@@ -24,7 +24,7 @@ from ferbal.hardware import Machine
 from ferbal.models import heads, pretrained
 from ferbal.models.build import build
 from ferbal.plan import Plan
-from ferbal.run import corrected_logits, plan_for, within_plan
+from ferbal.run import plan_for, within_plan
 from ferbal.settings import Arm, Knobs, Training
 from ferbal.shapes import Float, Int, UInt8
 from ferbal.train import Epoch, Weights

@@ -13,10 +13,9 @@ from torch import nn
 
 from ferbal import ensemble, hardware, metrics, train
 from ferbal.augment import View
-from ferbal.correction import Correction
+from ferbal.correction import Correction, over_all
 from ferbal.errors import DataError
 from ferbal.hardware import Machine
-from ferbal.run import over_all
 from ferbal.settings import Tta
 from ferbal.shapes import Float, Int, Real, UInt8
 from ferbal.use import photos

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ferbal import data, ensemble, hardware, train
 from ferbal.augment import View
-from ferbal.correction import Correction
+from ferbal.correction import Correction, corrected_logits
 from ferbal.ensemble.members import mixture
 from ferbal.errors import DataError, UsageError
 from ferbal.hardware import Machine
 from ferbal.models import heads, weights_file
 from ferbal.models.build import build, channels_of
 from ferbal.plan import Head
-from ferbal.run import corrected_logits, made_for, plan_for
+from ferbal.run import made_for, plan_for
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float

@@ -13,14 +13,14 @@ from torch import nn
 
 from ferbal import __version__, data, files, metrics, soup, train
 from ferbal.augment import View
-from ferbal.correction import Correction
+from ferbal.correction import Correction, corrected_logits
 from ferbal.dataset import Dataset
 from ferbal.errors import DataError, UsageError
 from ferbal.hardware import Machine
 from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.models import heads, weights_file
 from ferbal.plan import Plan
-from ferbal.run import corrected_logits, plan_for
+from ferbal.run import plan_for
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float

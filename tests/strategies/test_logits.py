@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferbal import metrics
+from ferbal.correction import corrections
 from ferbal.dataset import Split
 from ferbal.errors import UsageError
 from ferbal.plan import LinearClassifier, Plan, start
 from ferbal.recipe import parse
-from ferbal.run import corrections
 from ferbal.strategies.logits import best_offsets, class_offsets, logit_adjust, tau_norm
 
 few = settings(max_examples=50, deadline=None)
