@@ -53,7 +53,9 @@ def score(
     """Figures of these rows, with percentiles over resamples of the pictures of each true class as intervals.
 
     group [N]: rows of one number are copies of one picture, and drawn together. A class with a single picture has no
-    intervals of its own. Nor has the calibration error: that of few rows is too high, and of resamples even higher.
+    intervals of its own. Nor has a figure that is the same in every resample, such as the F1 of a class that is always
+    missed, unless the model cannot say that class; nor the calibration error: that of few rows is too high, and of
+    resamples even higher.
     """
     if not len(labels):
         raise DataError("there are no rows to score")
@@ -73,11 +75,11 @@ def score(
         name: _figure(value, [figures[name] for figures, _ in drawn] if name != "ece" else [])
         for name, value in point[0].items()
     }
-    per_class = {}
+    per_class, sayable = {}, probabilities.any(axis=0)
     for k, label in enumerate(classes):
         known = drawn if len(np.unique(unit[labels == k])) > 1 else []
         per_class[label] = {
-            name: _figure(float(values[k]), [float(each[name][k]) for _, each in known])
+            name: _figure(float(values[k]), [float(each[name][k]) for _, each in known], certain=not sayable[k])
             for name, values in point[1].items()
         }
     return Scores(classes, len(labels), overall, per_class, matrix)
@@ -172,9 +174,9 @@ def _figures(
     }
 
 
-def _figure(value: float, drawn: list[float]) -> Figure:
+def _figure(value: float, drawn: list[float], certain: bool = False) -> Figure:
     seen = np.array(drawn)[~np.isnan(drawn)]
-    if not len(seen):
+    if not len(seen) or (np.ptp(seen) == 0 and not certain):
         return Figure(value, np.nan, np.nan)
     low, high = np.quantile(seen, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value, float(low), float(high))

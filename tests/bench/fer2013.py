@@ -40,8 +40,8 @@ THEIRS = {
     ("e-cpu", "plain · plain_cnn"): ("E: plain CNN", 62.91),
     ("a-cpu-shortcuts", "plain · resnet34_convshortcut"): ("A: ResNet-34 with convolutional shortcuts", 63.97),
     ("a-cpu", "plain · resnet34_identity"): ("A: ResNet of identity blocks", 65.71),
-    ("a-cpu", "plain · resnet34_identity_dropout"): ("A: the same with dropout", 64.73),
-    ("a-cpu", "plain · efficientnet_b0"): ("A: EfficientNet, twice", "64.32, 64.18"),
+    ("a-cpu-dropout", "plain · resnet34_identity_dropout"): ("A: the same with dropout", 64.73),
+    ("a-cpu-efficientnet", "plain · tf_efficientnet_lite0"): ("A: EfficientNet, twice", "64.32, 64.18"),
     ("c-cpu", "no disgust · resnet101"): ("C: ResNet101, six classes", 48),
     ("c-cpu-mobilenet", "no disgust · mobilenetv2_100"): ("C: MobileNetV2, six classes", 51),
     ("c-cpu", "no disgust · densenet169"): ("C: DenseNet169, six classes", 61),
@@ -150,7 +150,7 @@ def line(name: str, runs: pd.DataFrame) -> str:
         if len(runs) > 1:
             return f"{text} (sd {scale * runs[column].std():.{digits}f})"
         low, high = (scale * runs[f"{column}_{end}"].iloc[0] for end in ("low", "high"))
-        return f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+        return text if np.isnan(low) else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
     accuracy = told("accuracy", 100, 2)
     if kept := told("kept_accuracy", 100, 2):

@@ -60,12 +60,19 @@ def test_intervals_hold_the_value_shrink_with_rows_and_follow_from_the_seed() ->
 
 
 def test_rows_are_drawn_within_their_class() -> None:
-    """With all of one class right and all of the other wrong, no resample can change the recalls."""
+    """With all of one class right and all of the other wrong, no resample changes the recalls, and none tells
+    how far other rows would."""
     labels = np.repeat([0, 1], [90, 10])
     probabilities = np.tile([0.8, 0.2], (100, 1))
     found = scores.score(probabilities, labels, ("a", "b"), resamples=50)
-    assert (found.overall["accuracy"].low, found.overall["accuracy"].high) == (0.9, 0.9)
-    assert found.per_class["b"]["recall"] == scores.Figure(0, 0, 0)
+    assert str(found.overall["accuracy"]) == "0.900"
+    assert [str(found.per_class[name]["recall"]) for name in "ab"] == ["1.000", "0.000"]
+
+
+def test_a_class_that_the_model_cannot_say_is_missed_for_certain() -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    found = scores.score(np.tile([1.0, 0.0], (100, 1)), labels, ("a", "b"), resamples=50)
+    assert str(found.per_class["b"]["f1"]) == "0.000 (0.000..0.000)"
 
 
 def test_classes_are_matched_by_name() -> None:
@@ -105,9 +112,10 @@ def test_copies_of_a_picture_are_drawn_together() -> None:
 
 def test_a_class_of_one_picture_has_no_intervals() -> None:
     labels = np.array([0] * 20 + [1])
-    found = scores.score(np.eye(2)[labels], labels, ("a", "b"), resamples=20)
-    assert str(found.per_class["b"]["f1"]) == "1.000"
-    assert str(found.per_class["a"]["f1"]) == "1.000 (1.000..1.000)"
+    said = np.array([1] + [0] * 19 + [1])
+    found = scores.score(np.eye(2)[said], labels, ("a", "b"), resamples=200).per_class
+    assert str(found["b"]["recall"]) == "1.000"
+    assert str(found["a"]["recall"]) == "0.950 (0.850..1.000)"
 
 
 def test_a_class_that_is_said_once_and_falsely_stays_in_the_mean_of_every_resample() -> None:
