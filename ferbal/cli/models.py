@@ -294,10 +294,17 @@ def _to_onnx(loaded: Model, place: Path, dataset: Dataset | None, given: Input) 
 def _notes(path: Path, dataset: Dataset, split: str) -> Iterator[str]:
     """What to know of these rows before one reads the scores."""
     from ferbal.run_folder import RunFolder
+    from ferbal.use import folders, scores
 
-    about = RunFolder(path).about
-    if split in SEEN and about.get("digest") == dataset.digest and not about.get("adopted"):
+    about, rows = RunFolder(path).about, scores.part(dataset, split)
+    trained_on = None if about.get("adopted") else about.get("digest")
+    if trained_on == dataset.digest and split in SEEN:
         yield SEEN[split]
+    elif trained_on not in (None, dataset.digest) and (met := folders.met_before(path, rows)):
+        yield (
+            f"{met:,} of these {len(rows):,} rows show pictures with which the model was trained or selected: on any "
+            "others it scores lower."
+        )
     if split == "test" and dataset.unlabelled is not None:
         yield (
             f"{dataset.name} has {len(dataset.unlabelled):,} more rows without labels, which cannot be scored: these "

@@ -10,7 +10,7 @@ from ferbal.data.options import Options as Options
 from ferbal.data.readers import reading
 from ferbal.data.splits import Halves as Halves
 from ferbal.data.splits import Twins as Twins
-from ferbal.data.splits import halves, training_rows, without_twin
+from ferbal.data.splits import fingerprints, halves, training_rows, without_twin
 from ferbal.data.storage import describe, digest, everything, names, open, order_of, save  # noqa: A004  `data.open` reads well
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "describe",
     "digest",
     "everything",
+    "fingerprints",
     "halves",
     "import_",
     "names",

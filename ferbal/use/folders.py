@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ferbal import data, files
-from ferbal.dataset import Dataset
+from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError
 from ferbal.metrics import softmax
 from ferbal.run_folder import RunFolder
@@ -49,6 +49,18 @@ def data_set_under(root: Path, digest: str, twins: data.Twins) -> Dataset | None
         if files.read_json(described).get("digest") == digest:
             return data.open(described.parent.name, root, twins=twins)
     return None
+
+
+def met_before(path: Path, rows: Split) -> int:
+    """How many rows show, pixel for pixel, a training or validation picture of the data set that the model knows.
+
+    0 where that one is under none of the roots that the model's folder lies in.
+    """
+    own = data_set_of(path, RunFolder(path).about["digest"])
+    if own is None:
+        return 0
+    known = {bytes(one) for split in (own.train, own.val) for one in data.fingerprints(split.images)}
+    return sum(bytes(one) in known for one in data.fingerprints(rows.images))
 
 
 def out_of_sample(runs: list[Path], digest: str) -> dict[str, Float[np.ndarray, "n k"]]:

@@ -53,7 +53,7 @@ def score(
     """Figures of these rows, with percentiles over resamples of the pictures of each true class as intervals.
 
     group [N]: rows of one number are copies of one picture, and drawn together. A class with a single picture has no
-    intervals of its own. Nor has a figure that is the same in every resample, such as the F1 of a class that is always
+    intervals of its own. Nor has a figure that is the same in every resample, as the F1 of a class that is always
     missed, unless the model cannot say that class; nor the calibration error: that of few rows is too high, and of
     resamples even higher.
     """

@@ -93,6 +93,21 @@ def test_what_the_model_has_seen_of_the_rows_is_said_where_it_has(say: Say, tmp_
             assert "these rows" not in evaluated(model, source, split)
 
 
+def test_pictures_that_the_model_has_seen_are_counted_in_other_data_sets(say: Say, tmp_path: Path) -> None:
+    mixed = table({"train": 24, "val": 24, "test": 24}, seed=5)
+    images, tiny = mixed.images.copy(), data.open("tiny", tmp_path)
+    test = np.flatnonzero(mixed.split == "test")
+    images[test[:3]] = np.concatenate([tiny.train.images[:2], tiny.val.images[:1]])
+    images[test[3:5]] = tiny.test.images[:2]
+    (tmp_path / "data").unlink()
+    data.save(table({"train": 96, "val": 48, "test": 48}), tmp_path / "data" / "tiny")
+    data.save(replace(mixed, images=images), tmp_path / "data" / "mixed")
+    (note,) = json.loads(say("evaluate", RUN, "--data", "mixed", "--json", "--resamples", 5).out)["notes"]
+    assert note.startswith("3 of these 24 rows show pictures with which the model was trained or selected")
+    shutil.rmtree(tmp_path / "data" / "tiny")
+    assert json.loads(say("evaluate", RUN, "--data", "mixed", "--json", "--resamples", 5).out)["notes"] == []
+
+
 def test_rows_without_labels_are_not_taken_for_the_test_split(say: Say, tmp_path: Path) -> None:
     drawn = table({"train": 24, "val": 24, "test": 24, "unlabelled": 5})
     labels = np.where(drawn.split == "unlabelled", -1, drawn.label)
