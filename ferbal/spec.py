@@ -5,29 +5,18 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    TypeAdapter,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
 from ferbal import database, ensemble, recipe, spec_errors, study_file
 from ferbal.data import Twins
 from ferbal.engine import EngineSpec
 from ferbal.errors import UsageError, nearest
-from ferbal.search import Budget, Choices, Point, Pruner, Range, Sampler, Space, Values
+from ferbal.search import Choices, Point, Range, Space, Values
+from ferbal.search_spec import Count, SearchSpec, Section, Several
 from ferbal.settings import TUNABLE, Arm, Training
 from ferbal.store import slug
 from ferbal.study_file import Places
@@ -44,68 +33,7 @@ def _known_method(text: str) -> str:
 Method = Annotated[str, AfterValidator(_known_method)]
 
 
-def _listed(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _varied(value: Any) -> Any:
-    """A value, [lowest, highest], a list to choose from, {low, high, log} or {choose: [...]} as a set of values."""
-    if isinstance(value, dict) and set(value) == {"choose"} and isinstance(value["choose"], list) and value["choose"]:
-        return _choices(value["choose"])
-    if isinstance(value, dict) and {"low", "high"} <= set(value) <= {"low", "high", "log"}:
-        return _range(**value)
-    if isinstance(value, list) and len(value) == 2 and all(_is_number(one) for one in value):
-        return _range(*value)
-    if isinstance(value, list) and value:
-        return _choices(value)
-    if isinstance(value, (int, float, str)):
-        return Choices((value,))
-    raise ValueError("give a value, [lowest, highest], a list, {low: .., high: .., log: true} or {choose: [..]}")
-
-
-def _choices(values: list[Any]) -> Choices:
-    for value in values:
-        if not isinstance(value, (int, float, str)):
-            raise ValueError(
-                f"a search chooses among numbers, names, true and false, and {value!r} is none of them; give each a "
-                "study of its own, or, of a strategy, a label under `strategies`"
-            )
-    return Choices(tuple(values))
-
-
-def _as_written(values: Range | Choices) -> dict[str, Any]:
-    return {"choose": list(values.values)} if isinstance(values, Choices) else asdict(values)
-
-
-def _pruner(value: Any) -> Any:
-    return {True: "median", False: "none"}[value] if isinstance(value, bool) else value
-
-
-def _range(low: Any, high: Any, log: bool = False) -> Range:
-    if not (_is_number(low) and _is_number(high)) or low >= high:
-        raise ValueError(f"a range is [lowest, highest], but {low!r} is not below {high!r}")
-    if log and low <= 0:
-        raise ValueError(f"a range on a logarithmic scale begins above 0, not at {low!r}")
-    return Range(low, high, bool(log))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-Several = BeforeValidator(_listed)
-VARIED: dict[str, Any] = {"type": ["number", "string", "array", "object"]}
-Vary = Annotated[Values, BeforeValidator(_varied), PlainSerializer(_as_written), WithJsonSchema(VARIED)]
-PRUNERS: dict[str, Any] = {"enum": [True, False, *typing.get_args(Pruner)]}
-Rate = Annotated[float, Field(gt=0, le=10)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class DataSpec(_Section):
+class DataSpec(Section):
     source: str = "demo"
     """A data set under data/, a path to one, or `demo`."""
     twins: Twins = "drop"
@@ -113,91 +41,21 @@ class DataSpec(_Section):
     only nearly the same (re-encoded, resized, mirrored), or keep them."""
 
 
-class SearchSpec(_Section):
-    model_config = ConfigDict(json_schema_extra={"additionalProperties": VARIED})  # what `_beside` takes as `further`
-
-    trials: Annotated[int, Field(ge=0)] = 20
-    """Trials of every arm, over all calls together; 0 if each knob has a single value."""
-    lr: Rate | Annotated[tuple[Rate, Rate], Several] = (1e-4, 3e-2)
-    """Peak learning rate: one value, or [lowest, highest], searched on a logarithmic scale."""
-    batch_size: Count | Annotated[tuple[Count, ...], Several, Field(min_length=1)] = (32, 64, 128, 256)
-    """One value, or a list to choose from."""
-    patience: Count | Annotated[tuple[Count, Count], Several] = (3, 15)
-    """Epochs without a better validation macro-F1 before a run stops: one value, or [lowest, highest]."""
-    sampler: Sampler = "tpe"
-    """Who proposes: tpe, random, grid (the finest even grid of at most `trials` points), cmaes or gp."""
-    prune: Annotated[Pruner, BeforeValidator(_pruner), WithJsonSchema(PRUNERS)] = "median"
-    """Which trials are stopped early, never before an arm's last stage: those below the median (also: true), those
-    that successive halving drops (hyperband), or none (also: false)."""
-    tie: Annotated[float, Field(ge=0, le=0.1)] = 0.002
-    """Validation macro-F1 scores closer than this count as equal, and the trial of fewer epochs is taken."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the search."""
-    further: dict[str, Vary] = {}
-    """Other settings to search, which may also stand beside the knobs: weight_decay, label_smoothing and the like, or
-    a strategy's own parameter such as focal.gamma."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _beside(cls, values: Any) -> Any:
-        """Take settings that stand beside the knobs, dotted or nested, as `further`."""
-        if not isinstance(values, dict):
-            return values
-        own, further = {}, dict(values.get("further") or {})
-        for name, value in values.items():
-            if name in cls.model_fields:
-                own[name] = value
-            elif isinstance(value, dict) and not {"low", "high", "choose"} & set(value):
-                further |= {f"{name}.{parameter}": one for parameter, one in value.items()}
-            elif name in TUNABLE or "." in str(name):
-                further[name] = value
-            else:
-                own[name] = value  # unknown, and reported as such
-        return own | ({"further": further} if further else {})
-
-    @field_validator("lr", "patience")
-    @classmethod
-    def _ordered(cls, value: Any) -> Any:
-        if isinstance(value, tuple) and value[0] >= value[1]:
-            raise ValueError(f"a range is [lowest, highest], but {value[0]:g} is not below {value[1]:g}")
-        return value
-
-    @model_validator(mode="after")
-    def _enough(self) -> SearchSpec:
-        if self.trials == 0 and self.space.fixed is None:
-            raise ValueError(
-                "with trials: 0, lr, batch_size and patience need a single value each, "
-                "e.g. {trials: 0, lr: 3e-3, batch_size: 64, patience: 10}"
-            )
-        return self
-
-    @property
-    def space(self) -> Space:
-        lr = Range(*self.lr, log=True) if isinstance(self.lr, tuple) else Choices((float(self.lr),))
-        batch_size = Choices(self.batch_size if isinstance(self.batch_size, tuple) else (self.batch_size,))
-        patience = Range(*self.patience) if isinstance(self.patience, tuple) else Choices((self.patience,))
-        return Space(lr, batch_size, patience, self.further)
-
-    @property
-    def budget(self) -> Budget:
-        return Budget(self.trials, self.sampler, self.prune, self.tie, self.seed)
-
-
-class FinalSpec(_Section):
+class FinalSpec(Section):
     seeds: Count = 6
     """Fresh seeds on which every arm is trained with its best knobs, the same for all arms."""
     first_seed: Count = 1
     """The first of these seeds, the others follow it: a study on seeds that an earlier one has not used."""
 
 
-class ReportSpec(_Section):
+class ReportSpec(Section):
     baseline: str = ""
     """The strategy that the others are compared with; the first one if not given."""
     grad_cam: bool = False
     """Whether to add Grad-CAM overlays to the pictures of mistakes."""
 
 
-class StudySpec(_Section):
+class StudySpec(Section):
     """Everything a study file says, checked. Unknown keys are errors."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

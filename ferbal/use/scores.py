@@ -75,7 +75,7 @@ def score(
         name: _figure(value, [figures[name] for figures, _ in drawn] if name != "ece" else [])
         for name, value in point[0].items()
     }
-    per_class, sayable = {}, probabilities.any(axis=0)
+    per_class, sayable = {}, probabilities.max(axis=0) > 0
     for k, label in enumerate(classes):
         known = drawn if len(np.unique(unit[labels == k])) > 1 else []
         per_class[label] = {
