@@ -23,7 +23,7 @@ PROJECTS = {
     "d": ["backbones=[resnet18]"],
     "e": [],
 }
-BEST = ["best", "best-cpu", "best-cpu-wide"]
+BEST = ["best", "best-cpu", "best-cpu-wide", "best-cpu-imagenet"]
 NEW = [*(STUDIES / "projects" / f"{name}.yaml" for name in PROJECTS), *(STUDIES / f"{name}.yaml" for name in BEST)]
 FIXED = "search={trials: 0, lr: 2e-3, batch_size: 32, patience: 2}"
 REDUCED = ["data.source=demo", "training.image_size=32", "training.precision=fp32"]
@@ -85,7 +85,8 @@ def test_a_project_runs_in_a_reduced_form(demo_root: Path, command_line: Callabl
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BEST)
 def test_a_best_recipe_runs_in_a_reduced_form(demo_root: Path, command_line: Callable[..., Said], name: str) -> None:
-    changes = [*REDUCED, "training.epochs=2", "backbones=[facevgg_small]", "final.seeds=1"]
+    plain = ["training.pretrained=false", "training.compile=false"]
+    changes = [*REDUCED, *plain, "training.epochs=2", "backbones=[facevgg_small]", "final.seeds=1"]
     settings = [word for change in changes for word in ("--set", change)]
     said = command_line("study", "run", STUDIES / f"{name}.yaml", "--root", demo_root, *settings)
     assert said.code == 0, said.err
