@@ -150,7 +150,7 @@ def line(name: str, runs: pd.DataFrame) -> str:
         if len(runs) > 1:
             return f"{text} (sd {scale * runs[column].std():.{digits}f})"
         low, high = (scale * runs[f"{column}_{end}"].iloc[0] for end in ("low", "high"))
-        return text if np.isnan(low) else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
+        return text if pd.isna(low) else f"{text} ({low:.{digits}f} to {high:.{digits}f})"
 
     accuracy = told("accuracy", 100, 2)
     if kept := told("kept_accuracy", 100, 2):
