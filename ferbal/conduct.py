@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ferbal import dashboard, database, engine, spec
+from ferbal import dashboard, database, engine, malloc, spec
 from ferbal.errors import DiedError, RefusedError, RunError
 from ferbal.events import ArmEnded, ArmStarted, Event, Log, Noticed, Reported, RunEnded, Searched, Started, Trained
 from ferbal.plan import Plan
@@ -84,6 +84,7 @@ def _everything(work: _Work, chosen: set[Arm]) -> Generator[Event, None, Report]
             work.engine.wait()
         else:
             yield event
+    malloc.give_back()  # kept from step to step, it would lie beside what ensembles and report take
     yield from combine(study)
     made = report(study)
     yield Reported(str(made.path), made.failed)
