@@ -163,7 +163,7 @@ def one_epoch(
                 with _at_worst_nearby(state.model, stage.radius):
                     _gradients(state, run_part, inputs, targets, earlier, machine)
             if distillation is not None:
-                _update_answers(state, these, said.softmax(-1), distillation.momentum)
+                _update_answers(state, these, said.mean(1).softmax(-1), distillation.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -187,7 +187,7 @@ def _gradients(
     earlier: Tensor | None,
     machine: Machine,
 ) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch and its logits, its gradients being left in the parameters.
+    """The mean loss of a batch and its logits [B, E, K], its gradients being left in the parameters.
 
     A batch that does not fit in memory is taken in parts, from now on, whose gradients add up to those of the whole;
     only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
@@ -244,7 +244,7 @@ def _forward_backward(
     earlier: Tensor | None,
     share: float,
 ) -> tuple[Tensor, Tensor]:
-    """The mean loss of these rows times their share of the batch, with gradients added, and their logits.
+    """The mean loss of these rows times their share of the batch, with gradients added, and their logits [B, E, K].
 
     Of several devices each works out the loss of the whole batch, on which some losses and weights depend, and sends
     back what concerns its own rows: the sum over the devices is the gradient, of which they take the mean.
@@ -259,7 +259,7 @@ def _forward_backward(
         rows = _with_earlier(rows, each, earlier)
     loss = rows.mean() * share
     state.scaler.scale(loss * crew.size).backward()
-    return loss.detach(), each.detach().mean(1)
+    return loss.detach(), each.detach()
 
 
 def _loss_of_rows(stage: Stage, each: Tensor, targets: Tensor, batches: Images | Features) -> Tensor:

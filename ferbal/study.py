@@ -127,10 +127,11 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
         with _noting(mistakes, places.of(("backbones", str(number)))):
             models.check(backbone)
     if isinstance(given := settings.training.pretrained, str):
-        settings = settings.model_copy(update={"training": replace(settings.training, pretrained=str(root / given))})
+        given = str(root / Path(given).expanduser())
+        settings = settings.model_copy(update={"training": replace(settings.training, pretrained=given)})
         for backbone in settings.backbones:
             with _noting(mistakes, places.of(("training", "pretrained"))):
-                weights_file.find(str(root / given), backbone)
+                weights_file.find(given, backbone)
     dataset = data.open(settings.data.source, root, twins=settings.data.twins)
     plans = []
     for arm in settings.arms:

@@ -140,6 +140,30 @@ def test_of_a_folder_the_file_of_the_backbones_name_is_taken_else_the_only_one(t
         weights_file.find(str(tmp_path / "none"), "resnet18")
 
 
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        ("densenet169", "densenet169-b2777c0a.pth"),
+        ("tf_efficientnet_lite0", "efficientnet-lite0-57934424.pth"),
+        ("tf_efficientnet_lite1", "tf_efficientnet_lite1-ea89b0e7.pth"),
+        ("resnet18", "resnet18.pth"),
+    ],
+)
+def test_published_files_are_known_by_their_nets_name(tmp_path: Path, backbone: str, expected: str) -> None:
+    for name in (
+        "densenet169-b2777c0a.pth",
+        "densenet161-8d451a50.pth",
+        "efficientnet-lite0-57934424.pth",
+        "tf_efficientnet_lite1-ea89b0e7.pth",
+        "resnet18-f37072fd.pth",
+        "resnet18.pth",
+    ):
+        (tmp_path / name).write_bytes(b"")
+    assert weights_file.find(str(tmp_path), backbone).name == expected
+    with pytest.raises(UsageError, match="6 files of weights are in this folder"):
+        weights_file.find(str(tmp_path), "densenet121")
+
+
 def test_pixels_are_brought_to_what_the_weights_expect_where_that_is_known(tmp_path: Path) -> None:
     imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     file = tmp_path / "weights.pth"

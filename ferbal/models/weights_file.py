@@ -6,6 +6,7 @@ torch is imported only where a file is read: a study is checked, and a run's pla
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Mapping
 from functools import cache
@@ -28,7 +29,8 @@ PICKLES = (b"PK\x03\x04", b"\x80")  # torch's zip files, and what came before th
 def find(place: str, backbone: str) -> Path:
     """The file itself; of a folder, the file in it that has the backbone's name, else the only one.
 
-    Raises UsageError where there is none, or more than one and none of that name.
+    The name may be as torchvision, timm and others publish their files: densenet169-b2777c0a.pth, with the beginning of
+    a digest. Raises UsageError where there is none, or more than one and not one of that name.
     """
     path = Path(place)
     if path.is_file():
@@ -37,10 +39,17 @@ def find(place: str, backbone: str) -> Path:
         raise UsageError(f"{path}: no such file or folder; give true for timm's weights, or where a file of them is")
     found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
     named = [file for file in found if file.stem == backbone]
-    if len(named or found) != 1:
+    published = [file for file in found if _published(file.stem) in (backbone, backbone.removeprefix("tf_"))]
+    fitting = named or published or found
+    if len(fitting) != 1:
         there = f"{len(found)} files of weights are" if found else "no file of weights is"
         raise UsageError(f"{path}: {there} in this folder; name one {backbone}.safetensors, or .pth, or .pt")
-    return (named or found)[0]
+    return fitting[0]
+
+
+def _published(stem: str) -> str:
+    """The net that a file of such a name is for: efficientnet-lite1-77cc7160 is efficientnet_lite1."""
+    return re.sub(r"-[0-9a-f]{8,}$", "", stem).replace("-", "_")
 
 
 def fingerprint(given: bool | str, backbone: str) -> bool | str:
