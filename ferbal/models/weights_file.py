@@ -29,8 +29,8 @@ PICKLES = (b"PK\x03\x04", b"\x80")  # torch's zip files, and what came before th
 def find(place: str, backbone: str) -> Path:
     """The file itself; of a folder, the file in it that has the backbone's name, else the only one.
 
-    The name may be as torchvision, timm and others publish their files: densenet169-b2777c0a.pth, with the beginning of
-    a digest. Raises UsageError where there is none, or more than one and not one of that name.
+    The name may be as torchvision, timm and others publish their files, with the beginning of a digest:
+    densenet169-b2777c0a.pth. Raises UsageError where there is none, or more than one and not one of that name.
     """
     path = Path(place)
     if path.is_file():
