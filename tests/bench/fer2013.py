@@ -42,9 +42,9 @@ THEIRS = {
     ("a-cpu", "plain · resnet34_identity"): ("A: ResNet of identity blocks", 65.71),
     ("a-cpu-dropout", "plain · resnet34_identity_dropout"): ("A: the same with dropout", 64.73),
     ("a-cpu-efficientnet", "plain · tf_efficientnet_lite0"): ("A: EfficientNet, twice", "64.32, 64.18"),
-    ("c-cpu", "no disgust · resnet101"): ("C: ResNet101, six classes", 48),
+    ("c-cpu-resnet101", "no disgust · resnet101"): ("C: ResNet101, six classes", 48),
     ("c-cpu-mobilenet", "no disgust · mobilenetv2_100"): ("C: MobileNetV2, six classes", 51),
-    ("c-cpu", "no disgust · densenet169"): ("C: DenseNet169, six classes", 61),
+    ("c-cpu-densenet", "no disgust · densenet169"): ("C: DenseNet169, six classes", 61),
     ("d-cpu", "plain · resnet18"): ("D: ResNet", 63),
 }
 """The figures of earlier projects, by the study and model that repeat them here."""
