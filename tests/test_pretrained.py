@@ -155,12 +155,13 @@ def test_published_files_are_known_by_their_nets_name(tmp_path: Path, backbone: 
         "densenet161-8d451a50.pth",
         "efficientnet-lite0-57934424.pth",
         "tf_efficientnet_lite1-ea89b0e7.pth",
+        "efficientnet-lite1-77cc7160.pth",
         "resnet18-f37072fd.pth",
         "resnet18.pth",
     ):
         (tmp_path / name).write_bytes(b"")
     assert weights_file.find(str(tmp_path), backbone).name == expected
-    with pytest.raises(UsageError, match="6 files of weights are in this folder"):
+    with pytest.raises(UsageError, match="7 files of weights are in this folder"):
         weights_file.find(str(tmp_path), "densenet121")
 
 

@@ -38,9 +38,12 @@ def find(place: str, backbone: str) -> Path:
     if not path.is_dir():
         raise UsageError(f"{path}: no such file or folder; give true for timm's weights, or where a file of them is")
     found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
-    named = [file for file in found if file.stem == backbone]
-    published = [file for file in found if _published(file.stem) in (backbone, backbone.removeprefix("tf_"))]
-    fitting = named or published or found
+    fitting = (
+        [file for file in found if file.stem == backbone]
+        or [file for file in found if _published(file.stem) == backbone]
+        or [file for file in found if _published(file.stem) == backbone.removeprefix("tf_")]
+        or found
+    )
     if len(fitting) != 1:
         there = f"{len(found)} files of weights are" if found else "no file of weights is"
         raise UsageError(f"{path}: {there} in this folder; name one {backbone}.safetensors, or .pth, or .pt")
