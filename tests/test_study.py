@@ -403,3 +403,13 @@ def test_settings_that_are_new_are_no_change(root: Path) -> None:
     assert study.changed(checked) == []
     checked.folder.save("spec", saved | {"backbones": ["resnet18"]})
     assert len(study.changed(checked)) == 1
+
+
+def test_weights_may_lie_in_the_users_home(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    (home / "downloads").mkdir(parents=True)
+    (home / "downloads" / "resnet18-f37072fd.pth").write_bytes(b"")
+    monkeypatch.setenv("HOME", str(home))
+    file = root / "studies" / "tiny.yaml"
+    checked = study.prepare(file, root, ["backbones=[resnet18]", "training.pretrained=~/downloads"])
+    assert checked.spec.training.pretrained == str(home / "downloads")
