@@ -9,6 +9,7 @@ import pickle
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -114,6 +115,7 @@ def _take_part(
                     pipe.send_bytes(pickle.dumps(told))  # by value: torch's own way needs the sender to live on
     except Exception as error:
         error.add_note(f"in the process of device {crew.rank}:\n{traceback.format_exc()}")
-        pipe.send_bytes(pickle.dumps(error))
+        with suppress(ConnectionError):  # nobody may be there to be told any more
+            pipe.send_bytes(pickle.dumps(error))
     pipe.close()
     os._exit(0)  # threads of torch's process group at times outlive what they use, and abort a process that is done

@@ -170,9 +170,9 @@ def _work(pipe: Connection, card: str | None, threads: int, act: Callable[..., I
     while True:
         try:
             given = pipe.recv()
-        except EOFError:
+            pipe.send_bytes(pickle.dumps(_done(pipe, act(held, *given))))
+        except (EOFError, ConnectionError):  # nobody is there to be told any more
             return
-        pipe.send_bytes(pickle.dumps(_done(pipe, act(held, *given))))
 
 
 def _done(pipe: Connection, steps: Any) -> _Over:

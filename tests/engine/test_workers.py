@@ -24,7 +24,7 @@ from ferbal.conduct import interleaved
 from ferbal.engine import EngineSpec, Progress, Running, Workload
 from ferbal.engine.cost import cost
 from ferbal.engine.local import LONG, ROOM, Local
-from ferbal.engine.workers import Workers
+from ferbal.engine.workers import Workers, _Worker
 from ferbal.errors import DiedError, RunError, UsageError
 from ferbal.events import Noticed, RunEnded, Trained
 from ferbal.run import Job
@@ -96,6 +96,19 @@ class TestShared:
         notes = "".join(getattr(raised.value, "__notes__", []))
         assert notes.startswith("in the process of a run:\nTraceback") == (ends == "broken")
         assert before in {worker._process.pid for worker in workers._idle}
+
+
+def test_a_process_that_nobody_hears_any_more_ends_in_silence(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    worker = _Worker(0, None, 1, worked.counting, "held")
+    worker.start()
+    worker.say((3, tmp_path))
+    worker.hear()
+    worker.say(True)
+    worker.hear()
+    worker.pipe.close()  # as the system does where the one that began it is killed
+    worker._process.join()
+    assert worker._process.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_the_weightiest_go_first_and_equals_as_they_came(tmp_path: Path) -> None:
