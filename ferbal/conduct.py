@@ -60,7 +60,7 @@ def run(study: Study, only: Sequence[str] = ()) -> Generator[Event, None, Report
                 log.add(event)
                 yield event
         except Exception as error:
-            if (told := database.failure(error)) is not None:
+            if (told := database.failure(error, study.folder.database(given.storage))) is not None:
                 raise told from error
             raise
         finally:

@@ -235,5 +235,5 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
     except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
         if file or isinstance(error.__cause__ or error, ProgrammingError):  # it has no such tables
             raise missing from None
-        raise database.failure(error) or error from None
+        raise database.failure(error, url) or error from None
     return storage

@@ -68,7 +68,7 @@ def storage(url: str) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if url.startswith("sqlite"):
         return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_TIMEOUT}})
-    return _retrying(lambda: _waiting(optuna.storages.RDBStorage(url, engine_kwargs=engine(url))))()
+    return _retrying(lambda: _waiting(optuna.storages.RDBStorage(url, engine_kwargs=engine(url)), url), url)()
 
 
 def engine(url: str) -> dict[str, Any]:
@@ -79,9 +79,10 @@ def engine(url: str) -> dict[str, Any]:
     return {"pool_pre_ping": True, "connect_args": arguments}
 
 
-def failure(error: BaseException) -> FerbalError | None:
-    """What a user should know of an error of the database, or None for any other error."""
+def failure(error: BaseException, url: str) -> FerbalError | None:
+    """What a user should know of an error of the database at a URL, or None for any other error."""
     import optuna
+    from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     if not isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError):
@@ -97,20 +98,24 @@ def failure(error: BaseException) -> FerbalError | None:
         what = f"it did not answer within {LOCK_TIMEOUT} s ({_short(said)}); see that its server runs"
     else:
         what = f"{_short(said)}; see that it can be written and is whole"
-    return FerbalError(f"the search's database: {what}, then run the same command again: it goes on from here")
+    address = make_url(url)
+    place = address.database if address.get_backend_name() == "sqlite" else address.render_as_string()
+    return FerbalError(
+        f"the search's database, {place}: {what}, then run the same command again: it goes on from here"
+    )
 
 
-def _waiting(kept: optuna.storages.RDBStorage) -> optuna.storages.RDBStorage:
+def _waiting(kept: optuna.storages.RDBStorage, url: str) -> optuna.storages.RDBStorage:
     """The same storage, every transaction of which waits for the server."""
     import optuna
 
     private = ("_create_new_trial", "_set_trial_param", "_get_trials", "_get_best_trial_id")
     for name in (*sorted(optuna.storages.BaseStorage.__abstractmethods__), *private):
-        setattr(kept, name, _retrying(getattr(kept, name)))
+        setattr(kept, name, _retrying(getattr(kept, name), url))
     return kept
 
 
-def _retrying(act: Callable[..., Any]) -> Callable[..., Any]:
+def _retrying(act: Callable[..., Any], url: str) -> Callable[..., Any]:
     """The same act, done again until the server answers or patience is at its end."""
 
     @wraps(act)
@@ -128,7 +133,7 @@ def _retrying(act: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
                 if not _unanswered(error) or time.monotonic() > until:
-                    raise failure(error) or error from None
+                    raise failure(error, url) or error from None
                 if not lost:
                     _log.warning(
                         "the search's database does not answer (%s); waiting up to %d s for it",

@@ -359,7 +359,7 @@ class Search:
         except KeyError:  # the search of this arm has not begun
             return []
         except Exception as error:
-            if (told := failure(error)) is not None:
+            if (told := failure(error, self.database)) is not None:
                 raise told from error
             raise
 

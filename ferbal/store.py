@@ -57,10 +57,12 @@ class StudyFolder:
     def report(self) -> Path:
         return self.root / "reports" / f"{self.name}.html"
 
-    @property
-    def database(self) -> str:
+    def database(self, storage: str = "sqlite") -> str:
+        """Address of the search's database: a file in here, or what the study's `storage` says."""
         from sqlalchemy import URL
 
+        if storage != "sqlite":
+            return storage
         return URL.create("sqlite", database=str(self.path / "optuna.db")).render_as_string()
 
     @property

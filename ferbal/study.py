@@ -60,9 +60,8 @@ class Study:
         told_apart_by = ("training", "twins", "digest", "format", "own_code")
         depends_on = {key: settings[key] for key in told_apart_by if key in settings}
         space, budget = self.spec.space(arm), self.spec.search.budget
-        if self.spec.storage == "sqlite":
-            return Search(self.folder.database, arm, space, budget, depends_on)
-        return Search(self.spec.storage, arm, space, budget, depends_on, self.folder.owner)
+        owner = "" if self.spec.storage == "sqlite" else self.folder.owner
+        return Search(self.folder.database(self.spec.storage), arm, space, budget, depends_on, owner)
 
     def finals(self, arm: Arm) -> dict[int, RunFolder]:
         """Where the final run of each seed is or will be; nothing before the search has found a point."""

@@ -71,7 +71,9 @@ def test_a_database_that_is_none_is_told_in_a_sentence_also_to_who_only_asks(tmp
     (tmp_path / "optuna.db").write_bytes(bytes(range(1, 251)) * 20)
     search = looking(f"sqlite:///{tmp_path / 'optuna.db'}", unpruned(2))
     for ask in (search.trials, search.chosen):
-        with pytest.raises(FerbalError, match=r"^the search's database: file is not a database; see that it"):
+        with pytest.raises(
+            FerbalError, match=r"^the search's database, .*optuna.db: file is not a database; see that it"
+        ):
             ask()
 
 
@@ -80,8 +82,8 @@ def test_a_search_is_kept_in_its_folder_whatever_that_is_called(tmp_path: Path, 
     """Some characters have a meaning in the address of a database."""
     folder = StudyFolder(tmp_path / place, "tiny")
     folder.path.mkdir(parents=True)
-    drive(looking(folder.database, unpruned(2)), by_lr)
-    assert [trial["number"] for trial in looking(folder.database, unpruned(2)).trials()] == [0, 1]
+    drive(looking(folder.database(), unpruned(2)), by_lr)
+    assert [trial["number"] for trial in looking(folder.database(), unpruned(2)).trials()] == [0, 1]
     assert (folder.path / "optuna.db").exists()
 
 
@@ -301,8 +303,8 @@ def test_a_database_that_stays_locked_is_one_clear_message(database: str, monkey
     other.rollback()
     other.close()
     ferbal.database.storage.cache_clear()
-    told = ferbal.database.failure(raised.value)
+    told = ferbal.database.failure(raised.value, database)
     assert told is not None
     assert "kept it locked" in str(told)
-    assert ferbal.database.failure(ValueError("locked")) is None
+    assert ferbal.database.failure(ValueError("locked"), database) is None
     assert [trial.number for trial in drive(looking(database, unpruned(2)), by_lr)[0]] == [0, 1]

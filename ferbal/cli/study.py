@@ -187,10 +187,9 @@ def study_dashboard(
 
     settings, _ = spec.load(file, changes)
     folder = StudyFolder(root, settings.name)
-    url = folder.database if settings.storage == "sqlite" else settings.storage
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is how this ends, and interrupts no work
     with suppress(KeyboardInterrupt):
-        dashboard.serve(url, folder.artifacts, host, port, ready)
+        dashboard.serve(folder.database(settings.storage), folder.artifacts, host, port, ready)
 
 
 @study_app.command("report")
