@@ -44,7 +44,7 @@ class DeviceArray:
         """The rows of an order, `starts.step` of them from each start on; they are fetched one batch ahead."""
         if self.resident is not None:
             there = torch.from_numpy(order).to(self.device)
-            yield from (self.resident[there[first : first + starts.step]] for first in starts)
+            yield from (self.resident.index_select(0, there[first : first + starts.step]) for first in starts)
             return
         with ThreadPoolExecutor(1) as ahead:
             coming: Future[Tensor] | None = None
@@ -104,8 +104,9 @@ class Images:
             yield images, targets
 
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
-        said: Tensor = model(images.contiguous(memory_format=torch.channels_last))
-        return said
+        with self.machine.autocast():
+            said: Tensor = model(images.contiguous(memory_format=torch.channels_last))
+        return said.float()
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
@@ -136,12 +137,11 @@ class Features:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         there = torch.from_numpy(order).to(self.targets.device)
         for first, features in zip(starts, self.rows.batches(order, starts), strict=True):
-            yield features, self.targets[there[first : first + starts.step]]
+            yield features, self.targets.index_select(0, there[first : first + starts.step])
 
     def forward(self, model: nn.Module, features: Tensor) -> Tensor:
         self.features = features
-        with torch.autocast(features.device.type, enabled=False):  # a classifier alone is too small to gain by it
-            said: Tensor = heads.classifier(model)(features)
+        said: Tensor = heads.classifier(model)(features)  # in fp32: a classifier alone is too small to gain by less
         return said
 
     @contextmanager

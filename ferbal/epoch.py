@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -147,8 +147,8 @@ def one_epoch(
     if distillation is not None and state.answers is None:
         state.answers = torch.zeros(len(rows), len(plan.classes), device=device)
     _set_modes(state.model, stage)
-    losses, lr = torch.zeros(len(starts), device=device), 0.0
-    run_part = partial(_forward_backward, state, stage, shifts, batches, machine)
+    losses, lr = list[Tensor](), 0.0
+    run_part = partial(_forward_backward, state, stage, shifts, batches)
     watching = nullcontext() if stage.weigh is None else batches.watching(state.model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), watching:
         torch.manual_seed(int(torch_seed) + batches.crew.rank)  # dropout has no generator of its own
@@ -158,22 +158,23 @@ def one_epoch(
             optimizers.set_rate(state.optimizer, lr)
             these = rows[starts[number] : starts[number] + size]
             earlier = None if distillation is None else _earlier_answers(state, these, distillation.share(progress))
-            losses[number], said = _gradients(state, run_part, inputs, targets, earlier, machine)
+            loss, said = _gradients(state, run_part, inputs, targets, earlier, machine)
+            losses.append(loss)
             if stage.radius:
                 with _at_worst_nearby(state.model, stage.radius):
                     _gradients(state, run_part, inputs, targets, earlier, machine)
             if distillation is not None:
-                _update_answers(state, these, said.mean(1).softmax(-1), distillation.momentum)
+                _update_answers(state, these, said.softmax(-1), distillation.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
             if state.step % state.every == 0:
                 state.average(head_alone=isinstance(batches, Features))
-    told = losses.tolist()
-    for number, loss in enumerate(told, start=1):
-        if not math.isfinite(loss):
+    told = torch.stack(losses).tolist()
+    for number, value in enumerate(told, start=1):
+        if not math.isfinite(value):
             raise RunError(
-                f"the loss became {loss} in epoch {state.epoch + 1}, batch {number} of {len(told)}; "
+                f"the loss became {value} in epoch {state.epoch + 1}, batch {number} of {len(told)}; "
                 "try a lower learning rate"
             )
     return fmean(told), lr, len(starts) * min(size, len(rows))
@@ -187,15 +188,19 @@ def _gradients(
     earlier: Tensor | None,
     machine: Machine,
 ) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch and its logits [B, E, K], its gradients being left in the parameters.
+    """The mean loss of a batch and its logits [B, K], its gradients being left in the parameters.
 
     A batch that does not fit in memory is taken in parts, from now on, whose gradients add up to those of the whole;
     only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
     """
     while True:
-        state.optimizer.zero_grad(set_to_none=True)
-        total, said = torch.zeros((), device=inputs.device), []
+        for group in state.optimizer.param_groups:  # as zero_grad does, whose profiling is a tenth of a head's step
+            for parameter in group["params"]:
+                parameter.grad = None
         try:
+            if state.parts == 1:
+                return run_part(inputs, targets, earlier, 1.0)
+            total, said = torch.zeros((), device=inputs.device), []
             before = [None] * state.parts if earlier is None else earlier.tensor_split(state.parts)
             parts = zip(inputs.tensor_split(state.parts), targets.tensor_split(state.parts), before, strict=True)
             for images, wanted, said_before in parts:
@@ -238,47 +243,42 @@ def _forward_backward(
     stage: Stage,
     shifts: Tensor | None,
     batches: Images | Features,
-    machine: Machine,
     inputs: Tensor,
     targets: Tensor,
     earlier: Tensor | None,
     share: float,
 ) -> tuple[Tensor, Tensor]:
-    """The mean loss of these rows times their share of the batch, with gradients added, and their logits [B, E, K].
+    """The mean loss of these rows times their share of the batch, with gradients added, and their logits [B, K].
 
     Of several devices each works out the loss of the whole batch, on which some losses and weights depend, and sends
     back what concerns its own rows: the sum over the devices is the gradient, of which they take the mean.
     """
     crew, net = batches.crew, state.compiled if stage.weigh is None else state.shared
-    with machine.autocast():
-        logits = batches.forward(state.model if isinstance(batches, Features) else net, inputs)
-    whole = crew.whole(logits.float())
-    each = whole.unsqueeze(1) if whole.ndim == 2 else whole
-    rows = _loss_of_rows(stage, each if shifts is None else each + shifts, targets, batches)
+    logits = crew.whole(batches.forward(state.model if isinstance(batches, Features) else net, inputs))
+    each = logits.unbind(1) if logits.ndim == 3 else (logits,)
+    shifted = each if shifts is None else [some + shift for some, shift in zip(each, shifts, strict=True)]
+    rows = _mean([stage.loss(some, targets) for some in shifted])
+    if stage.weigh is not None:
+        rows = rows * stage.weigh(crew.whole(batches.features.float()), _mean(shifted), targets)
     if earlier is not None:
         rows = _with_earlier(rows, each, earlier)
-    loss = rows.mean() * share
-    state.scaler.scale(loss * crew.size).backward()
-    return loss.detach(), each.detach()
+    loss = rows.mean() if share == 1 else rows.mean() * share
+    state.scaler.scale(loss if crew.size == 1 else loss * crew.size).backward()
+    return loss.detach(), _mean([some.detach() for some in each])
 
 
-def _loss_of_rows(stage: Stage, each: Tensor, targets: Tensor, batches: Images | Features) -> Tensor:
-    """The loss of each row; of several classifiers, whose logits stand side by side, their mean."""
-    losses = [stage.loss(logits, targets) for logits in each.unbind(1)]
-    loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean(0)
-    if stage.weigh is not None:
-        loss = loss * stage.weigh(batches.crew.whole(batches.features.float()), each.mean(1), targets)
-    return loss
+def _mean(each: Sequence[Tensor]) -> Tensor:
+    """Of classifiers side by side: the mean of their losses or logits."""
+    return each[0] if len(each) == 1 else torch.stack(list(each)).mean(0)
 
 
-def _with_earlier(loss: Tensor, each: Tensor, earlier: Tensor) -> Tensor:
+def _with_earlier(loss: Tensor, each: Sequence[Tensor], earlier: Tensor) -> Tensor:
     """The loss of each row, of which a share is the cross-entropy to what the net has said of it before.
 
     The strategy's own loss does not act on that share: what a net says is balanced already where the loss balances,
     and would be corrected again in every epoch. earlier: [B, K], probabilities times the share.
     """
-    before = torch.stack([cross_entropy(each[:, copy], earlier) for copy in range(each.shape[1])]).mean(0)
-    return (1 - earlier.sum(-1)) * loss + before
+    return (1 - earlier.sum(-1)) * loss + _mean([cross_entropy(logits, earlier) for logits in each])
 
 
 def _earlier_answers(state: State, rows: Int[np.ndarray, " b"], share: float) -> Tensor:

@@ -132,7 +132,7 @@ def without_evidence(text: str, share: float) -> float:
     for number in range(40):
         for _ in range(30):
             rows = plan.stages[0].loss(z.expand(100, 2), targets)
-            (grad,) = torch.autograd.grad(epoch._with_earlier(rows, z.expand(100, 1, 2), recalled).mean(), z)
+            (grad,) = torch.autograd.grad(epoch._with_earlier(rows, [z.expand(100, 2)], recalled).mean(), z)
             z = (z - 2 * grad).detach().requires_grad_()
         recalled = (share * (number + 1) / 40 * z.detach().softmax(-1)).expand(100, 2)
     return float(z.detach().softmax(-1)[1])
