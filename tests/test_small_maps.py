@@ -30,6 +30,12 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_weights_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    for form in small_maps.ENOUGH:
+        monkeypatch.setitem(small_maps.ENOUGH, form, 0)
+
+
 def both(**how: Any) -> tuple[nn.Conv2d, nn.Conv2d]:
     """The same layer, by torch and in products."""
     theirs = nn.Conv2d(5, 4, **how).to(memory_format=torch.channels_last)
@@ -103,6 +109,18 @@ def test_a_map_that_is_not_small_is_left_to_torch() -> None:
     ours, theirs = both(kernel_size=3, padding=1)
     images = torch.randn(2, 5, 7, 7)
     for mine, other in zip(passed(ours, images).values(), passed(theirs, images).values(), strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_layer_of_few_weights_is_left_to_torch(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for form in small_maps.ENOUGH:
+        monkeypatch.setitem(small_maps.ENOUGH, form, 5 * 4 * 9 + 1)
+    monkeypatch.setattr(small_maps, "_Products", None)
+    torch.manual_seed(0)
+    ours, theirs = both(kernel_size=3, padding=1)
+    images = torch.randn(2, 5, 2, 2)
+    for mine, other in zip(passed(ours, images, bf16).values(), passed(theirs, images, bf16).values(), strict=True):
         assert torch.equal(mine, other)
 
 

@@ -18,8 +18,11 @@ from ferbal.shapes import Float
 
 WHOLE = 9
 """Places of a map up to which a layer and all its gradients are such products."""
-OF_WEIGHTS = {torch.float32: 36 if torch.backends.cpu.get_cpu_capability() == "AVX2" else WHOLE, torch.bfloat16: 36}
+AVX2_ALONE = torch.backends.cpu.get_cpu_capability() == "AVX2"
+OF_WEIGHTS = {torch.float32: 36 if AVX2_ALONE else WHOLE, torch.bfloat16: 36}
 """Places up to which the gradients of its weights are, by number format. With AVX-512, oneDNN is faster in fp32."""
+ENOUGH = {torch.float32: 0 if AVX2_ALONE else 2**19, torch.bfloat16: 2**17}
+"""Weights from which a layer of larger kernels pays, by number format: 120 channels to 120 by 3x3 in bf16, say."""
 POINTWISE = 36
 """Places up to which a layer of 1x1 kernels is, whose patches need no copying."""
 
@@ -30,16 +33,15 @@ class Conv2d(nn.Conv2d):
     def forward(self, given: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
         if given.device.type != "cpu" or not self.training:
             return super().forward(given)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled("cpu"):
-            form = torch.get_autocast_dtype("cpu")
-            given, weight, bias = given.to(form), weight.to(form), None if bias is None else bias.to(form)
+        form = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else given.dtype
         places = self._side(given, 0) * self._side(given, 1)
-        if self.kernel_size == (1, 1) and self.padding == (0, 0) and places <= POINTWISE:
+        pointwise = self.kernel_size == (1, 1) and self.padding == (0, 0) and places <= POINTWISE
+        if not pointwise and not (0 < places <= OF_WEIGHTS.get(form, 0) and self.weight.numel() >= ENOUGH[form]):
+            return super().forward(given)
+        given, weight, bias = given.to(form), self.weight.to(form), None if self.bias is None else self.bias.to(form)
+        if pointwise:
             seen = given[:, :, :: self.stride[0], :: self.stride[1]].permute(0, 2, 3, 1)
             return functional.linear(seen, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
-        if not 0 < places <= OF_WEIGHTS.get(given.dtype, 0):
-            return super().forward(given)
         said: Tensor = _Products.apply(given, weight, bias, self.stride, self.padding, places <= WHOLE)
         return said
 
