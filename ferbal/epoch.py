@@ -164,7 +164,8 @@ def one_epoch(
                 with _at_worst_nearby(state.model, stage.radius):
                     _gradients(state, run_part, inputs, targets, earlier, machine)
             if distillation is not None:
-                _update_answers(state, these, said.softmax(-1), distillation.momentum)
+                answers = (said.mean(1) if said.ndim == 3 else said).softmax(-1)
+                _update_answers(state, these, answers, distillation.momentum)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.step += 1
@@ -188,15 +189,13 @@ def _gradients(
     earlier: Tensor | None,
     machine: Machine,
 ) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch and its logits [B, K], its gradients being left in the parameters.
+    """The mean loss of a batch and its logits [B, K], or [B, E, K]; its gradients are left in the parameters.
 
     A batch that does not fit in memory is taken in parts, from now on, whose gradients add up to those of the whole;
     only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
     """
     while True:
-        for group in state.optimizer.param_groups:  # as zero_grad does, whose profiling is a tenth of a head's step
-            for parameter in group["params"]:
-                parameter.grad = None
+        state.optimizer.zero_grad()
         try:
             if state.parts == 1:
                 return run_part(inputs, targets, earlier, 1.0)
@@ -248,7 +247,7 @@ def _forward_backward(
     earlier: Tensor | None,
     share: float,
 ) -> tuple[Tensor, Tensor]:
-    """The mean loss of these rows times their share of the batch, with gradients added, and their logits [B, K].
+    """The mean loss of these rows times their share of the batch, with gradients added; and their logits [B, (E,) K].
 
     Of several devices each works out the loss of the whole batch, on which some losses and weights depend, and sends
     back what concerns its own rows: the sum over the devices is the gradient, of which they take the mean.
@@ -264,7 +263,7 @@ def _forward_backward(
         rows = _with_earlier(rows, each, earlier)
     loss = rows.mean() if share == 1 else rows.mean() * share
     state.scaler.scale(loss if crew.size == 1 else loss * crew.size).backward()
-    return loss.detach(), _mean([some.detach() for some in each])
+    return loss.detach(), logits.detach()
 
 
 def _mean(each: Sequence[Tensor]) -> Tensor:

@@ -57,7 +57,7 @@ class StudyFolder:
     def report(self) -> Path:
         return self.root / "reports" / f"{self.name}.html"
 
-    def database(self, storage: str = "sqlite") -> str:
+    def database(self, storage: str) -> str:
         """Address of the search's database: a file in here, or what the study's `storage` says."""
         from sqlalchemy import URL
 

@@ -82,8 +82,8 @@ def test_a_search_is_kept_in_its_folder_whatever_that_is_called(tmp_path: Path, 
     """Some characters have a meaning in the address of a database."""
     folder = StudyFolder(tmp_path / place, "tiny")
     folder.path.mkdir(parents=True)
-    drive(looking(folder.database(), unpruned(2)), by_lr)
-    assert [trial["number"] for trial in looking(folder.database(), unpruned(2)).trials()] == [0, 1]
+    drive(looking(folder.database("sqlite"), unpruned(2)), by_lr)
+    assert [trial["number"] for trial in looking(folder.database("sqlite"), unpruned(2)).trials()] == [0, 1]
     assert (folder.path / "optuna.db").exists()
 
 
