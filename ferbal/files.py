@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +46,18 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
                 raise
         finally:
             os.close(folder)
+
+
+def sha256(path: Path) -> str:
+    """Of what is in a file. It is read again only where it has changed."""
+    state = path.stat()
+    return _sha256(path.resolve(), state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _sha256(file: Path, size: int, changed: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def disk_full(error: BaseException) -> bool:

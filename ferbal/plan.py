@@ -186,6 +186,7 @@ class Plan:
     begins: the epoch, counted from 1, with which the first stage begins.
     usual: a stage as the settings of the study make it, for strategies that append one.
     votes: what people said of each row of the training split, over the classes of the data set; None for labels.
+    taught: what a teacher says of each of them, as probabilities over the same classes; None without a teacher.
     """
 
     classes: tuple[str, ...]
@@ -204,6 +205,7 @@ class Plan:
     begins: int = 1
     usual: Stage = Stage(1)
     votes: Float[np.ndarray, "n k0"] | None = None
+    taught: Float[np.ndarray, "n k0"] | None = None
 
     def __post_init__(self) -> None:
         if self.reads_head and self.head != Head():
@@ -305,12 +307,15 @@ def start(
     seed: int = 0,
     allow_double_correction: bool = False,
     votes: Float[np.ndarray, "n k"] | None = None,
+    taught: Float[np.ndarray, "n k"] | None = None,
 ) -> Plan:
     """The plain plan: every training row (or those in `rows`) once an epoch, with this loss, in one stage."""
     source = np.arange(len(labels)) if rows is None else rows
     samples = Samples(source.astype(np.int64), labels[source], np.zeros(len(source), dtype=bool))
     stage = Stage(epochs, loss=loss, schedule=cosine(warmup))
-    plan = Plan(classes, np.arange(len(classes)), samples, (stage,), seed=seed, usual=stage, votes=votes)
+    plan = Plan(
+        classes, np.arange(len(classes)), samples, (stage,), seed=seed, usual=stage, votes=votes, taught=taught
+    )
     return replace(plan, allow_double_correction=allow_double_correction)
 
 

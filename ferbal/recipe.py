@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 
 from ferbal.errors import UsageError, nearest
 from ferbal.plan import Plan, Strategy, chain
-from ferbal.strategies import CATALOGUE
+from ferbal.strategies import CATALOGUE, TAUGHT
 
 GROUP = "ferbal.strategies"
 LONGEST = 50  # strategies in one recipe: parsing is recursive
@@ -46,6 +46,12 @@ def names(text: str) -> set[str]:
 
     _each_call(tree, note)
     return found
+
+
+def asks_teacher(text: str) -> bool:
+    """Whether a strategy of a recipe reads what a teacher says; somebody else's may."""
+    called = names(text)
+    return bool(called & TAUGHT or called - CATALOGUE.keys())
 
 
 def parameters(name: str) -> dict[str, Any]:

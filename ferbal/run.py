@@ -11,11 +11,12 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ferbal import __version__, data, metrics, own_code, recipe
+from ferbal import __version__, data, files, metrics, own_code, recipe
 from ferbal.correction import Correction, corrected_logits
 from ferbal.dataset import Dataset, Split
 from ferbal.errors import DataError, DiedError, FerbalError, RefusedError, RunError, UsageError, first_line
@@ -57,13 +58,15 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What the result depends on. The arm's label is not part of it: renaming retrains nothing."""
         begin = weights_file.fingerprint(self.training.pretrained, self.arm.backbone)
+        teacher = teacher_of(self.arm, self.training)
         own = own_code.fingerprints(self.arm.recipe)
         return {
             "recipe": recipe.canonical(self.arm.recipe),
             "backbone": self.arm.backbone,
             "knobs": asdict(self.knobs),
             "seed": self.seed,
-            "training": asdict(self.training) | {"pretrained": begin},
+            "training": asdict(self.training)
+            | {"pretrained": begin, "teacher": teacher and f"sha256:{files.sha256(teacher)}"},
             "twins": self.twins,
             "digest": self.digest,
             "format": FORMAT,
@@ -86,6 +89,16 @@ class Job:
         return plan_for(self.arm, dataset, self.training, self.twins, self.seed, self.allow_double_correction)
 
 
+def teacher_of(arm: Arm, training: Training) -> Path | None:
+    """The table of a teacher's answers that an arm learns from, if it does. UsageError where it is not there."""
+    if training.teacher is None or not recipe.asks_teacher(arm.recipe):
+        return None
+    path = Path(training.teacher)
+    if not path.is_file():
+        raise UsageError(f"training.teacher: {path}: no such file; make it with {data.ASK_TEACHER} > {path.name}")
+    return path
+
+
 def plan_for(
     arm: Arm,
     dataset: Dataset,
@@ -94,17 +107,19 @@ def plan_for(
     seed: int = 0,
     allow_double_correction: bool = False,
 ) -> Plan:
-    """What an arm will do on a data set. Reads labels and groups, never pixels."""
+    """What an arm will do on a data set. Reads labels, groups and a teacher's answers, never pixels."""
+    train, teacher = dataset.train, teacher_of(arm, training)
     plain = start(
         dataset.classes,
-        dataset.train.labels,
+        train.labels,
         rows=data.training_rows(dataset, twins),
         epochs=training.epochs,
         warmup=training.warmup,
         loss=smoothed(cross_entropy, training.label_smoothing) if training.label_smoothing else cross_entropy,
         seed=seed,
         allow_double_correction=allow_double_correction,
-        votes=dataset.train.votes,
+        votes=train.votes,
+        taught=None if teacher is None else data.soft_labels(teacher, train.ids, dataset.classes),
     )
     return recipe.parse(arm.recipe)(plain)
 
@@ -245,7 +260,8 @@ def _executed(
 
 def _described(job: Job, plan: Plan, dataset: Dataset, machine: Machine, mean: Tone, std: Tone) -> dict[str, Any]:
     """What is known of a run before it trains. mean, std: of the pixels, as its images are scaled."""
-    return job.settings | {
+    about = job.settings
+    return about | {
         "label": job.arm.label,
         "recipe": job.arm.recipe,
         "classes": list(plan.classes),
@@ -259,6 +275,7 @@ def _described(job: Job, plan: Plan, dataset: Dataset, machine: Machine, mean: T
         "mean": mean,
         "std": std,
         "data": made_for(dataset),
+        **({"teacher": job.training.teacher} if about["training"]["teacher"] else {}),
         "ferbal": __version__,
     }
 

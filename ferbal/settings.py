@@ -46,6 +46,9 @@ class Training:
     pretrained: bool | str = False
     """Start from weights instead of at random: true for timm's published ones, which timm downloads; or a file of
     weights; or a folder with one file, or with one named after each backbone."""
+    teacher: str | None = None
+    """What another model says of each training image, for distillation(...): a CSV table as `ferbal predict MODEL
+    --data NAME --split train --csv` prints it."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """AdamW; SGD with Nesterov momentum 0.9; or Muon (Jordan et al. 2024), whose steps of weight matrices are made
     orthogonal and as large as AdamW's, and which leaves everything else to AdamW."""

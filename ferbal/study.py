@@ -131,6 +131,9 @@ def prepare(path: Path, root: Path, changes: Sequence[str] = ()) -> Study:
         for backbone in settings.backbones:
             with _noting(mistakes, places.of(("training", "pretrained"))):
                 weights_file.find(given, backbone)
+    if (taught := settings.training.teacher) is not None:
+        taught = str(root / Path(taught).expanduser())
+        settings = settings.model_copy(update={"training": replace(settings.training, teacher=taught)})
     dataset = data.open(settings.data.source, root, twins=settings.data.twins)
     plans = []
     for arm in settings.arms:

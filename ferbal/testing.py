@@ -29,7 +29,7 @@ from ferbal.laws import (
 )
 from ferbal.plan import Plan, Stage, Strategy, start
 from ferbal.recipe import parse
-from ferbal.shapes import Int
+from ferbal.shapes import Float, Int
 
 EPOCHS = 10
 
@@ -86,6 +86,7 @@ def plans(classes: tuple[str, ...] = FER2013) -> dict[str, tuple[Plan, Int[np.nd
         "a plan with a class without rows": _plan(classes, np.append(uneven[:-1], 0)),
         "a plan with a class of one row": _plan(classes, np.append(uneven[:-1], 1)),
         "a plan of two stages": (replace(usual, stages=(Stage(6), Stage(4, scope="head"))), labels),
+        "a plan with people's votes": (replace(usual, votes=_shares(labels, k, seed=9)), labels),
         "a plan drawn with odds": (usual.each_stage(lambda stage: replace(stage, odds=odds)), labels),
         "a plan that others have changed": (
             replace(
@@ -102,13 +103,25 @@ def plans(classes: tuple[str, ...] = FER2013) -> dict[str, tuple[Plan, Int[np.nd
 
 
 def _plan(classes: tuple[str, ...], counts: Int[np.ndarray, " k"]) -> tuple[Plan, Int[np.ndarray, " n"]]:
-    """Every second row of a shuffled split, so that a row's number is not its source."""
+    """Every second row of a shuffled split, so that a row's number is not its source; and a teacher."""
     draw = np.random.default_rng(7)
     labels = draw.permutation(np.repeat(np.arange(len(classes)), 2 * counts))
     rows = np.concatenate([np.flatnonzero(labels == k)[::2] for k in range(len(classes))])
-    return start(
-        classes, labels, epochs=EPOCHS, rows=draw.permutation(rows), seed=5, allow_double_correction=True
-    ), labels
+    plan = start(
+        classes,
+        labels,
+        epochs=EPOCHS,
+        rows=draw.permutation(rows),
+        seed=5,
+        allow_double_correction=True,
+        taught=_shares(labels, len(classes), seed=8),
+    )
+    return plan, labels
+
+
+def _shares(labels: Int[np.ndarray, " n"], k: int, seed: int) -> Float[np.ndarray, "n k"]:
+    """Probabilities of the classes for each row, of which its label has a third or more."""
+    return (np.eye(k)[labels] + 2 * np.random.default_rng(seed).dirichlet(np.ones(k), len(labels))) / 3
 
 
 def _made(strategy: Strategy, plan: Plan) -> Any:

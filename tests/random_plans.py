@@ -78,8 +78,18 @@ def build(facts: Facts) -> Plan:
     classes, labels = facts["classes"], labels_of(facts)
     has_rows = np.bincount(labels, minlength=classes) > 0
     rows = np.sort(np.concatenate([np.flatnonzero(labels == k)[1::2] for k in range(classes)]))
+    taught = np.random.default_rng(facts["seed"]).dirichlet(np.full(classes, 0.3), len(labels))
+    plan = start(
+        NAMES[:classes],
+        labels,
+        epochs=2,
+        rows=rows,
+        seed=facts["seed"],
+        allow_double_correction=True,
+        taught=taught,
+    )
     return dataclasses.replace(
-        start(NAMES[:classes], labels, epochs=2, rows=rows, seed=facts["seed"], allow_double_correction=True),
+        plan,
         stages=tuple(
             Stage(
                 stage["epochs"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ferbal import data, metrics, run
@@ -30,7 +31,11 @@ OWN = {
 def test_every_strategy_trains(tiny_root: Path, tmp_path: Path, name: str, backbone: str) -> None:
     dataset = data.open("tiny", tiny_root)
     arm = Arm(name, OWN.get(name, name), backbone)
-    training = Training(epochs=2, image_size=32, augment="flip", precision="fp32", ema=0.9)
+    table = pd.DataFrame({"image": dataset.train.ids, **dict.fromkeys(dataset.classes, 1 / 3)})
+    table.to_csv(tmp_path / "teacher.csv", index=False)
+    training = Training(
+        epochs=2, image_size=32, augment="flip", precision="fp32", ema=0.9, teacher=str(tmp_path / "teacher.csv")
+    )
     job = run.Job(arm, Knobs(5e-3, 16, 5), 0, training, "drop", dataset.digest)
     folder = RunFolder(tmp_path / "run")
     epochs = list(run.execute(job, dataset, folder, machine=Machine(pick()), keep=True))

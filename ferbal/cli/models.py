@@ -200,6 +200,9 @@ def predict(
     source: Annotated[
         str, typer.Option("--data", help="Instead of pictures: the rows without labels of this data set.")
     ] = "",
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="With --data: the rows of this split instead.")
+    ] = None,
     root: Root = HERE,
 ) -> None:
     """Class and probability of each picture, or of each face in it. 4: some pictures could not be read."""
@@ -209,12 +212,14 @@ def predict(
         raise UsageError("name pictures, or a data set with --data; one of the two")
     if as_json and as_csv:
         raise UsageError("--json or --csv, not both")
+    if split and (submission is not None or not source):
+        raise UsageError("--split: it goes with --data, and not with --submission, which is of rows without labels")
     named = [one for what in pictures for one in photos.named(what, sys.stdin.buffer.read)]
     loaded = saved.load(model)
     asked = loaded.seeing(tta) if tta else loaded
 
     if source:
-        said = list(photos.unlabelled(source, root, asked.probabilities))
+        said = list(photos.rows_of(source, root, asked.probabilities, split))
     else:
         said = list(photos.answers(named, asked.probabilities, loaded.shape, faces=faces))
     wrong = [one for one in said if one.probabilities is None]

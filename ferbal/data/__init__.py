@@ -8,12 +8,14 @@ from typing import Any
 from ferbal import files
 from ferbal.data.options import Options as Options
 from ferbal.data.readers import reading
+from ferbal.data.soft_labels import ASK_TEACHER, soft_labels
 from ferbal.data.splits import Halves as Halves
 from ferbal.data.splits import Twins as Twins
 from ferbal.data.splits import fingerprints, halves, training_rows, without_twin
 from ferbal.data.storage import describe, digest, everything, names, open, order_of, save  # noqa: A004  `data.open` reads well
 
 __all__ = [
+    "ASK_TEACHER",
     "Halves",
     "Options",
     "Twins",
@@ -28,6 +30,7 @@ __all__ = [
     "order_of",
     "reading",
     "save",
+    "soft_labels",
     "training_rows",
     "without_twin",
 ]

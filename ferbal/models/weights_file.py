@@ -5,14 +5,13 @@ torch is imported only where a file is read: a study is checked, and a run's pla
 
 from __future__ import annotations
 
-import hashlib
 import re
 import warnings
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferbal import files
 from ferbal.errors import DataError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -59,15 +58,7 @@ def fingerprint(given: bool | str, backbone: str) -> bool | str:
     """What tells the weights that a net begins with from others: a file by what is in it, not by where it is."""
     if isinstance(given, bool):
         return given
-    file = find(given, backbone)
-    state = file.stat()
-    return f"sha256:{_sha256(file.resolve(), state.st_size, state.st_mtime_ns)}"
-
-
-@cache
-def _sha256(file: Path, size: int, changed: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    return f"sha256:{files.sha256(find(given, backbone))}"
 
 
 def read(file: Path) -> dict[str, Tensor]:

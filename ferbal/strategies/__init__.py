@@ -17,3 +17,6 @@ CATALOGUE: dict[str, Callable[..., Strategy]] = {
     for module in (rows, losses, margins, mixing, stages, features, logits)
     for name in module.__all__
 }
+
+TAUGHT = frozenset({"distillation"})
+"""Those that read `Plan.taught`: what a teacher says is a part of what their runs are."""

@@ -15,6 +15,7 @@ from ferbal.shapes import Float
 from ferbal.strategies.building import across_stages, around_loss, by_class, class_images, constant, require
 
 __all__ = [
+    "distillation",
     "focal",
     "generalised_cross_entropy",
     "influence_balanced",
@@ -128,6 +129,36 @@ def label_aware_smoothing(tail: float = 0.1, head: float = 0.4) -> Strategy:
         smooth = plan.each_stage(lambda stage: replace(stage, loss=wrap(stage.loss, amount)))
         told = by_class(plan, amount)
         return replace(smooth, per_class="label_aware_smoothing").noted(f"label_aware_smoothing: {told}")
+
+    return apply
+
+
+def distillation(share: float = 0.5) -> Strategy:
+    """Teach each row in part what a teacher says of it: another net, or an ensemble (Hinton et al. 2015).
+
+    Distillation, arXiv:1503.02531, with soft targets at temperature 1. `training.teacher` names the teacher's
+    answers, a table as `ferbal predict MODEL --data NAME --split train --csv` prints it. share: of each target, 0..1.
+    Everything that follows sees the mixed targets. Classes that were left out are taken from the teacher's answers,
+    too.
+
+    Formula: t' = (1 - share) t + share q, q = the teacher's probabilities of the row
+    Example: distillation(share=0.5)
+    """
+    require("distillation", "above 0 and at most 1", share=share)
+
+    def apply(plan: Plan) -> Plan:
+        if plan.taught is None:
+            raise UsageError(
+                "distillation: there is no teacher; set training.teacher to a table of its answers, as "
+                "`ferbal predict MODEL --data NAME --split train --csv` prints it"
+            )
+        plan.refuse_if_rebalanced("distillation")
+        said = plan.votes
+        if said is None:  # the label of each row, as a class of the data set that it may come from
+            said = np.zeros_like(plan.taught)
+            said[plan.samples.source, (plan.becomes == plan.samples.label[:, None]).argmax(1)] = 1
+        mixed = (1 - share) * said + share * plan.taught
+        return replace(plan, votes=mixed).noted(f"distillation: {share:.0%} of each target is the teacher's answer")
 
     return apply
 

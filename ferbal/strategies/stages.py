@@ -176,8 +176,9 @@ def _check_inner(name: str, inner: Strategy) -> None:
 
 
 def _only_stages(name: str, plan: Plan, late: Plan) -> None:
-    if (late.samples, late.classes, late.adjust, late.fits) != (plan.samples, plan.classes, plan.adjust, plan.fits):
+    held = ("samples", "classes", "adjust", "fits", "votes")
+    if any(getattr(late, name) is not getattr(plan, name) for name in held):
         raise UsageError(
             f"{name}: only losses, odds and mixing can wait for a later stage; put strategies that change "
-            f"rows, classes or logits outside of {name}(...)"
+            f"rows, targets, classes or logits outside of {name}(...)"
         )

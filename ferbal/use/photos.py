@@ -79,12 +79,18 @@ def answers(
                 yield Answer(name, box, None if image is None else next(said), wrong)
 
 
-def unlabelled(
-    source: str, root: Path, ask: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n k"]]
+def rows_of(
+    source: str,
+    root: Path,
+    ask: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n k"]],
+    split: str | None = None,
 ) -> Iterator[Answer]:
-    """Answers on the rows of a data set that have no label, in their source's order. DataError if it has none."""
+    """Answers on the rows of a data set in a split, or on those that have no label, in their source's order.
+
+    Raises DataError where it has none without labels.
+    """
     rows, _ = data.everything(source, root)
-    which = np.flatnonzero(rows.split == UNLABELLED)
+    which = np.flatnonzero(rows.split == (split or UNLABELLED))
     if not len(which):
         raise DataError(f"{source} has no rows without labels; `ferbal evaluate` scores those that have them")
     which = which[np.argsort(rows.source[which], kind="stable")]

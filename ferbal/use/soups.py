@@ -94,7 +94,7 @@ class _Evaluator:
     @staticmethod
     def of(run: RunFolder, dataset: Dataset) -> _Evaluator:
         about = run.about
-        training = TypeAdapter(Training).validate_python(about["training"])
+        training = TypeAdapter(Training).validate_python(about["training"] | {"teacher": about.get("teacher")})
         arm = Arm(about["label"], about["recipe"], about["backbone"])
         plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
         return _Evaluator(*network_of(run), plan, training, dataset)

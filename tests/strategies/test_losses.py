@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from three_rows import COUNTS, HARD, LOGITS, SOFT, both, dtypes, entropy, loss_of, plan_of, probabilities, said
 
 from ferbal.errors import UsageError
-from ferbal.plan import Loss, Stage, Strategy, chain, cross_entropy, split
+from ferbal.plan import Loss, Plan, Stage, Strategy, chain, cross_entropy, split, start
 from ferbal.strategies.features import smote
 from ferbal.strategies.losses import (
+    distillation,
     focal,
     generalised_cross_entropy,
     label_aware_smoothing,
@@ -24,7 +25,7 @@ from ferbal.strategies.losses import (
 )
 from ferbal.strategies.margins import ldam
 from ferbal.strategies.mixing import mixup
-from ferbal.strategies.rows import balanced_draw, mirror, oversample
+from ferbal.strategies.rows import balanced_draw, drop, merge, mirror, oversample
 from ferbal.strategies.stages import deferred, retrain_head
 
 DISGUST, HAPPY = 436, 7215
@@ -332,6 +333,63 @@ def test_every_stage_is_wrapped_and_the_rest_of_it_stays(strategy: Strategy) -> 
     assert len(changed.notes) == (3 if strategy is ALL["all of them"] else int(strategy is not ALL["plain"]))
 
 
+TAUGHT = np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0], [0.2, 0.2, 0.6]])
+
+
+def taught_plan(votes: np.ndarray | None = None) -> Plan:
+    labels = np.array([0, 1, 2, 0])
+    return start(("a", "b", "c"), labels, epochs=4, rows=np.array([0, 1, 3]), votes=votes, taught=TAUGHT)
+
+
+def test_distillation_mixes_labels_and_the_teacher_s_answers() -> None:
+    changed = distillation(share=0.25)(taught_plan())
+    assert changed.targets == pytest.approx(0.75 * np.eye(3)[[0, 1, 0]] + 0.25 * TAUGHT[[0, 1, 3]])
+    assert changed.prior() == pytest.approx(changed.targets.mean(0))  # which is what a correction must correct
+    assert changed.notes == ("distillation: 25% of each target is the teacher's answer",)
+    assert distillation(share=1.0)(taught_plan()).targets == pytest.approx(TAUGHT[[0, 1, 3]])
+
+
+def test_distillation_mixes_votes_and_the_teacher_s_answers() -> None:
+    votes = np.array([[0.6, 0.4, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.9, 0.0, 0.1]])
+    changed = distillation(share=0.5)(taught_plan(votes))
+    assert changed.targets == pytest.approx((votes + TAUGHT)[[0, 1, 3]] / 2)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_distillation_leaves_out_and_merges_what_the_plan_does(order: str) -> None:
+    def with_teacher(other: Strategy) -> Plan:
+        both = [distillation(share=0.5), other]
+        return chain(*(both if order == "before" else reversed(both)))(taught_plan())
+
+    merged = with_teacher(merge("a", "c"))
+    assert merged.classes == ("a+c", "b")
+    assert merged.targets == pytest.approx(np.array([[0.85, 0.15], [0.1, 0.9], [0.9, 0.1]]))
+    dropped = with_teacher(drop("b"))
+    assert dropped.classes == ("a", "c")
+    assert dropped.targets == pytest.approx(np.array([[0.75 / 0.85, 0.1 / 0.85], [0.6 / 0.9, 0.3 / 0.9]]))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (distillation(), "there is no teacher; set training.teacher"),
+        (chain(weighted(), distillation()), "there is no teacher"),
+        (deferred(distillation()), "there is no teacher"),
+    ],
+)
+def test_distillation_needs_a_teacher(strategy: Strategy, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        strategy(plan_of())
+
+
+def test_distillation_cannot_wait_and_comes_before_what_works_with_the_prior() -> None:
+    with pytest.raises(UsageError, match="only losses, odds and mixing can wait"):
+        deferred(distillation())(taught_plan())
+    with pytest.raises(UsageError, match=r"write distillation\(\.\.\.\) \| weighted"):
+        chain(weighted(), distillation())(taught_plan())
+    chain(distillation(), weighted())(taught_plan())
+
+
 def test_self_distillation_ramps_through_each_stage_and_through_the_parts_of_one() -> None:
     whole = self_distillation(share=0.8)(plan_of()).stages[0]
     assert whole.distillation is not None
@@ -385,6 +443,8 @@ def test_self_distillation_needs_rows_that_stay_what_they_are(others: list[Strat
         (label_aware_smoothing, {"tail": -0.1}, "tail must be at least 0 and below 1 but got -0.1"),
         (label_aware_smoothing, {"head": 1.0}, "head must be at least 0 and below 1 but got 1.0"),
         (soft_f1, {"share": 1.5}, "soft_f1: share must be in 0..1 but got 1.5"),
+        (distillation, {"share": 0.0}, "distillation: share must be above 0 and at most 1 but got 0.0"),
+        (distillation, {"share": float("nan")}, "but got nan"),
         (self_distillation, {"share": 1.1}, "self_distillation: share must be in 0..1 but got 1.1"),
         (self_distillation, {"share": float("nan")}, "but got nan"),
         (self_distillation, {"momentum": 1.0}, "momentum must be at least 0 and below 1 but got 1.0"),

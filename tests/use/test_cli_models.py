@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Said, table
 from made_runs import Trained
@@ -18,6 +19,7 @@ from PIL import Image
 
 from ferbal import data, files, metrics
 from ferbal.run_folder import RunFolder
+from ferbal.use.saved import load
 
 RUN, OTHER = "studies/tiny/runs/plain", "studies/tiny/runs/dropped"
 
@@ -118,6 +120,21 @@ def test_rows_without_labels_are_not_taken_for_the_test_split(say: Say, tmp_path
     (note,) = json.loads(say("evaluate", RUN, "--data", "contest", "--resamples", 5, "--json").out)["notes"]
     assert note.startswith(told)
     assert json.loads(say("evaluate", RUN, "--data", "contest", "--split", "val", "--json").out)["notes"] == []
+
+
+def test_a_model_is_asked_about_the_rows_of_a_split(say: Say, tmp_path: Path) -> None:
+    dataset = data.open("tiny", tmp_path)
+    for split, rows in (("train", dataset.train), ("test", dataset.test)):
+        told = say("predict", RUN, "--data", "tiny", "--split", split, "--csv")
+        assert told.code == 0, told.err
+        table = pd.read_csv(io.StringIO(told.out), dtype={"image": str}).set_index("image")
+        assert sorted(table.index) == sorted(rows.ids.tolist())
+        said = load(tmp_path / RUN).probabilities(np.asarray(rows.images))
+        assert np.allclose(table.loc[rows.ids.tolist(), list(dataset.classes)], said, atol=1e-5)
+    for wrong in (("photos",), ("--data", "tiny", "--submission", "out.csv")):
+        told = say("predict", RUN, *wrong, "--split", "train")
+        assert told.code == 2
+        assert "--split: it goes with --data, and not with --submission" in told.err
 
 
 def test_twins_are_those_that_the_study_of_the_model_knew(say: Say, tmp_path: Path) -> None:
