@@ -135,9 +135,8 @@ class Features:
     def of(
         self, order: Int[np.ndarray, " n"], starts: range, draw: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        there = torch.from_numpy(order).to(self.targets.device)
-        for first, features in zip(starts, self.rows.batches(order, starts), strict=True):
-            yield features, self.targets.index_select(0, there[first : first + starts.step])
+        targets = self.targets[torch.from_numpy(order).to(self.targets.device)].split(starts.step)
+        yield from zip(self.rows.batches(order, starts), targets, strict=False)  # an incomplete last batch waits
 
     def forward(self, model: nn.Module, features: Tensor) -> Tensor:
         self.features = features
