@@ -166,8 +166,7 @@ def one_epoch(
             if distillation is not None:
                 answers = (said.mean(1) if said.ndim == 3 else said).softmax(-1)
                 _update_answers(state, these, answers, distillation.momentum)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
+            optimizers.advance(state.optimizer, state.scaler)
             state.step += 1
             if state.step % state.every == 0:
                 state.average(head_alone=isinstance(batches, Features))
@@ -195,7 +194,7 @@ def _gradients(
     only what BatchNorm and dropout do within a part depends on it. Of several devices one alone cannot change that.
     """
     while True:
-        state.optimizer.zero_grad()
+        optimizers.forget_gradients(state.optimizer)
         try:
             if state.parts == 1:
                 return run_part(inputs, targets, earlier, 1.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ferbal.models.build import build
-from ferbal.models.optimizers import optimizer, set_rate
+from ferbal.models.optimizers import OPTIMIZERS, advance, forget_gradients, optimizer, set_rate
 from ferbal.plan import Scope, Stage
 from ferbal.settings import Knobs, Training
 
@@ -79,3 +79,40 @@ def test_a_step_of_muon_turns_a_weight_matrix_by_the_same_amount_in_every_direct
     assert strengths.max() / strengths.min() < 2
     gradient = torch.linalg.svdvals(weight.grad.flatten(1))
     assert gradient.max() / gradient.min() > 5
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_torch_s_own_to_the_bit(name: str) -> None:
+    """Past its profiler and hooks: weights and moments are what `step` makes of the same gradients."""
+    training = replace(TRAINING, optimizer=name)
+    nets = [build("facevgg_small", training, classes=7, channels=1, seed=0) for _ in "ab"]
+    ours, theirs = (optimizer(net, Stage(1), KNOBS, training) for net in nets)
+    images, scaler = (
+        torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(1)),
+        torch.amp.GradScaler("cpu", enabled=False),
+    )
+    for _ in range(3):
+        forget_gradients(ours)
+        theirs.zero_grad()
+        for net in nets:
+            net.eval()(images).square().sum().backward()
+        advance(ours, scaler)
+        theirs.step()
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(one, other)
+        assert one.requires_grad
+    for one, other in zip(ours.state.values(), theirs.state.values(), strict=True):
+        assert all(torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one)
+    forget_gradients(ours)
+    assert all(parameter.grad is None for parameter in nets[0].parameters())
+
+
+def test_steps_of_formats_that_need_scaling_are_the_scaler_s() -> None:
+    weight = torch.nn.Parameter(torch.ones(2))
+    made, scaler = torch.optim.SGD([weight], lr=1.0), torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient, left in ((torch.tensor([1.0, 2.0]), [0.0, -1.0]), (torch.tensor([float("inf"), 0.0]), [0.0, -1.0])):
+        forget_gradients(made)
+        scaler.scale((weight * gradient).sum()).backward()
+        advance(made, scaler)
+        assert weight.tolist() == left
+    assert scaler.get_scale() == 2.0  # halved, after a step that was left out

