@@ -116,7 +116,7 @@ def test_the_list_is_readable_in_120_columns_and_groups_by_place(ferbal: Ferbal)
     told = ferbal("list", "strategies").stdout
     assert max(len(line) for line in told.splitlines()) <= 120
     assert (
-        "\nloss:\n  focal(gamma=2.0)\n      Down-weight easy rows by (1 - p_true) ** gamma. [Lin et al. 2017, "
+        "\nloss:\n  distillation(share=0.5)\n      Teach each row in part what a teacher says of it: another net, or "
         in told
     )
     for one in catalogue.shipped():
