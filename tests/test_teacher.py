@@ -10,14 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Said
+from safetensors.torch import save_file
 from test_run import FIXED, SHORT, happened
 
 from ferbal import data, run, study
 from ferbal.dataset import Dataset
 from ferbal.errors import UsageError
 from ferbal.events import RunEnded
+from ferbal.models.build import build
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Knobs, Training
+from ferbal.use import soups
 
 ARMS = "strategies={plain: plain, taught: distillation(share=0.5)}"
 TAUGHT = ("training.teacher=teacher.csv", FIXED, *SHORT)
@@ -98,3 +101,16 @@ def test_what_a_model_says_of_the_training_rows_is_a_teacher(
     assert answers.sum(1) == pytest.approx(1)
     assert (answers > -1e-6).all()
     assert replace(plan, votes=None).targets == pytest.approx(hard)
+
+
+def test_a_soup_of_taught_runs_asks_the_same_teacher(taught_root: Path) -> None:
+    net = build("facevgg_small", Training(), classes=3, channels=1, seed=9)
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, taught_root / "net.safetensors")
+    changes = ("strategies={taught: distillation | logit_adjust}", "training.pretrained=net.safetensors")
+    happened(taught_root, *changes, *TAUGHT, "final.seeds=2")
+    runs = sorted((taught_root / "studies/tiny/runs").glob("taught-*"))
+    assert len(runs) == 2
+    soups.make(runs, taught_root)
+    write(taught_root / "teacher.csv", data.open("tiny", taught_root), np.full((3, 3), 1 / 3))
+    with pytest.raises(UsageError, match=r"its teacher, .*teacher\.csv, has other answers now; put the table back"):
+        soups.make(runs, taught_root, name="again")

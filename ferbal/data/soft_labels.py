@@ -23,8 +23,6 @@ def soft_labels(path: Path, ids: Sequence[str] | np.ndarray, classes: Sequence[s
 
     try:
         table = pd.read_csv(path, dtype={"image": str}, keep_default_na=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; make it with {ASK_TEACHER} > {path.name}") from None
     except (OSError, ValueError) as error:  # of which pandas's own errors and those of decoding are kinds
         raise DataError(f"{path}: no CSV table ({first_line(error)}); make it with {ASK_TEACHER}") from None
     if lacking := [name for name in ("image", *classes) if name not in table.columns]:
@@ -32,16 +30,17 @@ def soft_labels(path: Path, ids: Sequence[str] | np.ndarray, classes: Sequence[s
             f"{path}: it has no column {lacking[0]!r}; a teacher's table has image, {', '.join(classes)}, "
             f"as {ASK_TEACHER} prints them"
         )
-    table = table[table["image"].isin(set(map(str, ids)))]
+    names = [str(name) for name in ids]
+    table = table[table["image"].isin(set(names))]
     if (twice := table["image"].duplicated()).any():
         raise DataError(f"{path}: image {table['image'][twice].iloc[0]!r} is in it twice; each has one row")
     said = table.set_index("image")[list(classes)].apply(pd.to_numeric, errors="coerce").astype(float)
     sums = said.sum(axis=1)
     if (bad := ~(np.isfinite(said) & (said >= 0)).all(axis=1) | ~(np.isfinite(sums) & (sums > 0))).any():
         raise DataError(f"{path}: image {said.index[bad][0]!r} has no probabilities; each is a number from 0 to 1")
-    if len(gone := [name for name in map(str, ids) if name not in said.index]):
+    if gone := [name for name in names if name not in said.index]:
         raise DataError(
-            f"{path}: {len(gone):,} of {len(ids):,} training images are not in it, {gone[0]!r} say; {ASK_TEACHER} "
+            f"{path}: {len(gone):,} of {len(names):,} training images are not in it, {gone[0]!r} say; {ASK_TEACHER} "
             "has them all"
         )
-    return said.div(sums, axis=0).loc[[str(name) for name in ids]].to_numpy()
+    return said.div(sums, axis=0).loc[names].to_numpy()

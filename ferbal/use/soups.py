@@ -20,7 +20,7 @@ from ferbal.hardware import Machine
 from ferbal.ledger import BLEND, NOTHING, SELECT, TRAIN, entry
 from ferbal.models import heads, weights_file
 from ferbal.plan import Plan
-from ferbal.run import plan_for
+from ferbal.run import plan_for, teacher_of
 from ferbal.run_folder import RunFolder
 from ferbal.settings import Arm, Training
 from ferbal.shapes import Float
@@ -96,6 +96,9 @@ class _Evaluator:
         about = run.about
         training = TypeAdapter(Training).validate_python(about["training"] | {"teacher": about.get("teacher")})
         arm = Arm(about["label"], about["recipe"], about["backbone"])
+        teacher = teacher_of(arm, training)
+        if teacher is not None and f"sha256:{files.sha256(teacher)}" != about["training"]["teacher"]:
+            raise UsageError(f"{run.path}: its teacher, {teacher}, has other answers now; put the table back")
         plan = plan_for(arm, dataset, training, about["twins"], about["seed"], allow_double_correction=True)
         return _Evaluator(*network_of(run), plan, training, dataset)
 

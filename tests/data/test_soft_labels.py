@@ -50,8 +50,3 @@ def test_what_is_missing_or_no_probability_is_named(tmp_path: Path, text: str, m
         read(tmp_path, text)
     assert message in str(refused.value)
     assert str(tmp_path / "teacher.csv") in str(refused.value)
-
-
-def test_a_file_that_is_not_there_is_named_with_what_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such file; make it with ferbal predict MODEL --data NAME --split train"):
-        data.soft_labels(tmp_path / "none.csv", ["7"], CLASSES)
