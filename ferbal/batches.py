@@ -195,7 +195,7 @@ def features_of(
     handle = heads.classifier(model).register_forward_pre_hook(keep)
     own = machine.crew.rows(len(source))
     there = torch.from_numpy(source[own]).to(machine.device)
-    mirrored = None if mirror is None else mirror[torch.from_numpy(own).to(mirror.device)]
+    mirrored = None if mirror is None or not mirror.any() else mirror[torch.from_numpy(own).to(mirror.device)]
 
     def ask(rows: slice) -> Tensor:
         images = pixels.at(there[rows])
