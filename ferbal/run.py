@@ -106,9 +106,15 @@ def plan_for(
     twins: data.Twins,
     seed: int = 0,
     allow_double_correction: bool = False,
+    taught: Float[np.ndarray, "n k"] | None = None,
 ) -> Plan:
-    """What an arm will do on a data set. Reads labels, groups and a teacher's answers, never pixels."""
+    """What an arm will do on a data set. Reads labels, groups and a teacher's answers, never pixels.
+
+    taught: what a teacher says of each training row, where it is at hand and not in the file that the training names.
+    """
     train, teacher = dataset.train, teacher_of(arm, training)
+    if teacher is not None:
+        taught = data.soft_labels(teacher, train.ids, dataset.classes)
     plain = start(
         dataset.classes,
         train.labels,
@@ -119,7 +125,7 @@ def plan_for(
         seed=seed,
         allow_double_correction=allow_double_correction,
         votes=train.votes,
-        taught=None if teacher is None else data.soft_labels(teacher, train.ids, dataset.classes),
+        taught=taught,
     )
     return recipe.parse(arm.recipe)(plain)
 

@@ -150,7 +150,7 @@ def distillation(share: float = 0.5) -> Strategy:
         if plan.taught is None:
             raise UsageError(
                 "distillation: there is no teacher; set training.teacher to a table of its answers, as "
-                "`ferbal predict MODEL --data NAME --split train --csv` prints it"
+                "`ferbal predict MODEL --data NAME --split train --csv` prints it, or give it to Classifier.fit"
             )
         plan.refuse_if_rebalanced("distillation")
         said = plan.votes

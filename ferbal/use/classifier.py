@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, column_or_1d, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, check_random_state, column_or_1d, validate_data
 
 from ferbal import data, hardware, metrics, train
 from ferbal.augment import View
@@ -93,8 +93,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.validation = validation
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Classifier:
-        """Train on images and their labels."""
+    def fit(self, X: Any, y: Any, teacher: Any = None) -> Classifier:
+        """Train on images and their labels, and for `distillation` on what a teacher says of them.
+
+        teacher: probabilities [N, K], columns as the sorted labels, as `predict_proba` gives them, or votes.
+        """
         X, y = validate_data(self, X, y, allow_nd=True, dtype="numeric", ensure_min_samples=2, y_numeric=False)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -103,11 +106,12 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class only, {self.classes_[0]!r}; a Classifier needs two")
         self.range_ = None if X.dtype == np.uint8 else (float(X.min()), float(X.max()))
+        taught = None if teacher is None else _probabilities(teacher, len(y), len(self.classes_))
         images = self._images(X)
         dataset = _dataset(images, labels.astype(np.int64), tuple(map(str, self.classes_)), self.validation)
         given = self.random_state
         drawn = not isinstance(given, int | np.integer)
-        self._train(dataset, int(check_random_state(given).randint(2**31) if drawn else given))
+        self._train(dataset, int(check_random_state(given).randint(2**31) if drawn else given), taught)
         return self
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n k"]:
@@ -130,14 +134,17 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation is a share of the rows, from 0 to below 1, but is {self.validation}")
 
-    def _train(self, dataset: Dataset, seed: int) -> None:
+    def _train(self, dataset: Dataset, seed: int, taught: Float[np.ndarray, "n k"] | None) -> None:
+        """taught: of all rows of X, those that are held out among them."""
         settings: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("epochs", "augment", "optimizer", "weight_decay", "ema", "pretrained", "precision")
         }
         settings["image_size"] = self.image_size or max(*dataset.train.images.shape[2:], SMALLEST)
         training = TypeAdapter(Training).validate_python(settings)
-        plan = plan_for(Arm("", self.strategy, self.backbone), dataset, training, "keep", seed)
+        if taught is not None:
+            taught = taught[dataset.train.ids.astype(int)]
+        plan = plan_for(Arm("", self.strategy, self.backbone), dataset, training, "keep", seed, taught=taught)
         halves = data.halves(dataset.val)
         watched = halves.select if len(halves.select) else np.arange(len(dataset.val))
         watch = within_plan(dataset.val, watched, plan.becomes)
@@ -237,6 +244,18 @@ def _dataset(
     training, val = _rows(whole, train_rows), _rows(whole, val_rows)
     mean, std = brightness.moments(brightness.histogram(training.images))
     return Dataset("X", classes, training, val, val, "", mean, max(std, 1e-3))
+
+
+def _probabilities(teacher: Any, rows: int, classes: int) -> Float[np.ndarray, "n k"]:
+    said = check_array(teacher, dtype=np.float64, input_name="teacher")
+    if said.shape != (rows, classes):
+        raise ValueError(
+            f"teacher has a row for each of X and a column for each class, {(rows, classes)}, not {said.shape}"
+        )
+    sums = said.sum(1, keepdims=True)
+    if (said < 0).any() or not sums.all():
+        raise ValueError("teacher has probabilities: none below 0, and in no row all 0")
+    return said / sums
 
 
 def _rows(split: Split, rows: Int[np.ndarray, " r"]) -> Split:

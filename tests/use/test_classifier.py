@@ -119,6 +119,36 @@ def test_the_strategy_is_carried_out(images: tuple[np.ndarray, np.ndarray]) -> N
         Classifier(backbone="facevg", **SMALL).fit(X, y)
 
 
+TEACHES: dict[str, Any] = {"strategy": "distillation(share=1)"} | SMALL
+
+
+def test_it_learns_from_a_teacher(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    swapped = np.array(["right", "left", "rare"])[[list(NAMES).index(name) for name in y]]
+    votes = 10.0 * (swapped[:, None] == np.array(["left", "rare", "right"]))
+    taught = Classifier(**TEACHES).fit(X, y, teacher=votes)
+    assert (taught.predict(X) == swapped).mean() > 0.9
+    assert "distillation: 100% of each target is the teacher's answer" in taught.notes_
+    routed = make_pipeline(Classifier(**TEACHES)).fit(X, y, classifier__teacher=votes.tolist())
+    assert np.array_equal(routed.predict_proba(X), taught.predict_proba(X))
+
+
+def test_what_a_teacher_cannot_have_said_is_refused(images: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = images
+    said = np.ones((len(X), 3))
+    with pytest.raises(UsageError, match=r"there is no teacher; .* or give it to Classifier.fit"):
+        Classifier(**TEACHES).fit(X, y)
+    for wrong, told in [
+        (said[1:], r"a row for each of X and a column for each class, \(160, 3\), not \(159, 3\)"),
+        (said[:, 1:], r"not \(160, 2\)"),
+        (-said, "none below 0"),
+        (0 * said, "in no row all 0"),
+        (np.nan * said, "teacher contains NaN"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            Classifier(**TEACHES).fit(X, y, teacher=wrong)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
