@@ -214,16 +214,14 @@ def _app(url: str, artifacts: Path) -> WSGIApplication:
 def _storage(url: str) -> optuna.storages.RDBStorage:
     """The database of a study that may be running, which is waited for when it is locked."""
     import optuna
-    from sqlalchemy import make_url
     from sqlalchemy.exc import DatabaseError, ProgrammingError
 
-    address = make_url(url)
-    file = address.database if address.get_backend_name() == "sqlite" else None
+    file = database.file_of(url)
     missing = UsageError(
-        f"{file or address.render_as_string()}: no search has begun here; start it with `ferbal study run FILE` "
+        f"{database.place(url)}: no search has begun here; start it with `ferbal study run FILE` "
         "(a study whose knobs are fixed searches nothing)"
     )
-    if file and not Path(file).exists():  # to connect would make it
+    if file and not file.exists():  # to connect would make it
         raise missing
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     settings = {"connect_args": {"timeout": _LOCKED}} if file else database.engine(url)

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import cache, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferbal.errors import FerbalError, UsageError, lacking
@@ -71,6 +72,21 @@ def storage(url: str) -> optuna.storages.RDBStorage:
     return _retrying(lambda: _waiting(optuna.storages.RDBStorage(url, engine_kwargs=engine(url)), url), url)()
 
 
+def file_of(url: str) -> Path | None:
+    """The file of a database that is one; None of a server."""
+    from sqlalchemy import make_url
+
+    address = make_url(url)
+    return Path(address.database or "") if address.get_backend_name() == "sqlite" else None
+
+
+def place(url: str) -> str:
+    """Where a database is, as a message tells it."""
+    from sqlalchemy import make_url
+
+    return str(file_of(url) or make_url(url).render_as_string())
+
+
 def engine(url: str) -> dict[str, Any]:
     """How SQLAlchemy reaches a server: what it had been given up for is tried before it is used."""
     libpq = url.startswith(("postgresql:", "postgresql+psycopg"))
@@ -82,7 +98,6 @@ def engine(url: str) -> dict[str, Any]:
 def failure(error: BaseException, url: str) -> FerbalError | None:
     """What a user should know of an error of the database at a URL, or None for any other error."""
     import optuna
-    from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
     if not isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError):
@@ -98,10 +113,8 @@ def failure(error: BaseException, url: str) -> FerbalError | None:
         what = f"it did not answer within {LOCK_TIMEOUT} s ({_short(said)}); see that its server runs"
     else:
         what = f"{_short(said)}; see that it can be written and is whole"
-    address = make_url(url)
-    place = address.database if address.get_backend_name() == "sqlite" else address.render_as_string()
     return FerbalError(
-        f"the search's database, {place}: {what}, then run the same command again: it goes on from here"
+        f"the search's database, {place(url)}: {what}, then run the same command again: it goes on from here"
     )
 
 

@@ -14,13 +14,12 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ferbal import recipe
-from ferbal.database import failure, storage
+from ferbal.database import failure, file_of, storage
 from ferbal.errors import RunError, UsageError
 from ferbal.settings import Arm, Knobs
 
@@ -348,10 +347,8 @@ class Search:
 
     def _tried(self) -> list[optuna.trial.FrozenTrial]:
         import optuna
-        from sqlalchemy import make_url
 
-        kept = make_url(self.database)
-        if kept.get_backend_name() == "sqlite" and not Path(kept.database or "").exists():
+        if (file := file_of(self.database)) and not file.exists():
             return []  # asking must not make a database
         try:
             study = optuna.load_study(study_name=self.name, storage=storage(self.database))
