@@ -460,7 +460,7 @@ def test_rows_that_do_not_fit_are_fetched_in_the_same_order(monkeypatch: pytest.
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # compiling asks for it where shapes are checked
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # compiling asks where shapes are checked
 def test_a_compiled_net_learns_the_same_within_rounding(run: Callable[..., Any]) -> None:
     short = replace(TRAINING, epochs=2, dropout=0.0)  # which is drawn otherwise
     backbone = "test_resnet"  # a net of timm: the shapes in ferbal's own are checked while tests run
