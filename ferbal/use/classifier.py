@@ -96,7 +96,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     def fit(self, X: Any, y: Any, teacher: Any = None) -> Classifier:
         """Train on images and their labels, and for `distillation` on what a teacher says of them.
 
-        teacher: probabilities [N, K], columns as the sorted labels, as `predict_proba` gives them, or votes.
+        teacher: probabilities [N, K], columns as the sorted labels, as `predict_proba` gives them, or votes. Raises
+        ValueError where images, labels, numbers or the teacher cannot be used, UsageError for backbone and strategy.
         """
         X, y = validate_data(self, X, y, allow_nd=True, dtype="numeric", ensure_min_samples=2, y_numeric=False)
         y = column_or_1d(y, warn=True)
