@@ -5,7 +5,7 @@
 
 The voters see other emotions than the labels, neutral faces above all: logistic regression of the training labels on
 the votes translates them. With a teacher, the mean of those runs, the table has what both say together: a weight of
-either and the classes' offsets are fitted to PublicTest, where both are new; the printed figures are
+either and the classes' offsets are fitted to PublicTest, where both are new; the printed figures
 are a little flattered. `ferbal.ensemble.stack` fits the mean besides; these are the numbers of reports/fer2013.md.
 """
 
